@@ -1,0 +1,75 @@
+"""What became of one delivery, as a closed set, and the settlement that follows from it.
+
+The slot produces an ``Outcome``; ``decide`` turns it into a ``Settlement``; ``worker/settle.py`` carries that out: every
+follow-up published and confirmed, then the verdict (``amqp/ports.Verdict``) sent to the broker.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from amqtask.core.message import Publication
+
+
+class Verdict(enum.Enum):
+    """How a delivery ends at the broker.
+
+    ``ACK`` done. ``REJECT``: ``basic.reject`` without requeue, dead-lettered by the broker where the queue says so.
+    ``REJECT_REQUEUE``: a counted failure that goes back. ``GIVE_BACK``: ``basic.nack`` with requeue, for work that never
+    started; RabbitMQ 4.3 does not count it against the delivery limit.
+    """
+
+    ACK = "ack"
+    REJECT = "reject"
+    REJECT_REQUEUE = "reject-requeue"
+    GIVE_BACK = "give-back"
+
+
+class Succeeded(msgspec.Struct, frozen=True):
+    """The task returned ``value`` after ``runtime`` seconds."""
+
+    value: object
+    runtime: float
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The task raised, or could not be run. ``traceback`` is formatted text; ``reason`` names why for the dead letter."""
+
+    error: BaseException
+    traceback: str | None
+    reason: str
+    runtime: float = 0.0
+
+
+class Ignored(msgspec.Struct, frozen=True):
+    """The task raised ``Ignore``: no result."""
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """The task raised ``Reject``."""
+
+    reason: str
+    requeue: bool
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    """The task must not run: it had expired or was revoked."""
+
+    reason: str
+
+
+Outcome = Succeeded | Failed | Ignored | Rejected | Revoked
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """What must be safe at the broker before the verdict is sent, in this order.
+
+    ``results`` go to a reply queue whose owner may be gone: a return of one is noted, not a failure. ``dead_letter`` takes
+    the message itself; when it cannot be routed the verdict becomes ``REJECT``, so that nothing is lost in between.
+    """
+
+    verdict: Verdict
+    results: tuple[Publication, ...] = ()
+    dead_letter: Publication | None = None

@@ -1,0 +1,96 @@
+"""One typed settings object, with Celery's names where Celery has the setting.
+
+``Settings.parse(mapping)`` reads what a user wrote: an unknown name or a wrong type is an error that names it and suggests
+the nearest. No file and no environment is read here; ``broker_url`` is resolved by ``amqtask.app``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from amqtask.errors import ConfigurationError
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class TaskRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``task_routes``: where tasks whose name matches a glob go. ``queue``, or exchange and routing key."""
+
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    priority: int | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set for an app. Times are seconds, sizes bytes."""
+
+    # broker
+    broker_url: str | None = None
+    broker_heartbeat: Annotated[int, msgspec.Meta(ge=0)] = 10
+    broker_connection_timeout: Positive = 4.0
+    broker_fast_frames: bool = True  # False: every frame goes through pika's own codec
+
+    # publishing
+    publish_timeout: Positive = 10.0
+    publish_window: Count = 1000  # publishes without a confirm yet, per process
+    publish_buffer: Count = 10_000  # publishes waiting in the process; a full buffer makes callers wait
+    task_default_queue: str = "default"
+    task_routes: dict[str, TaskRoute] = {}  # globs over task names, in order; the topology's routes come after
+    task_default_priority: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    task_serializer: str = "json"
+    task_compression: str | None = None
+    task_ignore_result: bool = False
+    message_max_bytes: Count = 16 * 1024 * 1024
+    headers_max_bytes: Count = 64 * 1024
+
+    # receiving
+    accept_content: tuple[str, ...] = ("json", "msgpack")
+    decompressed_max_bytes: Count = 64 * 1024 * 1024
+
+    # results
+    result_serializer: str = "json"
+    result_queue_expires: Positive = 1800.0  # a reply queue goes this long after its process vanished
+
+    # tasks
+    task_acks_late: bool = True
+    task_track_started: bool = False
+    task_time_limit: Positive | None = None
+    task_soft_time_limit: Positive | None = None
+
+    # workers
+    worker_concurrency: Count | None = None  # None: one slot per CPU
+    worker_prefetch_multiplier: Count = 4
+    worker_pool: str = "prefork"
+    worker_max_tasks_per_child: Count | None = None
+    worker_max_memory_per_child: Count | None = None  # KiB of resident memory, as in Celery
+    worker_shutdown_timeout: Positive | None = None  # warm shutdown turns cold after this; None waits for ever
+    worker_successful_max: Count = 1000  # finished tasks remembered, whose ack may have been lost
+
+    @classmethod
+    def parse(cls, values: Mapping[str, object]) -> Settings:
+        """Read settings as a user wrote them.
+
+        Raises:
+            ConfigurationError: an unknown name (with the nearest known one) or a value of the wrong type.
+        """
+        known = cls.__struct_fields__
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ConfigurationError(f"Unknown setting {name!r}.{hint}")
+        try:
+            return msgspec.convert(dict(values), cls, strict=True)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"Bad setting: {error}.") from None
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with the given settings changed, checked like ``parse``."""
+        current = {name: getattr(self, name) for name in self.__struct_fields__}
+        return Settings.parse(current | changes)
