@@ -1,0 +1,79 @@
+"""Publishes in flight on one channel: from sequence number to confirmed, refused or returned.
+
+RabbitMQ counts the publishes of a channel from 1 and answers each with an ack or a nack, singly or ``multiple``; a
+mandatory message that no queue takes comes back with ``basic.return`` *before* its ack. What is still here when the
+channel goes must be sent again, in order.
+
+Pure: no I/O, no clock. One thread at a time (the publisher's I/O thread).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class InFlight(Generic[T]):
+    """Publishes without a confirm yet, oldest first."""
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._lowest = 1  # every sequence number below it is settled
+        self._entries: dict[int, T] = {}
+        self._returned: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def sent(self, entry: T) -> int:
+        """Note a publish; returns its sequence number on this channel."""
+        number = self._next
+        self._next = number + 1
+        self._entries[number] = entry
+        return number
+
+    def returned(self, matches: Callable[[T], bool], reason: str) -> bool:
+        """Note a ``basic.return``: the oldest matching entry will settle as returned when its ack comes."""
+        for number, entry in self._entries.items():
+            if number not in self._returned and matches(entry):
+                self._returned[number] = reason
+                return True
+        return False
+
+    def confirmed(self, number: int, multiple: bool) -> list[tuple[T, str | None]]:
+        """Settle by an ack or a nack: the entries it covers, each with the reason it was returned for, if it was.
+
+        A number this channel does not have in flight settles nothing: the entry was given up earlier.
+        """
+        if not multiple:
+            entry = self._entries.pop(number, None)
+            if entry is None:
+                return []
+            if number == self._lowest:
+                self._lowest = number + 1
+            return [(entry, self._returned.pop(number, None) if self._returned else None)]
+        pop = self._entries.pop
+        settled: list[tuple[T, str | None]] = []
+        for covered in range(self._lowest, min(number, self._next - 1) + 1):
+            entry = pop(covered, None)
+            if entry is not None:
+                settled.append((entry, self._returned.pop(covered, None) if self._returned else None))
+        self._lowest = max(self._lowest, number + 1)
+        return settled
+
+    def give_up(self, condition: Callable[[T], bool]) -> list[T]:
+        """Stop following the entries that meet the condition; their confirms will be ignored."""
+        numbers = [number for number, entry in self._entries.items() if condition(entry)]
+        return [self._entries.pop(number) for number in numbers]
+
+    def entries(self) -> list[T]:
+        """What is in flight, oldest first."""
+        return list(self._entries.values())
+
+    def lost(self) -> list[T]:
+        """The channel is gone: what must be sent again, oldest first. Numbers start at 1 again."""
+        entries = list(self._entries.values())
+        self.__init__()  # type: ignore[misc]  # a new channel starts from nothing
+        return entries
