@@ -1,0 +1,723 @@
+"""The hot frames of AMQP 0-9-1 and its header tables: bytes to values and back, pure.
+
+Four things cross the wire for every task: ``basic.publish`` out, ``basic.deliver`` in, acks both ways. Building and
+parsing just those here is several times faster than any Python client does it; everything else (handshake, declarations,
+heartbeats, contents of several frames) stays with the client library, which gets the untouched frames.
+
+The table codec is our own for a second reason: pika refuses floats in headers and truncates those it reads, pamqp narrows
+them to single precision. Here a double arrives as the double that was sent.
+
+Nothing in this module does I/O or holds a lock. Functions may be called from any thread; a ``Parser`` belongs to the
+thread that reads its connection.
+"""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from struct import Struct
+from typing import cast
+
+from amqtask.core.message import Properties
+from amqtask.errors import ConnectionLost, DecodeError, EncodeError, PayloadTooLarge
+
+FRAME_END = 0xCE
+FRAME_OVERHEAD = 8  # type, channel, length and the end octet
+
+_METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
+_BASIC = 60
+# Class and method id of a method frame, read as one number.
+_DELIVER = _BASIC << 16 | 60
+_ACK = _BASIC << 16 | 80
+_NACK = _BASIC << 16 | 120
+
+# RabbitMQ itself has no limit; a header table of the permitted size could be nested 20,000 deep and end the interpreter's
+# stack. Real headers (x-death, signatures) stay below ten.
+MAX_DEPTH = 64
+
+_u8 = Struct(">B")
+_i8 = Struct(">b")
+_u16 = Struct(">H")
+_i16 = Struct(">h")
+_u32 = Struct(">I")
+_i32 = Struct(">i")
+_u64 = Struct(">Q")
+_i64 = Struct(">q")
+_f32 = Struct(">f")
+_f64 = Struct(">d")
+_decimal = Struct(">Bi")
+_tagged_i32 = Struct(">ci").pack
+_tagged_i64 = Struct(">cq").pack
+_tagged_f64 = Struct(">cd").pack
+_tagged_length = Struct(">cI").pack
+_frame_head = Struct(">BHI")
+_header_head = Struct(">BHIHHQ")  # frame head, class, weight, body size
+_tag_frame = Struct(">BHIHHQBB").pack
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+# ---------------------------------------------------------------- header tables: encode
+
+
+def encode_table(mapping: Mapping[str, object]) -> bytes:
+    """Encode an AMQP field table, its length first.
+
+    Integers travel as 32 bits when they fit, else 64; floats as doubles; ``datetime`` as whole seconds (a naive one counts
+    as UTC); tuples as arrays.
+
+    Raises:
+        EncodeError: a key is no string or longer than 255 bytes, a value has no AMQP form or does not fit it, or the table
+            is nested more than ``MAX_DEPTH`` deep.
+    """
+    return _encode_table(mapping, 0)
+
+
+def _encode_table(mapping: Mapping[str, object], depth: int) -> bytes:
+    pieces: list[bytes] = []
+    add = pieces.append
+    for key, value in mapping.items():
+        add(_KEYS.get(key) or _encode_key(key))
+        if type(value) is str:  # most header values are
+            raw = _utf8(value)
+            add(_tagged_length(b"S", len(raw)))
+            add(raw)
+        else:
+            add(_encode_value(value, depth))
+    content = b"".join(pieces)
+    return _u32.pack(len(content)) + content
+
+
+_KEYS: dict[str, bytes] = {}
+_KEYS_LIMIT = (
+    512  # header names come from code, so few; names made from data must not grow it for ever
+)
+
+
+def _encode_key(key: object) -> bytes:
+    if not isinstance(key, str):
+        raise EncodeError(f"A header name must be a string, not {type(key).__name__}: {key!r:.80}")
+    encoded = _encode_short(key, "A header name")
+    if len(_KEYS) < _KEYS_LIMIT:
+        _KEYS[key] = encoded
+    return encoded
+
+
+def _encode_value(value: object, depth: int) -> bytes:
+    if value is None:
+        return b"V"
+    if value is True:
+        return b"t\x01"
+    if value is False:
+        return b"t\x00"
+    if isinstance(value, int):
+        if -0x80000000 <= value <= 0x7FFFFFFF:
+            return _tagged_i32(b"I", value)
+        if -0x8000000000000000 <= value <= 0x7FFFFFFFFFFFFFFF:
+            return _tagged_i64(b"l", value)
+        raise EncodeError(f"An integer of {value.bit_length()} bits does not fit an AMQP header.")
+    if isinstance(value, float):
+        return _tagged_f64(b"d", value)
+    if isinstance(value, str):
+        raw = _utf8(value)
+        return _tagged_length(b"S", len(raw)) + raw
+    if isinstance(value, bytes | bytearray):
+        return _tagged_length(b"x", len(value)) + bytes(value)
+    if isinstance(value, datetime):
+        return b"T" + _encode_timestamp(value)
+    if isinstance(value, Decimal):
+        return b"D" + _encode_decimal(value)
+    if depth >= MAX_DEPTH:
+        raise EncodeError(f"Headers are nested more than {MAX_DEPTH} levels deep.")
+    if isinstance(value, Mapping):
+        return b"F" + _encode_table(value, depth + 1)
+    if isinstance(value, list | tuple):
+        content = b"".join([_encode_value(item, depth + 1) for item in value])
+        return _tagged_length(b"A", len(content)) + content
+    raise EncodeError(
+        f"A header value of type {type(value).__name__} has no AMQP form: {value!r:.80}"
+    )
+
+
+def _utf8(value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise EncodeError(f"A string in the message is not valid Unicode: {error}.") from None
+
+
+def _encode_timestamp(value: datetime) -> bytes:
+    seconds = calendar.timegm(value.utctimetuple())
+    if seconds < 0:
+        raise EncodeError(f"A time before 1970 has no AMQP form: {value.isoformat()}")
+    return _u64.pack(seconds)
+
+
+def _encode_decimal(value: Decimal) -> bytes:
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):  # NaN and infinities name themselves here
+        raise EncodeError(f"The decimal {value} has no AMQP form.")
+    if exponent > 9:  # ten digits are all that fit; do not build a number of a billion digits first
+        if any(digits):
+            raise EncodeError(f"The decimal {value} does not fit an AMQP header.")
+        exponent = 0
+    unscaled = int("".join(map(str, digits)) or "0") * 10 ** max(exponent, 0)
+    unscaled = -unscaled if sign else unscaled
+    scale = max(-exponent, 0)
+    if scale > 255 or not -0x80000000 <= unscaled <= 0x7FFFFFFF:
+        raise EncodeError(f"The decimal {value} does not fit an AMQP header.")
+    return _decimal.pack(scale, unscaled)
+
+
+def _encode_short(value: str, what: str) -> bytes:
+    raw = _utf8(value)
+    if len(raw) > 255:
+        raise EncodeError(f"{what} is {len(raw)} bytes long; AMQP allows 255: {value!r:.80}")
+    return _u8.pack(len(raw)) + raw
+
+
+# ---------------------------------------------------------------- header tables: decode
+
+
+def decode_table(buffer: bytes, offset: int = 0, end: int | None = None) -> dict[str, object]:
+    """Decode the field table that starts at ``offset`` with its length.
+
+    Strings that are not UTF-8 come as ``bytes``; timestamps as aware ``datetime`` (as ``int`` seconds when beyond the year
+    9999, which is legal on the wire).
+
+    Args:
+        buffer: bytes that hold the table.
+        offset: where the table's length starts.
+        end: where the table must end; the end of ``buffer`` when left out.
+
+    Raises:
+        DecodeError: malformed in any way; no other exception.
+    """
+    end = len(buffer) if end is None else min(end, len(buffer))
+    start, stop = _extent(buffer, offset, end)
+    if stop != end:
+        raise DecodeError(f"{end - stop} bytes follow the header table.")
+    return _decode_fields(buffer, start, stop, 0)
+
+
+def _extent(buffer: bytes, offset: int, end: int) -> tuple[int, int]:
+    """Read a 32 bit length at ``offset``: where its content starts and stops, inside ``end``."""
+    start = offset + 4
+    if offset < 0 or start > end:
+        raise DecodeError("A header table is cut short.")
+    stop = start + _u32.unpack_from(buffer, offset)[0]
+    if stop > end:
+        raise DecodeError("A header table is cut short.")
+    return start, stop
+
+
+def _decode_fields(buffer: bytes, offset: int, end: int, depth: int) -> dict[str, object]:
+    table: dict[str, object] = {}
+    while offset < end:
+        start = offset + 1
+        offset = start + buffer[offset]
+        if offset >= end:
+            raise DecodeError("A header name is cut short.")
+        raw = buffer[start:offset]
+        try:
+            key = raw.decode()
+        except UnicodeDecodeError:
+            raise DecodeError(f"A header name is not UTF-8: {raw!r:.80}") from None
+        table[key], offset = _decode_value(buffer, offset, end, depth)
+    return table
+
+
+def _decode_value(buffer: bytes, offset: int, end: int, depth: int) -> tuple[object, int]:
+    """Decode the value whose type octet is at ``offset``: the value and where the next one starts."""
+    kind = buffer[offset]
+    offset += 1
+    if kind == 0x53:  # S
+        start, stop = _extent(buffer, offset, end)
+        raw = buffer[start:stop]
+        try:
+            return raw.decode(), stop
+        except UnicodeDecodeError:  # py-amqp sends bytes under the same type
+            return raw, stop
+    fixed = _FIXED.get(kind)
+    if fixed is not None:
+        stop = offset + fixed.size
+        if stop > end:
+            raise DecodeError("A header value is cut short.")
+        return fixed.unpack_from(buffer, offset)[0], stop
+    match kind:
+        case 0x56:  # V
+            return None, offset
+        case 0x74:  # t
+            if offset >= end:
+                raise DecodeError("A header value is cut short.")
+            return buffer[offset] != 0, offset + 1
+        case 0x46:  # F
+            start, stop = _nested(buffer, offset, end, depth)
+            return _decode_fields(buffer, start, stop, depth + 1), stop
+        case 0x41:  # A
+            start, stop = _nested(buffer, offset, end, depth)
+            items: list[object] = []
+            while start < stop:
+                item, start = _decode_value(buffer, start, stop, depth + 1)
+                items.append(item)
+            return items, stop
+        case 0x78:  # x
+            start, stop = _extent(buffer, offset, end)
+            return buffer[start:stop], stop
+        case 0x54:  # T
+            if offset + 8 > end:
+                raise DecodeError("A header value is cut short.")
+            return _decode_timestamp(_u64.unpack_from(buffer, offset)[0]), offset + 8
+        case 0x44:  # D
+            if offset + 5 > end:
+                raise DecodeError("A header value is cut short.")
+            scale, unscaled = _decimal.unpack_from(buffer, offset)
+            return Decimal(f"{unscaled}E-{scale}"), offset + 5
+        case _:
+            raise DecodeError(f"Unknown header value type {bytes((kind,))!r}.")
+
+
+_FIXED: dict[int, Struct] = {
+    ord("b"): _i8,
+    ord("B"): _u8,
+    ord("s"): _i16,
+    ord("u"): _u16,
+    ord("I"): _i32,
+    ord("i"): _u32,
+    ord("l"): _i64,
+    ord("L"): _i64,  # RabbitMQ reads both as signed
+    ord("f"): _f32,
+    ord("d"): _f64,
+}
+
+
+def _nested(buffer: bytes, offset: int, end: int, depth: int) -> tuple[int, int]:
+    if depth >= MAX_DEPTH:
+        raise DecodeError(f"Headers are nested more than {MAX_DEPTH} levels deep.")
+    return _extent(buffer, offset, end)
+
+
+def _decode_timestamp(seconds: int) -> datetime | int:
+    try:
+        return _EPOCH + timedelta(seconds=seconds)
+    except OverflowError:
+        return seconds
+
+
+# ---------------------------------------------------------------- basic properties
+
+
+# Property name, flag bit, kind of its value; in wire order.
+_PROPERTIES = (
+    ("content_type", 0x8000, "short"),
+    ("content_encoding", 0x4000, "short"),
+    ("headers", 0x2000, "table"),
+    ("delivery_mode", 0x1000, "octet"),
+    ("priority", 0x0800, "octet"),
+    ("correlation_id", 0x0400, "short"),
+    ("reply_to", 0x0200, "short"),
+    ("expiration", 0x0100, "short"),
+    ("message_id", 0x0080, "short"),
+    ("timestamp", 0x0040, "time"),
+    ("type", 0x0020, "short"),
+    ("user_id", 0x0010, "short"),
+    ("app_id", 0x0008, "short"),
+    ("cluster_id", 0x0004, "short"),
+)
+_UNKNOWN_FLAGS = 0x0003
+_NO_PROPERTIES = Properties()
+
+
+def encode_properties(properties: Properties) -> bytes:
+    """Encode what follows the body size in a content header: the property flags and the values.
+
+    Raises:
+        EncodeError: a string over 255 bytes, a number outside its field, or a header that has no AMQP form.
+    """
+    flags = 0
+    pieces = [b""]
+    for name, flag, kind in _PROPERTIES:
+        value = getattr(properties, name)
+        if value is None:
+            continue
+        flags |= flag
+        if kind == "short":
+            pieces.append(_encode_short(value, name))
+        elif kind == "table":
+            pieces.append(_encode_table(value, 0))
+        else:
+            limit = 0xFF if kind == "octet" else 0xFFFFFFFFFFFFFFFF
+            if not 0 <= value <= limit:
+                raise EncodeError(f"{name} must be from 0 to {limit}, not {value}.")
+            pieces.append((_u8 if kind == "octet" else _u64).pack(value))
+    pieces[0] = _u16.pack(flags)
+    return b"".join(pieces)
+
+
+def decode_properties(buffer: bytes) -> Properties:
+    """Decode the property flags and values of a content header (the bytes that follow the body size).
+
+    Raises:
+        DecodeError: malformed in any way; no other exception.
+    """
+    end = len(buffer)
+    if end < 2:
+        raise DecodeError("The message properties are cut short.")
+    flags = _u16.unpack_from(buffer)[0]
+    if flags & _UNKNOWN_FLAGS:
+        raise DecodeError(f"Unknown message property flags {flags:#06x}.")
+    values: dict[str, object] = {}
+    offset = 2
+    for name, flag, kind in _PROPERTIES:
+        if not flags & flag:
+            continue
+        if kind == "table":
+            start, stop = _extent(buffer, offset, end)
+            values[name] = _decode_fields(buffer, start, stop, 0)
+        else:
+            if offset >= end:
+                raise DecodeError(f"The message property {name} is cut short.")
+            if kind == "short":
+                stop = offset + 1 + buffer[offset]
+                raw = buffer[offset + 1 : stop]
+                try:
+                    values[name] = raw.decode()
+                except UnicodeDecodeError:
+                    raise DecodeError(
+                        f"The message property {name} is not UTF-8: {raw!r:.80}"
+                    ) from None
+            elif kind == "octet":
+                stop = offset + 1
+                values[name] = buffer[offset]
+            else:
+                stop = offset + 8
+                values[name] = int.from_bytes(buffer[offset:stop])
+            if stop > end:
+                raise DecodeError(f"The message property {name} is cut short.")
+        offset = stop
+    if offset != end:
+        raise DecodeError(f"{end - offset} bytes follow the message properties.")
+    if not values:
+        return _NO_PROPERTIES
+    return _make_properties(**values)
+
+
+# The names are those of the table above, the types those its kinds produce: checked by the round trip tests.
+_make_properties = cast("Callable[..., Properties]", Properties)
+
+
+# ---------------------------------------------------------------- frames out
+
+
+_METHODS: dict[tuple[int, str, str, bool], bytes] = {}
+_METHODS_LIMIT = 2048  # routes of an app are few; reply queues and delay keys come and go
+
+
+def encode_publish(
+    channel: int,
+    exchange: str,
+    routing_key: str,
+    properties: bytes,
+    body: bytes,
+    frame_max: int,
+    mandatory: bool,
+) -> bytes:
+    """Build ``basic.publish``, its content header and as many body frames as ``frame_max`` asks for.
+
+    Args:
+        channel: channel number.
+        exchange: exchange name, empty for the default exchange.
+        routing_key: routing key.
+        properties: what ``encode_properties`` returned.
+        body: message body; an empty one has no frame.
+        frame_max: negotiated frame size in bytes, 0 for no limit.
+        mandatory: ask the broker to return the message when no queue is bound.
+
+    Raises:
+        EncodeError: exchange or routing key over 255 bytes.
+        PayloadTooLarge: the properties do not fit one frame, as AMQP demands.
+    """
+    method = _METHODS.get((channel, exchange, routing_key, mandatory))
+    if method is None:
+        method = _encode_method(channel, exchange, routing_key, mandatory)
+    size = len(body)
+    head = _header_head.pack(_HEADER, channel, 12 + len(properties), _BASIC, 0, size)
+    if frame_max:
+        if len(properties) + 12 + FRAME_OVERHEAD > frame_max:
+            raise PayloadTooLarge(
+                f"The message headers take {len(properties)} bytes; the broker accepts"
+                f" {frame_max - 12 - FRAME_OVERHEAD}. Put large values into the body."
+            )
+        room = frame_max - FRAME_OVERHEAD
+        if size > room:
+            pieces = [method, head, properties, b"\xce"]
+            for start in range(0, size, room):
+                part = body[start : start + room]
+                pieces += (_frame_head.pack(_BODY, channel, len(part)), part, b"\xce")
+            return b"".join(pieces)
+    if not size:
+        return b"%b%b%b\xce" % (method, head, properties)
+    return b"%b%b%b\xce%b%b\xce" % (
+        method,
+        head,
+        properties,
+        _frame_head.pack(_BODY, channel, size),
+        body,
+    )
+
+
+def _encode_method(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
+    arguments = b"%b%b%b%b" % (
+        b"\x00\x3c\x00\x28\x00\x00",  # basic.publish, one reserved short
+        _encode_short(exchange, "The exchange name"),
+        _encode_short(routing_key, "The routing key"),
+        b"\x01" if mandatory else b"\x00",
+    )
+    frame = _frame_head.pack(_METHOD, channel, len(arguments)) + arguments + b"\xce"
+    if len(_METHODS) >= _METHODS_LIMIT:
+        _METHODS.clear()  # cheaper than keeping an order for a case that hardly happens
+    _METHODS[channel, exchange, routing_key, mandatory] = frame
+    return frame
+
+
+def encode_ack(channel: int, tag: int, multiple: bool) -> bytes:
+    """Build ``basic.ack``; ``multiple`` settles every open delivery up to ``tag``."""
+    return _tag_frame(_METHOD, channel, 13, _BASIC, 80, tag, multiple, FRAME_END)
+
+
+def encode_reject(channel: int, tag: int, requeue: bool) -> bytes:
+    """Build ``basic.reject``: back into its queue with ``requeue``, else dead-lettered or dropped."""
+    return _tag_frame(_METHOD, channel, 13, _BASIC, 90, tag, requeue, FRAME_END)
+
+
+def encode_nack(channel: int, tag: int, multiple: bool, requeue: bool) -> bytes:
+    """Build ``basic.nack``, which unlike reject can settle several and is not counted by quorum queues of 4.3."""
+    return _tag_frame(_METHOD, channel, 13, _BASIC, 120, tag, multiple | requeue << 1, FRAME_END)
+
+
+# ---------------------------------------------------------------- frames in
+
+
+class Deliver:
+    """One message as it came off the wire, undecoded where decoding costs.
+
+    Attributes:
+        channel: channel number.
+        consumer_tag: raw bytes of the consumer tag.
+        tag: delivery tag.
+        redelivered: the broker has handed it out before.
+        header: property bytes for ``decode_properties``.
+        body: message body.
+    """
+
+    __slots__ = ("_route", "body", "channel", "consumer_tag", "header", "redelivered", "tag")
+
+    def __init__(
+        self,
+        channel: int,
+        consumer_tag: bytes,
+        tag: int,
+        redelivered: bool,
+        route: bytes,
+        header: bytes,
+        body: bytes,
+    ) -> None:
+        self.channel = channel
+        self.consumer_tag = consumer_tag
+        self.tag = tag
+        self.redelivered = redelivered
+        self._route = route  # exchange and routing key as two short strings
+        self.header = header
+        self.body = body
+
+    # Names are free bytes to the broker. One that is not UTF-8 must not stop a worker, so it is shown escaped.
+    @property
+    def exchange(self) -> str:
+        """Exchange the message was published to."""
+        return self._route[1 : 1 + self._route[0]].decode(errors="backslashreplace")
+
+    @property
+    def routing_key(self) -> str:
+        """Routing key it was published with."""
+        return self._route[2 + self._route[0] :].decode(errors="backslashreplace")
+
+    def __repr__(self) -> str:
+        return (
+            f"<Deliver channel={self.channel} tag={self.tag} exchange={self.exchange!r}"
+            f" routing_key={self.routing_key!r} body={len(self.body)} bytes>"
+        )
+
+
+class Parser:
+    """Cuts the byte stream of one connection into events.
+
+    A delivery whose method, header and only body frame follow one another becomes ``on_deliver(Deliver)``. A confirm of the
+    broker becomes ``on_confirm(channel, tag, multiple, ok)``. Every other frame goes to ``on_other(frame)`` whole and in
+    order: among them all frames of a delivery with several body frames or with foreign frames in between, so that the
+    client library can put those together as it always does. Callbacks run inside ``feed`` and must not raise.
+
+    Set ``frame_max`` to the negotiated size to have larger frames refused before they are buffered; 0 allows any.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_held",
+        "_needed",
+        "_on_confirm",
+        "_on_deliver",
+        "_on_other",
+        "frame_max",
+    )
+
+    def __init__(
+        self,
+        on_deliver: Callable[[Deliver], None],
+        on_confirm: Callable[[int, int, bool, bool], None],
+        on_other: Callable[[bytes], None],
+        frame_max: int = 0,
+    ) -> None:
+        self.frame_max = frame_max
+        self._on_deliver = on_deliver
+        self._on_confirm = on_confirm
+        self._on_other = on_other
+        # What has arrived of an incomplete unit. Chunks are joined only when the unit (or its next readable part) is here,
+        # so a body of many megabytes is copied once, not once per read.
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._needed = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the bytes of one read and report what they complete.
+
+        Raises:
+            ConnectionLost: the bytes are no AMQP frames; the parser is of no use afterwards.
+        """
+        if self._chunks:
+            self._chunks.append(data)
+            self._held += len(data)
+            if self._held < self._needed:
+                return
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        position = self._walk(data)
+        if position < len(data):
+            rest = data[position:] if position else data
+            self._chunks.append(rest)
+            self._held = len(rest)
+
+    def _walk(self, data: bytes) -> int:
+        """Report all complete units in ``data``; return where the first incomplete one starts."""
+        unpack_head = _frame_head.unpack_from
+        on_other = self._on_other
+        end = len(data)
+        position = 0
+        while True:
+            if end - position < 7:
+                self._needed = 7
+                return position
+            kind, channel, size = unpack_head(data, position)
+            after = position + size + FRAME_OVERHEAD
+            if after > end:
+                self._check_head(kind, size, data, position)
+                self._needed = after - position
+                return position
+            if data[after - 1] != FRAME_END:
+                raise self._broken(kind, size, data, position)
+            if kind != _METHOD or size < 13:  # no method reported here is shorter
+                self._check_head(kind, size, data, position)
+                on_other(data[position:after])
+                position = after
+                continue
+            method = _u32.unpack_from(data, position + 7)[0]
+            if method == _DELIVER:
+                # A content header must follow, so waiting for its first bytes cannot wait for ever.
+                if end - after < 19:
+                    self._needed = after - position + 19
+                    return position
+                kind, owner, length, _, _, body_size = _header_head.unpack_from(data, after)
+                body_at = after + length + FRAME_OVERHEAD
+                if kind != _HEADER or owner != channel or length < 14:
+                    on_other(data[position:after])
+                    position = after
+                    continue
+                if body_at > end:
+                    self._check_head(kind, length, data, after)
+                    self._needed = body_at - position
+                    return position
+                if data[body_at - 1] != FRAME_END:
+                    raise self._broken(kind, length, data, after)
+                if body_size:
+                    if end - body_at < 7:
+                        self._needed = body_at - position + 7
+                        return position
+                    kind, owner, length = unpack_head(data, body_at)
+                    if length != body_size or kind != _BODY or owner != channel:
+                        # Several body frames, or other channels in between: the general path. The header and the
+                        # bodies take the same way when the loop comes to them, because only a method starts a unit.
+                        on_other(data[position:after])
+                        position = after
+                        continue
+                    done = body_at + length + FRAME_OVERHEAD
+                    if done > end:
+                        self._check_head(kind, length, data, body_at)
+                        self._needed = done - position
+                        return position
+                    if data[done - 1] != FRAME_END:
+                        raise self._broken(kind, length, data, body_at)
+                    body = data[body_at + 7 : done - 1]
+                else:
+                    done = body_at
+                    body = b""
+                tag_at = position + 12 + data[position + 11]
+                # Tag, flag and the two lengths must lie inside the method frame, and the names fill it exactly.
+                names_at = tag_at + 9
+                if (
+                    names_at + 2 >= after
+                    or names_at + 1 + data[names_at] >= after - 1
+                    or names_at + 2 + data[names_at] + data[names_at + 1 + data[names_at]]
+                    != after - 1
+                ):
+                    raise ConnectionLost("The broker sent a malformed basic.deliver frame.")
+                self._on_deliver(
+                    Deliver(
+                        channel,
+                        data[position + 12 : tag_at],
+                        _u64.unpack_from(data, tag_at)[0],
+                        data[tag_at + 8] != 0,
+                        data[names_at : after - 1],
+                        data[after + 19 : body_at - 1],
+                        body,
+                    )
+                )
+                position = done
+            elif size == 13 and method in (_ACK, _NACK):
+                self._on_confirm(
+                    channel,
+                    _u64.unpack_from(data, position + 11)[0],
+                    data[position + 19] & 1 != 0,
+                    method == _ACK,
+                )
+                position = after
+            else:
+                on_other(data[position:after])
+                position = after
+
+    def _check_head(self, kind: int, size: int, data: bytes, position: int) -> None:
+        """Refuse what cannot start a frame before its length makes us wait for bytes that never come."""
+        if kind not in (_METHOD, _HEADER, _BODY, _HEARTBEAT):
+            raise self._broken(kind, size, data, position)
+        if self.frame_max and size + FRAME_OVERHEAD > self.frame_max:
+            raise ConnectionLost(
+                f"The broker sent a frame of {size} bytes; the agreed limit is {self.frame_max}."
+            )
+
+    def _broken(self, kind: int, size: int, data: bytes, position: int) -> ConnectionLost:
+        if data[position : position + 4] == b"AMQP":
+            return ConnectionLost(
+                "The server speaks another version of AMQP than 0-9-1; check host and port."
+            )
+        return ConnectionLost(
+            f"The connection carries bytes that are no AMQP frame (type {kind}, length {size})."
+        )
