@@ -39,9 +39,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # publishing
     publish_timeout: Positive = 10.0
     publish_window: Count = 1000  # publishes without a confirm yet, per process
-    publish_buffer: Count = 10_000  # publishes waiting in the process; a full buffer makes callers wait
+    publish_buffer: Count = (
+        10_000  # publishes waiting in the process; a full buffer makes callers wait
+    )
     task_default_queue: str = "default"
-    task_routes: dict[str, TaskRoute] = {}  # globs over task names, in order; the topology's routes come after
+    task_routes: dict[
+        str, TaskRoute
+    ] = {}  # globs over task names, in order; the topology's routes come after
     task_default_priority: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
     task_serializer: str = "json"
     task_compression: str | None = None
@@ -55,7 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # results
     result_serializer: str = "json"
-    result_queue_expires: Positive = 1800.0  # a reply queue goes this long after its process vanished
+    result_queue_expires: Positive = (
+        1800.0  # a reply queue goes this long after its process vanished
+    )
 
     # tasks
     task_acks_late: bool = True
@@ -69,7 +75,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     worker_pool: str = "prefork"
     worker_max_tasks_per_child: Count | None = None
     worker_max_memory_per_child: Count | None = None  # KiB of resident memory, as in Celery
-    worker_shutdown_timeout: Positive | None = None  # warm shutdown turns cold after this; None waits for ever
+    worker_shutdown_timeout: Positive | None = (
+        None  # warm shutdown turns cold after this; None waits for ever
+    )
     worker_successful_max: Count = 1000  # finished tasks remembered, whose ack may have been lost
 
     @classmethod

@@ -19,7 +19,9 @@ class Random(Protocol):
 
 def exponential(attempt: int, base: float, cap: float) -> float:
     """Seconds before attempt number ``attempt`` (0 = the first repeat): ``base * 2**attempt``, at most ``cap``."""
-    if attempt > 60:  # 2**61 bases is past any cap; do not build giant floats for a worker that tried for days
+    if (
+        attempt > 60
+    ):  # 2**61 bases is past any cap; do not build giant floats for a worker that tried for days
         return cap
     return min(cap, base * 2**attempt)
 

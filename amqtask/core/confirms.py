@@ -59,7 +59,9 @@ class InFlight(Generic[T]):
         for covered in range(self._lowest, min(number, self._next - 1) + 1):
             entry = pop(covered, None)
             if entry is not None:
-                settled.append((entry, self._returned.pop(covered, None) if self._returned else None))
+                settled.append(
+                    (entry, self._returned.pop(covered, None) if self._returned else None)
+                )
         self._lowest = max(self._lowest, number + 1)
         return settled
 

@@ -1,0 +1,361 @@
+"""One broker connection with one channel, kept up for as long as it is wanted.
+
+The life of a connection is explicit: ``idle → connecting → open → (lost) waiting → connecting …`` until ``closed``. Nothing
+reconnects behind its owner's back: each new channel is announced with ``on_open`` and each loss with ``on_lost``, so the
+owner knows that delivery tags and sequence numbers start anew.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pika
+import pika.exceptions
+from pika.adapters.utils import connection_workflow
+from pika.channel import Channel
+
+from amqtask.amqp.address import Address
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.amqp.threaded.seams import FastConnection, PlainConnection, require_seams
+from amqtask.core.backoff import exponential, full_jitter
+from amqtask.errors import (
+    BrokerError,
+    ConnectFailed,
+    ConnectionLost,
+    LoginRefused,
+    OperationRefused,
+)
+from amqtask.log import get_logger
+
+log = get_logger("amqtask.amqp")
+
+RETRY_BASE = 0.1  # seconds
+RETRY_CAP = 3.0  # a broker that is back is found within seconds
+REFUSED_CAP = 30.0  # a refused password is not tried more often than brokers lock accounts for
+HEALTHY_AFTER = 10.0  # seconds open before the next loss counts as the first again
+
+
+class Connection:
+    """Keeps one connection and one channel open on an I/O thread.
+
+    ``open`` and ``close`` may be called from any thread; the callbacks run on the I/O thread.
+
+    Args:
+        io: the I/O thread that owns the socket.
+        addresses: brokers to try, in order, one per attempt.
+        name: shown by the broker's management as the connection's name.
+        heartbeat: seconds.
+        connect_timeout: seconds for each attempt, handshake included.
+        fast: whether amqtask's frame codec handles deliveries and confirms.
+        on_open: a channel is open, the first one or one after a loss.
+        on_lost: the channel is gone, with the reason; a new attempt follows unless closed.
+        on_blocked: the broker holds publishers back (reason) or stopped to (``None``).
+    """
+
+    def __init__(
+        self,
+        io: IoThread,
+        addresses: Sequence[Address],
+        *,
+        name: str,
+        heartbeat: int,
+        connect_timeout: float,
+        fast: bool,
+        on_open: Callable[[Channel], None],
+        on_lost: Callable[[BrokerError], None],
+        on_blocked: Callable[[str | None], None] | None = None,
+    ) -> None:
+        if fast:
+            require_seams()
+        self.io = io
+        self.name = name
+        self.fast = fast
+        self.addresses = tuple(addresses)
+        self.last_error: BrokerError | None = None
+        self._heartbeat = heartbeat
+        self._connect_timeout = connect_timeout
+        self._on_open = on_open
+        self._on_lost = on_lost
+        self._on_blocked = on_blocked
+        self._rng = random.Random()
+        self._attempt = 0
+        self._wanted = False
+        self._pika: PlainConnection | None = None
+        self._channel: Channel | None = None
+        self._timer: Any = None
+        self._opened_at = 0.0
+        self._closed: Callable[[], None] | None = None
+        self._reported = ""
+        self.ever_open = False
+        io.connections.add(self)
+
+    # ------------------------------------------------------------ any thread
+
+    def open(self) -> None:
+        """Begin to connect; idempotent."""
+        self.io.post(self._want)
+
+    def close(self, on_closed: Callable[[], None]) -> None:
+        """Close channel and connection; ``on_closed`` runs on the I/O thread when that is done (at most 2 s)."""
+        self.io.post(lambda: self._close(on_closed))
+
+    def abandon(self) -> None:
+        """In a forked child: drop the inherited socket."""
+        if self._pika is not None:
+            self._pika.detach_socket()
+
+    # ------------------------------------------------------------ I/O thread
+
+    @property
+    def channel(self) -> Channel | None:
+        """The open channel, or ``None``."""
+        return self._channel
+
+    @property
+    def raw(self) -> PlainConnection:
+        """pika's connection; only while a channel is open."""
+        assert self._pika is not None
+        return self._pika
+
+    @property
+    def address(self) -> Address:
+        """The broker of the current or next attempt."""
+        return self.addresses[self._attempt % len(self.addresses)]
+
+    @property
+    def server_version(self) -> tuple[int, ...]:
+        """The broker's version, empty before the first handshake."""
+        properties = getattr(self._pika, "server_properties", None) or {}
+        text = properties.get("version", "")
+        text = text.decode() if isinstance(text, bytes) else str(text)
+        return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+    def renew_channel(self) -> None:
+        """Close the channel and open another on the same connection: the way out after a broker cancel."""
+        channel = self._channel
+        if channel is not None and channel.is_open:
+            channel.close(0, "renewed")
+
+    def _want(self) -> None:
+        if not self._wanted and self._closed is None:
+            self._wanted = True
+            self._connect()
+
+    def _connect(self) -> None:
+        self._timer = None
+        if not self._wanted:
+            return
+        factory = FastConnection if self.fast else PlainConnection
+        try:
+            parameters = connection_parameters(
+                self.address, self.name, self._heartbeat, self._connect_timeout
+            )
+        except (OSError, ssl.SSLError) as error:  # unreadable certificate files
+            self._failed(ConnectFailed(f"Cannot set up TLS for {self.address}: {error}."))
+            return
+        self._pika = factory(
+            parameters,
+            on_open_callback=self._connected,
+            on_open_error_callback=self._not_connected,
+            on_close_callback=self._disconnected,
+            custom_ioloop=self.io.loop,
+        )
+
+    def _connected(self, connection: Any) -> None:
+        if connection is not self._pika or not self._wanted:
+            connection.close()
+            return
+        connection.add_on_connection_blocked_callback(self._blocked)
+        connection.add_on_connection_unblocked_callback(self._unblocked)
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        self.raw.channel(on_open_callback=self._channel_opened)
+
+    def _channel_opened(self, channel: Channel) -> None:
+        channel.add_on_close_callback(self._channel_closed)
+        self._channel = channel
+        self._opened_at = time.monotonic()
+        if self._reported:
+            log.info("connected to the broker again", connection=self.name)
+            self._reported = ""
+        self.ever_open = True
+        self.last_error = None
+        self._on_open(channel)
+
+    def _channel_closed(self, channel: Channel, reason: Exception) -> None:
+        if channel is not self._channel:
+            return
+        self._channel = None
+        if self._pika is None or not self._pika.is_open:
+            return  # the connection goes with it; _disconnected tells
+        if isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            error: BrokerError = OperationRefused(reason.reply_code, reason.reply_text)
+        else:
+            error = ConnectionLost("The channel was renewed.")
+        self._on_lost(error)
+        if self._wanted:
+            self._open_channel()
+
+    def _not_connected(self, connection: Any, reason: BaseException | str) -> None:
+        if connection is self._pika:
+            self._pika = None
+            self._failed(connect_error(self.address, reason))
+
+    def _disconnected(self, connection: Any, reason: Exception) -> None:
+        if connection is not self._pika:
+            return
+        had_channel = self._opened_at > 0
+        self._pika = None
+        self._channel = None
+        if self._closed is not None:
+            self._finish_close()
+            return
+        if self._on_blocked is not None:
+            self._on_blocked(None)
+        if had_channel and time.monotonic() - self._opened_at > HEALTHY_AFTER:
+            self._attempt = 0
+        self._opened_at = 0.0
+        self._failed(lost_error(self.address, reason))
+
+    def _failed(self, error: BrokerError) -> None:
+        self.last_error = error
+        if self._closed is not None:
+            self._finish_close()
+            return
+        if not self._wanted:
+            return
+        cap = REFUSED_CAP if isinstance(error, LoginRefused) else RETRY_CAP
+        delay = full_jitter(exponential(self._attempt, RETRY_BASE, cap), self._rng)
+        # Once a sentence, not once an attempt: a broker that is away for an hour fills no log.
+        repeated = str(error) == self._reported
+        self._reported = str(error)
+        (log.debug if repeated else log.warning)(
+            "no broker connection",
+            reason=str(error),
+            connection=self.name,
+            retry_in=round(delay, 2),
+        )
+        self._attempt += 1
+        self._on_lost(error)
+        self._timer = self.io.call_later(delay, self._connect)
+
+    def _blocked(self, _connection: Any, frame: Any) -> None:
+        reason = frame.method.reason
+        reason = reason.decode() if isinstance(reason, bytes) else str(reason)
+        log.warning("the broker blocks publishers", reason=reason, connection=self.name)
+        if self._on_blocked is not None:
+            self._on_blocked(reason)
+
+    def _unblocked(self, _connection: Any, _frame: Any) -> None:
+        log.info("the broker accepts publishes again", connection=self.name)
+        if self._on_blocked is not None:
+            self._on_blocked(None)
+
+    def _close(self, on_closed: Callable[[], None]) -> None:
+        if self._closed is not None:
+            on_closed()
+            return
+        self._closed = on_closed
+        self._wanted = False
+        if self._timer is not None:
+            self.io.cancel(self._timer)
+            self._timer = None
+        connection = self._pika
+        if connection is None or connection.is_closed:
+            self._finish_close()
+            return
+        if not connection.is_closing:
+            connection.close(200, "closed by amqtask")
+        self._timer = self.io.call_later(2.0, self._finish_close)
+
+    def _finish_close(self) -> None:
+        if self._timer is not None:
+            self.io.cancel(self._timer)
+            self._timer = None
+        if self._pika is not None:
+            self._pika.detach_socket()
+            self._pika = None
+        self._channel = None
+        done, self._closed = self._closed, _nothing
+        if done is not None and done is not _nothing:
+            done()
+
+
+def _nothing() -> None:
+    """Marks a connection whose close has been reported."""
+
+
+def connection_parameters(
+    address: Address, name: str, heartbeat: int, connect_timeout: float
+) -> pika.ConnectionParameters:
+    """pika's parameters for an address; one attempt, no blocking retries of pika's own."""
+    context = address.ssl_context()
+    return pika.ConnectionParameters(
+        host=address.host,
+        port=address.port,
+        virtual_host=address.vhost,
+        credentials=pika.PlainCredentials(address.user, address.password),
+        heartbeat=heartbeat,
+        connection_attempts=1,
+        socket_timeout=connect_timeout,
+        stack_timeout=connect_timeout + 1,
+        blocked_connection_timeout=None,
+        client_properties={"product": "amqtask", "connection_name": name},
+        ssl_options=None if context is None else pika.SSLOptions(context, address.host),
+    )
+
+
+def connect_error(address: Address, reason: BaseException | str) -> ConnectFailed:
+    """What a failed attempt means for the user, without the password."""
+    causes = [reason] if isinstance(reason, BaseException) else []
+    seen: list[BaseException] = []
+    while causes:
+        cause = causes.pop()
+        if cause in seen:
+            continue
+        seen.append(cause)
+        if isinstance(
+            cause,
+            (pika.exceptions.ProbableAuthenticationError, pika.exceptions.AuthenticationError),
+        ):
+            return LoginRefused(
+                f"RabbitMQ at {address} refused the login of user {address.user!r}: check user and password."
+            )
+        if isinstance(cause, pika.exceptions.ProbableAccessDeniedError) or (
+            isinstance(cause, pika.exceptions.ConnectionClosedByBroker)
+            and cause.reply_code in (403, 530)
+        ):
+            return LoginRefused(
+                f"RabbitMQ at {address} refused user {address.user!r} access to the virtual host "
+                f"{address.vhost!r}: create it or grant permissions."
+            )
+        if isinstance(cause, ssl.SSLError):
+            return ConnectFailed(f"TLS with {address.host}:{address.port} failed: {cause}.")
+        causes += [part for part in cause.args if isinstance(part, BaseException)]
+        if isinstance(cause, connection_workflow.AMQPConnectionWorkflowFailed):
+            causes += cause.exceptions
+        inner = getattr(cause, "exception", None)
+        if isinstance(inner, BaseException):
+            causes.append(inner)
+    text = next((str(cause) for cause in seen if isinstance(cause, OSError)), "")
+    if not text:
+        text = str(seen[-1]) or type(seen[-1]).__name__ if seen else str(reason)
+    return ConnectFailed(
+        f"No RabbitMQ answers at {address.host}:{address.port} ({text}): is it running, and is the address right?"
+    )
+
+
+def lost_error(address: Address, reason: Exception) -> BrokerError:
+    """Why an open connection ended."""
+    if isinstance(reason, pika.exceptions.ConnectionClosedByBroker):
+        return ConnectionLost(
+            f"RabbitMQ at {address.host}:{address.port} closed the connection: {reason.reply_code} {reason.reply_text}."
+        )
+    if isinstance(reason, pika.exceptions.AMQPHeartbeatTimeout):
+        return ConnectionLost(f"RabbitMQ at {address.host}:{address.port} sent no heartbeat.")
+    return ConnectionLost(f"The connection to RabbitMQ at {address.host}:{address.port} was lost.")

@@ -1,0 +1,450 @@
+"""The consumer: deliveries in batches, acks coalesced, everything rebuilt from intent after a loss.
+
+Each channel is an *epoch*. A ``basic.cancel`` or a channel close by the broker ends the epoch: the channel is closed, another
+one opened with fresh consumer tags, and verdicts for deliveries of the old one are dropped, because the broker has given
+those messages back to the queue. (RabbitMQ 4.3 keeps a cancelled consumer half alive when its late acks arrive on the same
+channel; a fresh channel is the way out on every version.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from amqtask.topology.plan import (
+    BindExchange,
+    BindQueue,
+    Declaration,
+    DeclareExchange,
+    DeclareQueue,
+)
+from pika.channel import Channel
+
+from amqtask.amqp import frames
+from amqtask.amqp.address import Address
+from amqtask.amqp.threaded.connection import Connection
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.core.ledger import Ledger
+from amqtask.core.message import Properties
+from amqtask.core.outcome import Verdict
+from amqtask.errors import BrokerError, OperationRefused
+from amqtask.log import get_logger
+
+log = get_logger("amqtask.amqp")
+
+REBUILD_DELAY = 1.0  # seconds before consuming again after the broker refused to
+ACK_DELAY = 0.005  # seconds an ack may wait for company
+
+
+class Delivery:
+    """One message of the current epoch. Implements ``amqtask.amqp.ports.Delivery``."""
+
+    __slots__ = (
+        "_header",
+        "_properties",
+        "body",
+        "epoch",
+        "exchange",
+        "queue",
+        "redelivered",
+        "routing_key",
+        "tag",
+    )
+
+    def __init__(
+        self,
+        epoch: int,
+        tag: int,
+        redelivered: bool,
+        exchange: str,
+        routing_key: str,
+        queue: str,
+        header: bytes,
+        body: bytes,
+    ) -> None:
+        self.epoch = epoch
+        self.tag = tag
+        self.redelivered = redelivered
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.queue = queue
+        self.body = body
+        self._header = header
+        self._properties: Properties | None = None
+
+    @property
+    def properties(self) -> Properties:
+        """Decoded on first use; raises ``DecodeError`` for a property block that is malformed."""
+        if self._properties is None:
+            self._properties = frames.decode_properties(self._header)
+        return self._properties
+
+    @classmethod
+    def of(
+        cls, epoch: int, queue: str, method: Any, properties: Properties, body: bytes
+    ) -> Delivery:
+        """A delivery that pika's own codec has read."""
+        delivery = cls(
+            epoch,
+            method.delivery_tag,
+            method.redelivered,
+            method.exchange,
+            method.routing_key,
+            queue,
+            b"",
+            body,
+        )
+        delivery._properties = properties
+        return delivery
+
+
+class ThreadedConsumer:
+    """Consumes queues on one connection with manual acks. Implements ``amqtask.amqp.ports.Consumer``.
+
+    ``start``, ``settle``, ``stop`` and ``close`` may be called from any thread. The callbacks run on the I/O thread and must
+    not block.
+
+    Args:
+        io: the I/O thread to live on.
+        addresses: brokers, tried in order.
+        name: connection name; consumer tags begin with it.
+        heartbeat: seconds.
+        connect_timeout: seconds per attempt.
+        queues: what to consume.
+        prefetch: ``basic.qos`` per consumer.
+        declarations: carried out on every new channel before consuming.
+        on_batch: deliveries of one socket read, in order.
+        on_lost: the epoch ended; unsettled deliveries of it are the broker's again.
+        on_ready: consuming has begun on a channel.
+        fast: whether amqtask's frame codec is used.
+        exclusive: consume exclusively (a reply queue).
+    """
+
+    def __init__(
+        self,
+        io: IoThread,
+        addresses: Sequence[Address],
+        *,
+        name: str,
+        heartbeat: int,
+        connect_timeout: float,
+        queues: Sequence[str],
+        prefetch: int,
+        declarations: Sequence[Declaration] = (),
+        on_batch: Callable[[list[Delivery]], None],
+        on_lost: Callable[[BrokerError], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
+        fast: bool = True,
+        exclusive: bool = False,
+    ) -> None:
+        self._io = io
+        self._name = name
+        self._queues = tuple(queues)
+        self._prefetch = prefetch
+        self._declarations = tuple(declarations)
+        self._on_batch = on_batch
+        self._on_lost = on_lost
+        self._on_ready = on_ready
+        self._fast = fast
+        self._exclusive = exclusive
+        # I/O thread only, all of these:
+        self._ledger = Ledger()
+        self._batch: list[Delivery] = []
+        self._tags: dict[str | bytes, str] = {}  # consumer tag → queue
+        self._consuming = False
+        self._stopping = False
+        self._on_stopped: list[Callable[[], None]] = []
+        self._flush_timer: Any = None
+        self._rebuild_timer: Any = None
+        # appended by any thread, drained by the I/O thread:
+        self._verdicts: deque[tuple[Delivery, Verdict]] = deque()
+        self._connection = Connection(
+            io,
+            addresses,
+            name=name,
+            heartbeat=heartbeat,
+            connect_timeout=connect_timeout,
+            fast=fast,
+            on_open=self._channel_open,
+            on_lost=self._channel_lost,
+        )
+
+    # ------------------------------------------------------------ any thread
+
+    @property
+    def epoch(self) -> int:
+        """The number of the current channel; a delivery of an older one is stale."""
+        return self._ledger.epoch
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries without a verdict. Exact on the I/O thread, a hint elsewhere."""
+        return len(self._ledger)
+
+    def start(self) -> None:
+        """Connect, declare, consume; again after every loss."""
+        self._connection.open()
+
+    def settle(self, delivery: Delivery, verdict: Verdict) -> None:
+        """Decide a delivery. Acks are coalesced for a few milliseconds; a stale epoch is dropped."""
+        self._verdicts.append((delivery, verdict))
+        self._io.post(self._take_verdicts)
+
+    def stop(self, on_stopped: Callable[[], None] | None = None) -> None:
+        """Cancel the consumers; deliveries already here stay ours to settle.
+
+        ``on_stopped`` runs on the I/O thread when the broker will deliver no more.
+        """
+        self._io.post(lambda: self._stop(on_stopped))
+
+    def close(self, on_closed: Callable[[], None]) -> None:
+        """Send the verdicts that wait, then close; what is unsettled goes back to its queue."""
+        self._io.post(lambda: self._close(on_closed))
+
+    # ------------------------------------------------------------ I/O thread: building
+
+    def _channel_open(self, channel: Channel) -> None:
+        self._ledger.open_epoch()
+        self._batch = []
+        self._tags = {}
+        if self._fast:
+            raw: Any = self._connection.raw
+            raw.on_deliver = self._delivered
+            raw.on_large = self._delivered_large
+            raw.on_read_end = self._read_end
+        channel.add_on_cancel_callback(self._cancelled)
+        self._declare(channel, 0)
+
+    def _declare(self, channel: Channel, index: int) -> None:
+        if channel.is_closed or channel.is_closing:
+            return
+        if index < len(self._declarations):
+            declare(channel, self._declarations[index], lambda: self._declare(channel, index + 1))
+            return
+        if self._stopping:
+            self._stopped()
+            return
+        channel.basic_qos(
+            prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel)
+        )
+
+    def _consume(self, channel: Channel) -> None:
+        if channel.is_closed or channel.is_closing or self._stopping:
+            return
+        waiting = len(self._queues)
+
+        def began(_frame: object) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0 and self._on_ready is not None:
+                self._on_ready()
+
+        for number, queue in enumerate(self._queues):
+            tag = f"{self._name}.{self._ledger.epoch}.{number}"
+            self._tags[tag] = self._tags[tag.encode()] = queue
+            channel.basic_consume(
+                queue,
+                self._delivered_by_pika,
+                consumer_tag=tag,
+                exclusive=self._exclusive,
+                callback=began,
+            )
+        self._consuming = True
+
+    def _cancelled(self, frame: Any) -> None:
+        tag = frame.method.consumer_tag
+        log.warning(
+            "the broker cancelled a consumer; consuming again on a new channel",
+            queue=self._tags.get(tag),
+        )
+        self._connection.renew_channel()
+
+    def _channel_lost(self, error: BrokerError) -> None:
+        was_consuming, self._consuming = self._consuming, False
+        self._ledger.open_epoch()  # late verdicts are stale from now on, not only when a channel is open again
+        self._batch = []
+        self._verdicts.clear()
+        if isinstance(error, OperationRefused):
+            log.warning("the broker closed the channel", reason=str(error), queues=self._queues)
+        if was_consuming and self._on_lost is not None:
+            self._on_lost(error)
+        if self._stopping:
+            self._stopped()
+
+    # ------------------------------------------------------------ I/O thread: deliveries
+
+    def _delivered(self, deliver: frames.Deliver) -> None:
+        queue = self._tags.get(deliver.consumer_tag)
+        if queue is None:
+            return  # a consumer of an earlier channel: the broker has requeued it
+        tag = deliver.tag
+        self._ledger.accept(tag)
+        self._batch.append(
+            Delivery(
+                self._ledger.epoch,
+                tag,
+                deliver.redelivered,
+                deliver.exchange,
+                deliver.routing_key,
+                queue,
+                deliver.header,
+                deliver.body,
+            )
+        )
+
+    def _delivered_large(self, method: Any, header: bytes, body: bytes) -> None:
+        queue = self._tags.get(method.consumer_tag)
+        if queue is None:
+            return
+        self._ledger.accept(method.delivery_tag)
+        self._batch.append(
+            Delivery(
+                self._ledger.epoch,
+                method.delivery_tag,
+                method.redelivered,
+                method.exchange,
+                method.routing_key,
+                queue,
+                header,
+                body,
+            )
+        )
+
+    def _read_end(self) -> None:
+        if self._batch:
+            batch, self._batch = self._batch, []
+            self._on_batch(batch)
+
+    def _delivered_by_pika(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        queue = self._tags.get(method.consumer_tag)
+        if queue is None:
+            return
+        self._ledger.accept(method.delivery_tag)
+        self._batch.append(
+            Delivery.of(self._ledger.epoch, queue, method, from_pika(properties), body)
+        )
+        if not self._fast:
+            self._read_end()
+
+    # ------------------------------------------------------------ I/O thread: verdicts
+
+    def _take_verdicts(self) -> None:
+        verdicts, ledger = self._verdicts, self._ledger
+        urgent = False
+        for _ in range(len(verdicts)):
+            delivery, verdict = verdicts.popleft()
+            if ledger.settle(delivery.epoch, delivery.tag, verdict) and verdict is not Verdict.ACK:
+                urgent = True
+        if urgent or not len(ledger):
+            self._flush()
+        elif ledger.unsent and self._flush_timer is None:
+            self._flush_timer = self._io.call_later(ACK_DELAY, self._flush)
+
+    def _flush(self) -> None:
+        if self._flush_timer is not None:
+            self._io.cancel(self._flush_timer)
+            self._flush_timer = None
+        channel = self._connection.channel
+        if channel is None or not channel.is_open:
+            return
+        number = int(channel.channel_number)
+        chunks = []
+        for command in self._ledger.flush():
+            if command.verdict is Verdict.ACK:
+                chunks.append(frames.encode_ack(number, command.tag, command.multiple))
+            elif command.verdict is Verdict.GIVE_BACK:
+                chunks.append(frames.encode_nack(number, command.tag, command.multiple, True))
+            else:
+                requeue = command.verdict is Verdict.REJECT_REQUEUE
+                chunks.append(frames.encode_reject(number, command.tag, requeue))
+        if chunks:
+            self._connection.raw.send(b"".join(chunks))
+
+    # ------------------------------------------------------------ I/O thread: the end
+
+    def _stop(self, on_stopped: Callable[[], None] | None) -> None:
+        if on_stopped is not None:
+            self._on_stopped.append(on_stopped)
+        if self._stopping:
+            if not self._consuming:
+                self._stopped()
+            return
+        self._stopping = True
+        channel = self._connection.channel
+        if channel is None or not channel.is_open or not self._consuming:
+            self._stopped()
+            return
+        tags = [tag for tag in self._tags if isinstance(tag, str)]
+        waiting = len(tags)
+
+        def cancelled(_frame: object) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:
+                self._consuming = False
+                self._stopped()
+
+        for tag in tags:
+            channel.basic_cancel(tag, callback=cancelled)
+
+    def _stopped(self) -> None:
+        callbacks, self._on_stopped = self._on_stopped, []
+        for callback in callbacks:
+            callback()
+
+    def _close(self, on_closed: Callable[[], None]) -> None:
+        self._stopping = True
+        self._take_verdicts()
+        self._flush()
+        self._connection.close(on_closed)
+
+
+def declare(channel: Channel, declaration: Declaration, done: Callable[[], None]) -> None:
+    """Ask the broker for one declaration; ``done`` runs when it has answered. A refusal closes the channel."""
+
+    def answered(_frame: object) -> None:
+        done()
+
+    match declaration:
+        case DeclareExchange():
+            channel.exchange_declare(
+                declaration.name,
+                declaration.type,
+                durable=declaration.durable,
+                auto_delete=declaration.auto_delete,
+                internal=declaration.internal,
+                arguments=dict(declaration.arguments),
+                callback=answered,
+            )
+        case DeclareQueue():
+            channel.queue_declare(
+                declaration.name,
+                passive=declaration.passive,
+                durable=declaration.durable,
+                exclusive=declaration.exclusive,
+                auto_delete=declaration.auto_delete,
+                arguments=dict(declaration.arguments),
+                callback=answered,
+            )
+        case BindQueue():
+            channel.queue_bind(
+                declaration.queue,
+                declaration.exchange,
+                declaration.routing_key,
+                arguments=dict(declaration.arguments),
+                callback=answered,
+            )
+        case BindExchange():
+            channel.exchange_bind(
+                declaration.destination,
+                declaration.source,
+                declaration.routing_key,
+                arguments=dict(declaration.arguments),
+                callback=answered,
+            )
+
+
+def from_pika(properties: Any) -> Properties:
+    """Our form of properties that pika's codec has read."""
+    return Properties(**{name: getattr(properties, name) for name in Properties.__struct_fields__})

@@ -1,0 +1,138 @@
+"""The I/O thread: one pika event loop and the only thread that touches its connections.
+
+Other threads hand it work with ``post``. After a fork the child's copy is dead: ``abandon`` closes the inherited
+descriptors without telling the broker, so that no grandchild keeps a socket of its parent alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pika.adapters.select_connection import IOLoop
+
+from amqtask.amqp.threaded.seams import close_loop_quietly
+from amqtask.log import get_logger
+
+log = get_logger("amqtask.amqp")
+
+# pika reports each lost socket several times with tracebacks; amqtask reports it once, in a sentence. Without a handler
+# Python would print pika's to stderr. Programs that configure logging still see them under the name "pika".
+logging.getLogger("pika").addHandler(logging.NullHandler())
+
+Callback = Callable[[], object]
+
+
+class Abandoned(Protocol):
+    """What holds a descriptor that a forked child must close."""
+
+    def abandon(self) -> None:
+        """Close the inherited descriptor quietly."""
+        ...
+
+
+class IoThread:
+    """Runs a pika event loop in a daemon thread of its own.
+
+    ``post`` and ``call_soon`` may be called from any thread; ``call_later``, ``cancel`` and everything on connections only
+    from the I/O thread. Starting happens on first ``post``; ``stop`` is idempotent.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.loop = IOLoop()
+        self.connections: weakref.WeakSet[Abandoned] = weakref.WeakSet()
+        self._posted: deque[Callback] = deque()
+        self._awake = False  # a wake-up is under way; written by any thread, cleared by the I/O thread before it drains
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        _threads.add(self)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the caller runs on this I/O thread."""
+        return self._thread is not None and threading.get_ident() == self._thread.ident
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread; does nothing when it runs already."""
+        with self._lock:
+            if self._thread is None and not self._stopped:
+                self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+                self._thread.start()
+
+    def post(self, callback: Callback) -> None:
+        """Have ``callback`` run on the I/O thread soon. Callbacks run in the order they were posted."""
+        self._posted.append(callback)
+        if not self._awake:
+            self._awake = True
+            self.loop.add_callback_threadsafe(self._drain)
+            if self._thread is None:
+                self.start()
+
+    def call_later(self, delay: float, callback: Callback) -> Any:
+        """Run ``callback`` on the I/O thread after ``delay`` seconds; returns a handle for ``cancel``."""
+        return self.loop.call_later(delay, lambda: self._guard(callback))
+
+    def cancel(self, handle: Any) -> None:
+        """Forget a ``call_later``."""
+        self.loop.remove_timeout(handle)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Stop the loop and join the thread. Connections should be closed before. Any thread but the I/O thread."""
+        with self._lock:
+            self._stopped = True
+            thread = self._thread
+        if thread is not None:
+            self.loop.add_callback_threadsafe(self.loop.stop)
+            thread.join(timeout)
+            if thread.is_alive():
+                log.warning("the I/O thread did not stop", thread=self.name, timeout=timeout)
+                return
+        self.loop.close()
+        _threads.discard(self)
+
+    def abandon(self) -> None:
+        """In a forked child: close the inherited sockets and forget the thread, which does not exist here."""
+        self._stopped = True
+        self._thread = None
+        for connection in list(self.connections):
+            connection.abandon()
+        close_loop_quietly(self.loop)
+
+    def _run(self) -> None:
+        self.loop.start()
+
+    def _drain(self) -> None:
+        self._awake = False
+        posted = self._posted
+        for _ in range(len(posted)):
+            self._guard(posted.popleft())
+
+    def _guard(self, callback: Callback) -> None:
+        try:
+            callback()
+        except Exception:  # one bad callback must not stop heartbeats and acks for everybody
+            log.exception("a callback on the I/O thread failed", thread=self.name)
+
+
+_threads: weakref.WeakSet[IoThread] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for thread in list(_threads):
+        thread.abandon()
+    _threads.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,512 @@
+"""The synchronous publisher: every message confirmed, mandatory, in order, across reconnects.
+
+Callers from any thread hand a publication over; the I/O thread sends it, follows its confirm and tells the caller. What
+was sent and not confirmed when a channel went is sent again with the same id on the next one, until its deadline. A channel
+that the broker closes over one message (a missing exchange, a refused permission, a body above the broker's limit) takes
+its neighbours with it, so those are then sent one at a time, until the one to blame is alone and gets the error.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import pika
+import pika.exceptions
+from pika.channel import Channel
+
+from amqtask.amqp import frames
+from amqtask.amqp.address import Address
+from amqtask.amqp.ports import Settled
+from amqtask.amqp.threaded.connection import Connection
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.core.confirms import InFlight
+from amqtask.core.message import Properties, Publication
+from amqtask.errors import (
+    BrokerError,
+    ConfirmTimeout,
+    ConnectFailed,
+    ConnectionLost,
+    EncodeError,
+    LoginRefused,
+    OperationRefused,
+    PublishBlocked,
+    PublishNacked,
+    Unroutable,
+)
+from amqtask.log import get_logger
+
+log = get_logger("amqtask.amqp")
+
+SEND_BATCH = 256  # messages per write: enough to amortise the system call, few enough to keep the loop lively
+
+GRACE = 5.0  # seconds beyond a publish timeout in which the I/O thread must have given its verdict
+
+
+class _Entry:
+    """One publication on its way. Written by the I/O thread only, after it was handed over."""
+
+    __slots__ = ("deadline", "on_settled", "properties", "publication")
+
+    def __init__(
+        self,
+        publication: Publication,
+        properties: bytes,
+        on_settled: Settled,
+        deadline: float | None,
+    ) -> None:
+        self.publication = publication
+        self.properties = properties
+        self.on_settled = on_settled
+        self.deadline = deadline
+
+
+class ThreadedPublisher:
+    """Publishes from any thread through one connection. Implements ``amqtask.amqp.ports.Publisher``.
+
+    The connection opens with the first publication and stays, with heartbeats, until ``close``.
+
+    Args:
+        io: the I/O thread to live on.
+        addresses: brokers, tried in order.
+        name: the connection's name in the broker's management.
+        heartbeat: seconds.
+        connect_timeout: seconds per attempt.
+        window: most publishes without a confirm.
+        buffer: most publishes waiting behind the window; callers wait when it is full.
+        fast: whether amqtask's frame codec is used.
+    """
+
+    def __init__(
+        self,
+        io: IoThread,
+        addresses: Sequence[Address],
+        *,
+        name: str,
+        heartbeat: int,
+        connect_timeout: float,
+        window: int,
+        buffer: int,
+        fast: bool = True,
+    ) -> None:
+        self._io = io
+        self._window = window
+        self._buffer = buffer
+        self._fast = fast
+        self._inbox: deque[_Entry] = deque()  # appended by any thread, drained by the I/O thread
+        self._waiting: deque[_Entry] = deque()  # I/O thread: not sent yet, in order
+        self._in_flight: InFlight[_Entry] = InFlight()  # I/O thread
+        self._suspects = (
+            0  # I/O thread: so many entries at the head of _waiting are sent one at a time
+        )
+        self._blocked: str | None = None  # I/O thread writes, others read
+        self._ready = False  # I/O thread: the channel is in confirm mode
+        self._channel_number = 0
+        self._sweep_at: float | None = None
+        self._sweep_timer: Any = None
+        self._opened = False
+        self._closing: threading.Event | None = None
+        self._closed = False
+        self._space = threading.Condition()
+        self._starved = False  # a caller waits for space; guarded by _space
+        self._connection = Connection(
+            io,
+            addresses,
+            name=name,
+            heartbeat=heartbeat,
+            connect_timeout=connect_timeout,
+            fast=fast,
+            on_open=self._channel_open,
+            on_lost=self._channel_lost,
+            on_blocked=self._set_blocked,
+        )
+
+    # ------------------------------------------------------------ any thread
+
+    def publish(self, publication: Publication, timeout: float) -> None:
+        """Return when the broker has confirmed the message.
+
+        Raises:
+            PublishNacked, Unroutable, PublishBlocked, ConfirmTimeout, ConnectFailed, OperationRefused, EncodeError,
+            PayloadTooLarge.
+        """
+        self.publish_many((publication,), timeout)
+
+    def publish_many(self, publications: Sequence[Publication], timeout: float) -> None:
+        """Return when all are confirmed, pipelined; else raise the first error, after all have ended."""
+        if self._io.inside:
+            raise RuntimeError(
+                "publish() would wait for its own thread; use submit() on the I/O thread."
+            )
+        barrier = _Barrier(len(publications))
+        submitted = 0
+        try:
+            for publication in publications:
+                self.submit(publication, barrier.settle, timeout)
+                submitted += 1
+        finally:
+            barrier.expect(submitted)
+            if not barrier.wait(timeout + GRACE):
+                raise self._timeout_error()
+        if barrier.error is not None:
+            raise barrier.error
+
+    def submit(
+        self, publication: Publication, on_settled: Settled, timeout: float | None = None
+    ) -> None:
+        """Hand a publication over; ``on_settled`` runs once on the I/O thread, with ``None`` or the error.
+
+        Waits while the buffer is full, except on the I/O thread. ``timeout=None`` tries until confirmed, refused, returned
+        or closed.
+
+        Raises:
+            EncodeError, PayloadTooLarge: the message cannot be framed; nothing was handed over.
+            PublishBlocked, ConfirmTimeout, ConnectFailed: the buffer stayed full until the timeout.
+            ConnectionLost: the publisher is closed.
+        """
+        envelope = publication.envelope
+        deadline = None if timeout is None else time.monotonic() + timeout
+        entry = _Entry(
+            publication, frames.encode_properties(envelope.properties), on_settled, deadline
+        )
+        if self._backlog() >= self._buffer and not self._io.inside:
+            self._wait_for_space(deadline)
+        if self._closed:
+            raise ConnectionLost("The publisher is closed.")
+        self._inbox.append(entry)
+        self._io.post(self._pump)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Wait until what was handed over has ended, then close the connection. Idempotent."""
+        self._closed = True
+        if not self._opened and not self._inbox:
+            return
+        if self._closing is None:
+            self._closing = threading.Event()
+            self._io.post(self._close_when_empty)
+        if not self._closing.wait(timeout):
+            self._io.post(self._give_up_all)
+            self._closing.wait(3.0)
+
+    def _backlog(self) -> int:
+        return len(self._inbox) + len(self._waiting)
+
+    def _wait_for_space(self, deadline: float | None) -> None:
+        with self._space:
+            while self._backlog() >= self._buffer:
+                self._starved = True
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    raise self._timeout_error()
+                self._space.wait(remaining)
+
+    # ------------------------------------------------------------ I/O thread
+
+    def _channel_open(self, channel: Channel) -> None:
+        channel.add_on_return_callback(self._returned)
+        self._channel_number = int(channel.channel_number)
+        if self._fast:
+            raw: Any = self._connection.raw
+            raw.on_confirm = self._confirmed
+            channel.confirm_delivery(_ignore_confirm, callback=self._confirm_mode)
+        else:
+            channel.confirm_delivery(self._confirmed_by_pika, callback=self._confirm_mode)
+
+    def _confirm_mode(self, _frame: object) -> None:
+        self._ready = True
+        self._pump()
+
+    def _channel_lost(self, error: BrokerError) -> None:
+        self._ready = False
+        unconfirmed = self._in_flight.lost()
+        if isinstance(error, OperationRefused) and unconfirmed:
+            if len(unconfirmed) == 1:
+                (culprit,) = unconfirmed
+                self._suspects = max(0, self._suspects - 1)
+                self._settle(culprit, _refused(culprit.publication, error))
+                return
+            self._suspects = max(self._suspects, len(unconfirmed))
+        self._waiting.extendleft(reversed(unconfirmed))
+        if isinstance(error, LoginRefused) and not self._connection.ever_open:
+            # A wrong password does not become right within a publish timeout: tell the callers now.
+            refused = [entry for entry in self._waiting if entry.deadline is not None]
+            self._waiting = deque(entry for entry in self._waiting if entry.deadline is None)
+            for entry in refused:
+                self._settle(entry, error)
+
+    def _set_blocked(self, reason: str | None) -> None:
+        self._blocked = reason
+        if reason is None:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Send what may be sent now."""
+        if not self._opened:
+            self._opened = True
+            self._connection.open()
+        inbox, waiting = self._inbox, self._waiting
+        for _ in range(len(inbox)):
+            entry = inbox.popleft()
+            deadline = entry.deadline
+            if deadline is not None and (self._sweep_at is None or deadline < self._sweep_at):
+                self._sweep_later(deadline)
+            waiting.append(entry)
+        while waiting and self._ready and self._blocked is None:
+            window = 1 if self._suspects else self._window
+            room = min(window - len(self._in_flight), SEND_BATCH, len(waiting))
+            if room <= 0:
+                break
+            self._send([waiting.popleft() for _ in range(room)])
+        if self._starved and self._backlog() < self._buffer:
+            with self._space:
+                self._starved = False
+                self._space.notify_all()
+
+    def _send(self, entries: list[_Entry]) -> None:
+        channel = self._channel_number
+        frame_max = self._connection.raw.params.frame_max
+        chunks = []
+        for entry in entries:
+            publication = entry.publication
+            if not self._fast:
+                self._send_by_pika(entry)
+                continue
+            try:
+                data = frames.encode_publish(
+                    channel,
+                    publication.exchange,
+                    publication.routing_key,
+                    entry.properties,
+                    publication.envelope.body,
+                    frame_max,
+                    publication.mandatory,
+                )
+            except Exception as error:  # noqa: BLE001  # belongs to this caller, not to the loop
+                self._settle(entry, error)
+                continue
+            self._in_flight.sent(entry)
+            chunks.append(data)
+        if chunks:
+            self._connection.raw.send(b"".join(chunks))
+
+    def _send_by_pika(self, entry: _Entry) -> None:
+        publication = entry.publication
+        channel = self._connection.channel
+        assert channel is not None
+        try:
+            channel.basic_publish(
+                publication.exchange,
+                publication.routing_key,
+                publication.envelope.body,
+                pika_properties(publication.envelope.properties),
+                mandatory=publication.mandatory,
+            )
+        except pika.exceptions.UnsupportedAMQPFieldException:
+            self._settle(
+                entry,
+                EncodeError(
+                    "A header holds a value that pika cannot send (a float, perhaps); leave broker_fast_frames on."
+                ),
+            )
+            return
+        self._in_flight.sent(entry)
+
+    def _confirmed(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
+        if channel != self._channel_number:
+            return
+        for entry, returned in self._in_flight.confirmed(tag, multiple):
+            if self._suspects:
+                self._suspects -= 1
+            if not ok:
+                self._settle(entry, _nacked(entry.publication))
+            elif returned is not None:
+                self._settle(entry, _unroutable(entry.publication, returned))
+            else:
+                entry.on_settled(None)
+        if self._waiting:
+            self._pump()
+        elif self._closing is not None:
+            self._close_when_empty()
+
+    def _confirmed_by_pika(self, frame: Any) -> None:
+        method = frame.method
+        ok = isinstance(method, pika.spec.Basic.Ack)
+        self._confirmed(self._channel_number, method.delivery_tag, bool(method.multiple), ok)
+
+    def _returned(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
+        key = (
+            method.exchange,
+            method.routing_key,
+            properties.correlation_id,
+            properties.message_id,
+        )
+
+        def matches(entry: _Entry) -> bool:
+            sent = entry.publication.envelope.properties
+            return key == (
+                entry.publication.exchange,
+                entry.publication.routing_key,
+                sent.correlation_id,
+                sent.message_id,
+            )
+
+        self._in_flight.returned(matches, f"{method.reply_code} {method.reply_text}")
+
+    def _settle(self, entry: _Entry, error: Exception | None) -> None:
+        try:
+            entry.on_settled(error)  # type: ignore[arg-type]  # MessageErrors from framing reach the caller as they are
+        except Exception:  # a caller's callback must not stop the others' confirms
+            log.exception("a publish callback failed")
+
+    def _sweep_later(self, deadline: float) -> None:
+        if self._sweep_timer is not None:
+            self._io.cancel(self._sweep_timer)
+        self._sweep_at = deadline
+        self._sweep_timer = self._io.call_later(max(0.0, deadline - time.monotonic()), self._sweep)
+
+    def _sweep(self) -> None:
+        """Give up what is past its deadline."""
+        self._sweep_timer = self._sweep_at = None
+        now = time.monotonic()
+
+        def overdue(entry: _Entry) -> bool:
+            return entry.deadline is not None and entry.deadline <= now
+
+        expired = self._in_flight.give_up(overdue)
+        late = [entry for entry in self._waiting if overdue(entry)]
+        if late:
+            self._waiting = deque(entry for entry in self._waiting if not overdue(entry))
+        for entry in expired + late:
+            self._settle(entry, self._timeout_error())
+        deadlines = [
+            entry.deadline
+            for entry in (*self._in_flight.entries(), *self._waiting)
+            if entry.deadline is not None
+        ]
+        if deadlines:
+            self._sweep_later(min(deadlines))
+        self._pump()
+
+    def _timeout_error(self) -> BrokerError:
+        address = self._connection.address
+        if self._blocked is not None:
+            return PublishBlocked(
+                f"RabbitMQ at {address.host}:{address.port} blocks publishers ({self._blocked}); "
+                "free memory or disk on the broker."
+            )
+        error = self._connection.last_error
+        if error is not None and self._connection.channel is None:
+            return error if isinstance(error, ConnectFailed) else ConnectFailed(str(error))
+        return ConfirmTimeout(
+            f"RabbitMQ at {address.host}:{address.port} did not confirm the message in time; it may or may not be queued."
+        )
+
+    def _close_when_empty(self) -> None:
+        if not self._waiting and not self._inbox and not len(self._in_flight):
+            self._shut()
+        elif self._opened is False:
+            self._pump()
+
+    def _give_up_all(self) -> None:
+        error = self._timeout_error()
+        left = [*self._in_flight.lost(), *self._waiting, *self._inbox]
+        self._waiting.clear()
+        self._inbox.clear()
+        for entry in left:
+            self._settle(entry, error)
+        self._shut()
+
+    def _shut(self) -> None:
+        closing = self._closing
+        assert closing is not None
+        if self._sweep_timer is not None:
+            self._io.cancel(self._sweep_timer)
+            self._sweep_timer = None
+        self._connection.close(closing.set)
+
+
+class _Barrier:
+    """Waits for a number of settlements; used by one caller's thread and the I/O thread."""
+
+    def __init__(self, count: int) -> None:
+        self.error: BrokerError | None = None
+        self._left = count
+        self._lock = threading.Lock()
+        self._done = threading.Lock()
+        self._done.acquire()
+        if count == 0:
+            self._done.release()
+        self._total = count
+
+    def settle(self, error: BrokerError | None) -> None:
+        with self._lock:
+            if error is not None and self.error is None:
+                self.error = error
+            self._left -= 1
+            if self._left == 0:
+                self._done.release()
+
+    def expect(self, count: int) -> None:
+        """Only ``count`` settlements will come."""
+        with self._lock:
+            missing, self._total = self._total - count, count
+            if missing:
+                self._left -= missing
+                if self._left == 0:
+                    self._done.release()
+
+    def wait(self, timeout: float) -> bool:
+        return self._done.acquire(timeout=timeout)
+
+
+def _ignore_confirm(_frame: object) -> None:
+    """Confirms come through the frame codec; pika still wants a callback to ask for them."""
+
+
+def _nacked(publication: Publication) -> PublishNacked:
+    return PublishNacked(
+        f"RabbitMQ refused the message for exchange {publication.exchange!r}, routing key {publication.routing_key!r}: "
+        "a queue it leads to is full or has failed."
+    )
+
+
+def _unroutable(publication: Publication, reason: str) -> Unroutable:
+    return Unroutable(
+        f"No queue is bound to exchange {publication.exchange!r} for routing key {publication.routing_key!r} ({reason}); "
+        "declare the queue or apply the topology."
+    )
+
+
+def _refused(publication: Publication, error: OperationRefused) -> BrokerError:
+    if error.code == 404:
+        return Unroutable(
+            f"Exchange {publication.exchange!r} does not exist on the broker; apply the topology ({error.text})."
+        )
+    return OperationRefused(
+        error.code,
+        error.text,
+        f"RabbitMQ refused to take a message for exchange {publication.exchange!r}: {error.code} {error.text}.",
+    )
+
+
+def pika_properties(properties: Properties) -> pika.BasicProperties:
+    """The same properties in pika's form, for the path that uses pika's own codec."""
+    return pika.BasicProperties(
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        headers=None if properties.headers is None else dict(properties.headers),
+        delivery_mode=properties.delivery_mode,
+        priority=properties.priority,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        expiration=properties.expiration,
+        message_id=properties.message_id,
+        timestamp=properties.timestamp,
+        type=properties.type,
+        user_id=properties.user_id,
+        app_id=properties.app_id,
+        cluster_id=properties.cluster_id,
+    )

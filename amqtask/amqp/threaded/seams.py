@@ -1,0 +1,172 @@
+"""The two seams where amqtask's own frame codec sits in pika's connection: data received, data sent.
+
+Everything but the hot frames (deliver, publish, ack) stays pika's: handshake, channels, declarations, heartbeats, errors,
+TLS. The seams are private names of pika, so this module checks at import that they are where they were, and says so in one
+sentence when a new pika has moved them; ``broker_fast_frames: false`` then runs everything through pika's own codec.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pika
+import pika.connection
+import pika.frame
+from pika.adapters.base_connection import BaseConnection
+from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.adapters.utils import io_services_utils
+
+from amqtask.amqp.frames import Deliver, Parser
+from amqtask.errors import Unsupported
+
+READ_BYTES = 65536  # pika reads 4 KiB at a time; a batch of small deliveries is larger
+
+OnDeliver = Callable[[Deliver], None]
+OnLarge = Callable[[Any, bytes, bytes], None]
+OnConfirm = Callable[[int, int, bool, bool], None]
+
+
+def missing_seams() -> tuple[str, ...]:
+    """The private names of pika this module needs that the installed pika does not have as expected."""
+    wanted: tuple[tuple[object, str, tuple[str, ...]], ...] = (
+        (pika.connection.Connection, "_on_data_available", ("self", "data_in")),
+        (pika.connection.Connection, "_process_frame", ("self", "frame_value")),
+        (BaseConnection, "_adapter_emit_data", ("self", "data")),
+        (BaseConnection, "_proto_connection_made", ("self", "transport")),
+        (BaseConnection, "_init_connection_state", ("self",)),
+        (pika.frame, "decode_frame", ("data_in",)),
+    )
+    moved = []
+    for owner, name, parameters in wanted:
+        function = getattr(owner, name, None)
+        if function is None or tuple(inspect.signature(function).parameters) != parameters:
+            moved.append(f"{getattr(owner, '__name__', owner)}.{name}")
+    transport = getattr(io_services_utils, "_AsyncTransportBase", None)
+    if not isinstance(getattr(transport, "_MAX_RECV_BYTES", None), int):
+        moved.append("_AsyncTransportBase._MAX_RECV_BYTES")
+    return tuple(moved)
+
+
+def require_seams() -> None:
+    """Raise when this pika cannot carry the fast frames.
+
+    Raises:
+        Unsupported: names the pika version and what moved.
+    """
+    moved = missing_seams()
+    if moved:
+        raise Unsupported(
+            f"pika {pika.__version__} has moved {', '.join(moved)}, which amqtask's frame codec hooks into; "
+            "install pika>=1.4.4,<1.5 or set broker_fast_frames to false."
+        )
+
+
+class PlainConnection(SelectConnection):
+    """pika's connection with its codec, and the two things a fork needs: the socket, and a way to close it quietly."""
+
+    def detach_socket(self) -> None:
+        """Close this process's copy of the socket without a word to the broker; for a forked child."""
+        transport: Any = self._transport
+        sock = getattr(transport, "_sock", None)
+        if isinstance(sock, socket.socket):
+            sock.close()
+
+    def send(self, data: bytes) -> None:
+        """Put frames that are encoded already on the wire. I/O thread only."""
+        self.bytes_sent += len(data)
+        self._adapter_emit_data(data)
+
+
+class _Content:
+    """A delivery whose body comes in several frames: what has arrived of it."""
+
+    __slots__ = ("bodies", "channel", "header", "left", "method")
+
+    def __init__(self, channel: int, method: Any) -> None:
+        self.channel = channel
+        self.method = method
+        self.header = b""
+        self.bodies: list[bytes] = []
+        self.left = 0
+
+
+class FastConnection(PlainConnection):
+    """pika's connection with amqtask's codec for deliveries and confirms.
+
+    ``on_deliver`` gets a delivery of one body frame; ``on_large(method, header, body)`` one of several, put together here
+    rather than by pika because pika truncates floats in headers; ``on_read_end`` follows each socket read.
+    """
+
+    on_deliver: OnDeliver | None = None
+    on_large: OnLarge | None = None
+    on_confirm: OnConfirm | None = None
+    on_read_end: Callable[[], None] | None = None
+
+    def _init_connection_state(self) -> None:
+        super()._init_connection_state()
+        self._parser = Parser(self._deliver, self._confirm, self._other)
+        self._content: _Content | None = None
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = READ_BYTES
+        super()._proto_connection_made(transport)
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        if self.bytes_received == 0 and data_in[:4] == b"AMQP":
+            super()._on_data_available(data_in)  # a broker of another protocol version says so
+            return
+        self.bytes_received += len(data_in)
+        self._parser.feed(data_in)
+        if self.on_read_end is not None:
+            self.on_read_end()
+
+    def _deliver(self, deliver: Deliver) -> None:
+        if self.on_deliver is not None:
+            self.on_deliver(deliver)
+
+    def _confirm(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
+        if self.on_confirm is not None:
+            self.on_confirm(channel, tag, multiple, ok)
+
+    def _other(self, frame: bytes) -> None:
+        content = self._content
+        if content is not None and frame[0] in (2, 3):
+            channel = int.from_bytes(frame[1:3], "big")
+            if channel == content.channel:
+                self._add_content(content, frame)
+                return
+        _, value = pika.frame.decode_frame(frame)
+        method = getattr(value, "method", None)
+        if self.on_large is not None and isinstance(method, pika.spec.Basic.Deliver):
+            assert value is not None
+            self._content = _Content(value.channel_number, method)
+        elif value is not None:
+            self._process_frame(value)
+
+    def _add_content(self, content: _Content, frame: bytes) -> None:
+        payload = frame[7:-1]
+        if frame[0] == 2:
+            content.left = int.from_bytes(payload[4:12], "big")
+            content.header = payload[12:]
+        else:
+            content.left -= len(payload)
+            content.bodies.append(payload)
+        if content.left <= 0:
+            self._content = None
+            if self.on_large is not None:
+                self.on_large(content.method, content.header, b"".join(content.bodies))
+
+
+def close_loop_quietly(loop: IOLoop) -> None:
+    """Close a forked child's copies of the loop's descriptors, leaving the parent's registrations alone.
+
+    ``IOLoop.close`` would unregister descriptors from the epoll instance that parent and child share.
+    """
+    poller: Any = getattr(loop, "_poller", None)
+    for name in ("_r_interrupt", "_w_interrupt", "_poll"):
+        part = getattr(poller, name, None)
+        if part is not None and hasattr(part, "close"):
+            part.close()
