@@ -1,0 +1,866 @@
+"""The supervisor's machine: which children there should be, and what follows from what happens to them. Pure.
+
+``step(state, event, now)`` returns the next state and the commands to carry out, in order. ``worker/supervisor.py`` is its
+shell: it forks, signals, waits and logs; it decides nothing. ``now`` is monotonic seconds.
+
+A *generation* is one import of the app: one fork server and the children forked from it. A child sits in a *seat*, an index
+below ``Config.seats``. There are more seats than children, for the overlap in which replacements become ready before those
+they replace are told to drain.
+
+Exit codes of the node: 0 after a warm stop, and after a cold stop in which every child left by itself; 1 when a child had to
+be killed with SIGKILL at a stop (what it ran is redelivered elsewhere); the code of the failure, 1 unless it says otherwise,
+when the app cannot be prepared at start.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from typing import Literal, assert_never
+
+import msgspec
+
+# ---------------------------------------------------------------- vocabulary
+
+
+class ChildExit(enum.IntEnum):
+    """Exit codes of a child that mean something to the supervisor; any other is a crash."""
+
+    DONE = 0  # stopped as it was told
+    RECYCLE = 79  # reached its limit of tasks or memory: replaced at once, never a crash
+    LIMIT = 80  # settled a task at its hard limit and ended itself: replaced at once, never a crash
+    SOFTWARE = 70  # an exception escaped the child's main function
+
+
+class VerdictKind(enum.Enum):
+    """What a task did to the child that ran it."""
+
+    CRASHED = 1
+    HARD_LIMIT = 2
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A task that was running in a child."""
+
+    id: str
+    name: str
+
+
+SignalName = Literal["TERM", "INT", "QUIT", "HUP", "USR1"]
+
+
+class Mode(enum.Enum):
+    """Where the node is in its life."""
+
+    BOOTING = "booting"  # the first generation is being imported
+    RUNNING = "running"
+    WARM = "warm"  # stopping: children finish what they run
+    COLD = "cold"  # stopping: children give everything back
+    CLOSING = "closing"  # no child is left, fork servers end
+    GONE = "gone"
+
+
+class Phase(enum.Enum):
+    """Where a child is in its life."""
+
+    ASKED = "asked"  # the fork server was told to fork it
+    STARTING = "starting"
+    READY = "ready"
+    RETIRING = "retiring"  # works until its replacement is ready
+    DRAINING = "draining"  # was told TERM
+    QUITTING = "quitting"  # was told QUIT
+    KILLED = "killed"  # was sent SIGKILL
+
+
+class Life(enum.Enum):
+    """Where a fork server is in its life."""
+
+    IMPORTING = "importing"
+    SERVING = "serving"
+    RETIRING = "retiring"
+
+
+# What a signal makes of the node. A pair that is not here changes nothing: a second TERM, or HUP while stopping.
+SIGNALS: Mapping[tuple[Mode, SignalName], Mode] = {
+    (Mode.BOOTING, "TERM"): Mode.WARM,
+    (Mode.BOOTING, "INT"): Mode.WARM,
+    (Mode.BOOTING, "QUIT"): Mode.COLD,
+    (Mode.RUNNING, "TERM"): Mode.WARM,
+    (Mode.RUNNING, "INT"): Mode.WARM,
+    (Mode.RUNNING, "QUIT"): Mode.COLD,
+    (Mode.WARM, "INT"): Mode.COLD,
+    (Mode.WARM, "QUIT"): Mode.COLD,
+}
+
+# How a child moves. A pair that is not here is ignored: a frame that crossed a command.
+MOVES: Mapping[tuple[Phase, str], Phase] = {
+    (Phase.ASKED, "started"): Phase.STARTING,
+    (Phase.STARTING, "ready"): Phase.READY,
+    (Phase.READY, "retire"): Phase.RETIRING,
+    (Phase.STARTING, "drain"): Phase.DRAINING,
+    (Phase.READY, "drain"): Phase.DRAINING,
+    (Phase.RETIRING, "drain"): Phase.DRAINING,
+    (Phase.STARTING, "quit"): Phase.QUITTING,
+    (Phase.READY, "quit"): Phase.QUITTING,
+    (Phase.RETIRING, "quit"): Phase.QUITTING,
+    (Phase.DRAINING, "quit"): Phase.QUITTING,
+    (Phase.STARTING, "kill"): Phase.KILLED,
+    (Phase.READY, "kill"): Phase.KILLED,
+    (Phase.RETIRING, "kill"): Phase.KILLED,
+    (Phase.DRAINING, "kill"): Phase.KILLED,
+    (Phase.QUITTING, "kill"): Phase.KILLED,
+}
+
+MEMBERS = frozenset(
+    {Phase.ASKED, Phase.STARTING, Phase.READY}
+)  # those that count towards the wanted number
+WORKING = frozenset({Phase.READY, Phase.RETIRING})
+
+
+class Config(msgspec.Struct, frozen=True):
+    """What does not change while the node lives. Times are seconds."""
+
+    children: int
+    seats: int
+    shutdown_timeout: float | None = None  # TERM becomes QUIT after this
+    cold_grace: float = 5.0  # QUIT becomes SIGKILL after this
+    server_grace: float = 2.0  # a fork server told to end is killed after this
+    crash_limit: int = 5  # so many crashes …
+    crash_window: float = 10.0  # … in so many seconds are a loop
+    backoff_base: float = 0.5
+    backoff_cap: float = 30.0
+
+
+# ---------------------------------------------------------------- events
+
+
+class ServerReady(msgspec.Struct, frozen=True):
+    """The fork server of a generation has imported the app."""
+
+    generation: int
+
+
+class ServerFailed(msgspec.Struct, frozen=True):
+    """The app cannot be prepared: one sentence and the exit code it asks for. The server ends by itself."""
+
+    generation: int
+    reason: str
+    code: int = 1
+
+
+class ServerExited(msgspec.Struct, frozen=True):
+    """A fork server is dead; ``how`` tells of what, for people."""
+
+    generation: int
+    how: str
+
+
+class ChildStarted(msgspec.Struct, frozen=True):
+    """A child was forked."""
+
+    index: int
+    pid: int
+    generation: int
+
+
+class SpawnFailed(msgspec.Struct, frozen=True):
+    """A child could not be forked."""
+
+    index: int
+    generation: int
+    reason: str
+
+
+class ChildReady(msgspec.Struct, frozen=True):
+    """A child works."""
+
+    index: int
+    pid: int
+
+
+class ChildRetiring(msgspec.Struct, frozen=True):
+    """A child has reached a limit and asks for its replacement."""
+
+    index: int
+    pid: int
+
+
+class ChildStuck(msgspec.Struct, frozen=True):
+    """A child must be killed: ``task`` ran past its hard limit, or, without one, the process is frozen."""
+
+    index: int
+    pid: int
+    reason: str
+    task: Task | None = None
+
+
+class ChildExited(msgspec.Struct, frozen=True):
+    """A child is dead. ``signal`` 0: it exited with ``code``. ``running`` are the tasks its slots held."""
+
+    index: int
+    pid: int
+    code: int
+    signal: int = 0
+    running: tuple[Task, ...] = ()
+
+
+class SignalArrived(msgspec.Struct, frozen=True):
+    """The supervisor received a signal."""
+
+    name: SignalName
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time passed. Send one at ``deadline(state)``; more do no harm."""
+
+
+Event = (
+    ServerReady
+    | ServerFailed
+    | ServerExited
+    | ChildStarted
+    | SpawnFailed
+    | ChildReady
+    | ChildRetiring
+    | ChildStuck
+    | ChildExited
+    | SignalArrived
+    | Tick
+)
+
+# ---------------------------------------------------------------- commands
+
+
+class StartServer(msgspec.Struct, frozen=True):
+    """Fork a fork server that imports the app anew."""
+
+    generation: int
+
+
+class RetireServer(msgspec.Struct, frozen=True):
+    """Tell a fork server to end."""
+
+    generation: int
+
+
+class KillServer(msgspec.Struct, frozen=True):
+    """SIGKILL a fork server."""
+
+    generation: int
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """Let the fork server of a generation fork a child into a seat."""
+
+    index: int
+    generation: int
+
+
+class SignalChild(msgspec.Struct, frozen=True):
+    """Send a signal to a child."""
+
+    index: int
+    pid: int
+    signal: SignalName
+
+
+class KillChild(msgspec.Struct, frozen=True):
+    """SIGKILL a child's process group."""
+
+    index: int
+    pid: int
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """Record a verdict against a task."""
+
+    task: Task
+    kind: VerdictKind
+
+
+class Say(msgspec.Struct, frozen=True):
+    """Log a line."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    event: str
+    fields: dict[str, object] = {}
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """End the supervisor with this exit code. Always the last command."""
+
+    code: int
+
+
+Command = (
+    StartServer | RetireServer | KillServer | Spawn | SignalChild | KillChild | Charge | Say | Exit
+)
+
+# ---------------------------------------------------------------- state
+
+
+class Child(msgspec.Struct, frozen=True):
+    """One child the supervisor counts on. ``pid`` 0 before the fork server answered."""
+
+    index: int
+    generation: int
+    phase: Phase
+    pid: int = 0
+    was_ready: bool = False
+    quit_at: float | None = None  # a warm stop turns cold
+    kill_at: float | None = None
+    expected: bool = False  # its death is our doing: no crash, no verdict
+
+
+class Server(msgspec.Struct, frozen=True):
+    """One fork server."""
+
+    generation: int
+    life: Life
+    kill_at: float | None = None
+
+
+class State(msgspec.Struct, frozen=True):
+    """Everything the supervisor knows. Make the first with ``begin``."""
+
+    config: Config
+    mode: Mode = Mode.BOOTING
+    servers: dict[int, Server] = {}
+    children: dict[int, Child] = {}
+    current: int = 0  # the generation that works; 0 before the first
+    incoming: int = 0  # the generation that is to follow it; 0 when there is none
+    newest: int = 0  # the highest generation number given so far
+    crashes: tuple[float, ...] = ()  # those within the window
+    streak: int = 0  # rounds of backing off without a quiet window
+    hold_until: float = 0.0  # nothing is spawned before
+    server_at: float | None = None  # when to import again after the only fork server was lost
+    announced: bool = False  # the full number was reached once in this generation
+    killed: bool = False  # a child had to be killed at a stop
+    failure: int | None = None  # exit code of a failed boot
+
+
+Step = tuple[State, tuple[Command, ...]]
+
+
+def begin(config: Config) -> Step:
+    """Return the first state and the commands that start the node."""
+    state = State(config, servers={1: Server(1, Life.IMPORTING)}, incoming=1, newest=1)
+    return state, (StartServer(1),)
+
+
+def deadline(state: State) -> float | None:
+    """Return when the next ``Tick`` is due, None when nothing waits for time to pass."""
+    times = [child.quit_at for child in state.children.values()]
+    times += [child.kill_at for child in state.children.values()]
+    times += [server.kill_at for server in state.servers.values()]
+    times.append(state.server_at)
+    if state.mode is Mode.RUNNING and state.hold_until and _missing(state):
+        times.append(state.hold_until)
+    return min((at for at in times if at is not None), default=None)
+
+
+def step(state: State, event: Event, now: float) -> Step:
+    """Return what follows from an event: the next state and the commands, in the order to carry them out."""
+    if state.mode is Mode.GONE:
+        return state, ()
+    work = _Work(state, now)
+    match event:
+        case ServerReady():
+            work.server_ready(event)
+        case ServerFailed():
+            work.server_failed(event)
+        case ServerExited():
+            work.server_exited(event)
+        case ChildStarted():
+            work.child_started(event)
+        case SpawnFailed():
+            work.spawn_failed(event)
+        case ChildReady():
+            work.child_ready(event)
+        case ChildRetiring():
+            work.child_retiring(event)
+        case ChildStuck():
+            work.child_stuck(event)
+        case ChildExited():
+            work.child_exited(event)
+        case SignalArrived():
+            work.signal_arrived(event)
+        case Tick():
+            pass
+        case _:
+            assert_never(event)
+    work.overdue()
+    work.balance()
+    work.finish()
+    return work.state, tuple(work.commands)
+
+
+def _missing(state: State) -> bool:
+    """Tell whether a generation that can spawn lacks children."""
+    return any(_wanted(state, generation) > 0 for generation in (state.current, state.incoming))
+
+
+def _wanted(state: State, generation: int) -> int:
+    """Return how many children a generation lacks; 0 unless its server serves."""
+    server = state.servers.get(generation)
+    if server is None or server.life is not Life.SERVING:
+        return 0
+    return state.config.children - _count(state.children.values(), generation, MEMBERS)
+
+
+def _count(children: Iterable[Child], generation: int, phases: frozenset[Phase]) -> int:
+    return sum(1 for c in children if c.generation == generation and c.phase in phases)
+
+
+SIGTERM = 15  # POSIX fixes the number; the core imports no signal module
+STOPPING = frozenset({Mode.WARM, Mode.COLD, Mode.CLOSING})
+
+
+class _Work:
+    """One step under way: the state so far and the commands so far. Lives for one call of ``step``."""
+
+    def __init__(self, state: State, now: float) -> None:
+        self.state = state
+        self.now = now
+        self.commands: list[Command] = []
+
+    # ------------------------------------------------------------ fork servers
+
+    def server_ready(self, event: ServerReady) -> None:
+        server = self.state.servers.get(event.generation)
+        if server is None or server.life is not Life.IMPORTING:
+            return
+        self._server(msgspec.structs.replace(server, life=Life.SERVING))
+        if self.state.mode is Mode.BOOTING:
+            self._set(mode=Mode.RUNNING)
+        if self.state.current == 0:
+            self._set(current=event.generation, incoming=0, announced=False)
+
+    def server_failed(self, event: ServerFailed) -> None:
+        server = self.state.servers.get(event.generation)
+        if server is None or server.life is Life.RETIRING:
+            return
+        self._server(
+            msgspec.structs.replace(
+                server, life=Life.RETIRING, kill_at=self.now + self.state.config.server_grace
+            )
+        )
+        self._generation_failed(event.generation, event.reason, event.code)
+
+    def server_exited(self, event: ServerExited) -> None:
+        server = self.state.servers.get(event.generation)
+        if server is None:
+            return
+        servers = dict(self.state.servers)
+        del servers[event.generation]
+        self._set(servers=servers)
+        orphans = [c for c in self.state.children.values() if c.generation == event.generation]
+        for child in orphans:
+            # they die with their server; nobody is left to report it, and nobody to charge
+            if child.pid:
+                self._do(KillChild(child.index, child.pid))
+            self._forget(child)
+        if server.life is Life.RETIRING:
+            return
+        if server.life is Life.IMPORTING:
+            self._generation_failed(
+                event.generation, f"The process that imports the app died ({event.how}).", 1
+            )
+            return
+        self._say(
+            "error",
+            "fork server lost",
+            generation=event.generation,
+            how=event.how,
+            children=len(orphans),
+        )
+        if event.generation == self.state.incoming:
+            self._set(incoming=0)
+        elif event.generation == self.state.current:
+            self._set(current=0)
+            if self.state.incoming:
+                # the next generation is on its way: it takes over as soon as it can
+                following = self.state.servers[self.state.incoming]
+                if following.life is Life.SERVING:
+                    self._set(current=self.state.incoming, incoming=0, announced=False)
+            elif self.state.mode is Mode.RUNNING:
+                self._import_again()
+
+    def _generation_failed(self, generation: int, reason: str, code: int) -> None:
+        if self.state.mode in STOPPING:
+            return
+        if generation == self.state.incoming:
+            self._set(incoming=0)
+        if self.state.mode is Mode.BOOTING:
+            self._say("error", reason)
+            self._set(mode=Mode.CLOSING, failure=code or 1)
+            self._retire_servers()
+        elif self.state.current:
+            self._say(
+                "error", "reload failed, the old code goes on", generation=generation, reason=reason
+            )
+        else:
+            self._say(
+                "error", "the app cannot be imported again", generation=generation, reason=reason
+            )
+            self._import_again()
+
+    def _import_again(self) -> None:
+        delay = self._crash(True)
+        self._set(server_at=self.now + delay)
+
+    def _new_generation(self) -> None:
+        generation = self.state.newest + 1
+        self._set(newest=generation, incoming=generation, server_at=None)
+        self._server(Server(generation, Life.IMPORTING))
+        self._do(StartServer(generation))
+
+    def _retire(self, server: Server) -> None:
+        if server.life is Life.RETIRING:
+            return
+        # a server that still imports runs the user's code and cannot listen
+        self._do(
+            KillServer(server.generation)
+            if server.life is Life.IMPORTING
+            else RetireServer(server.generation)
+        )
+        grace = self.state.config.server_grace
+        self._server(msgspec.structs.replace(server, life=Life.RETIRING, kill_at=self.now + grace))
+
+    def _retire_servers(self) -> None:
+        for server in list(self.state.servers.values()):
+            self._retire(server)
+
+    # ------------------------------------------------------------ children
+
+    def child_started(self, event: ChildStarted) -> None:
+        child = self.state.children.get(event.index)
+        if child is None or child.generation != event.generation or child.phase is not Phase.ASKED:
+            return
+        child = msgspec.structs.replace(child, pid=event.pid, phase=Phase.STARTING)
+        self._child(child)
+        if self.state.mode in STOPPING or child.generation not in (
+            self.state.current,
+            self.state.incoming,
+        ):
+            # it was asked for before the node began to stop, or its generation was given up
+            self._drain(child)
+
+    def spawn_failed(self, event: SpawnFailed) -> None:
+        child = self.state.children.get(event.index)
+        if child is None or child.generation != event.generation or child.phase is not Phase.ASKED:
+            return
+        self._forget(child)
+        self._say("error", "no child could be forked", reason=event.reason)
+        self._crash(True)
+
+    def child_ready(self, event: ChildReady) -> None:
+        child = self._find(event.index, event.pid)
+        if child is None:
+            return
+        # a child that was told to drain while it started holds work now: only the shutdown timeout may end it
+        kill_at = child.kill_at if child.phase is not Phase.DRAINING else None
+        phase = MOVES.get((child.phase, "ready"), child.phase)
+        self._child(msgspec.structs.replace(child, phase=phase, was_ready=True, kill_at=kill_at))
+
+    def child_retiring(self, event: ChildRetiring) -> None:
+        child = self._find(event.index, event.pid)
+        if child is not None and (child.phase, "retire") in MOVES:
+            self._child(msgspec.structs.replace(child, phase=MOVES[child.phase, "retire"]))
+
+    def child_stuck(self, event: ChildStuck) -> None:
+        child = self._find(event.index, event.pid)
+        if child is None or (child.phase, "kill") not in MOVES:
+            return
+        fields: dict[str, object] = {"index": child.index, "pid": child.pid, "reason": event.reason}
+        if event.task is not None:
+            # before the kill, so that whoever gets the message next finds the verdict
+            self._do(Charge(event.task, VerdictKind.HARD_LIMIT))
+            fields |= {"task_id": event.task.id, "task_name": event.task.name}
+        self._say("error", "child killed", **fields)
+        self._kill(child)
+
+    def child_exited(self, event: ChildExited) -> None:
+        child = self._find(event.index, event.pid)
+        if child is None:
+            return
+        self._forget(child)
+        if child.expected:
+            return
+        told = child.phase in (Phase.DRAINING, Phase.QUITTING)
+        if event.signal == 0 and event.code == ChildExit.DONE and told:
+            return
+        if event.signal == 0 and event.code == ChildExit.RECYCLE and child.was_ready:
+            self._say("info", "child recycled", index=child.index, pid=child.pid)
+            return
+        if event.signal == 0 and event.code == ChildExit.LIMIT:
+            self._say("warning", "child ended at a hard limit", index=child.index, pid=child.pid)
+            return
+        if child.phase is Phase.QUITTING or (
+            told and (event.signal == SIGTERM or not event.running)
+        ):
+            # it died of our own signal, or while it let go as it was told: nobody is to blame
+            return
+        if event.signal == 0 and event.code == ChildExit.DONE and not event.running:
+            # somebody else sent it TERM; replaced like any other, and a loop of it is a loop
+            self._say("warning", "child stopped untold", index=child.index, pid=child.pid)
+            if self.state.mode is Mode.RUNNING:
+                self._crash(not child.was_ready)
+            return
+        how = {"signal": event.signal} if event.signal else {"exit_code": event.code}
+        for task in event.running:
+            self._do(Charge(task, VerdictKind.CRASHED))
+            self._say(
+                "error",
+                "child crashed",
+                index=child.index,
+                pid=child.pid,
+                **how,
+                task_id=task.id,
+                task_name=task.name,
+            )
+        if not event.running:
+            self._say(
+                "error",
+                "child crashed",
+                index=child.index,
+                pid=child.pid,
+                **how,
+                was_ready=child.was_ready,
+            )
+        if self.state.mode is Mode.RUNNING and not told:
+            self._crash(not child.was_ready)
+
+    def _crash(self, before_ready: bool) -> float:
+        """Count a crash; return how long from now nothing is spawned because of it."""
+        config, now = self.state.config, self.now
+        recent = tuple(at for at in self.state.crashes if now - at <= config.crash_window)
+        quiet = not recent and now - self.state.hold_until > config.crash_window
+        streak = 0 if quiet else self.state.streak
+        recent = (*recent[-config.crash_limit :], now)
+        self._set(crashes=recent, streak=streak)
+        if not before_ready and len(recent) < config.crash_limit:
+            return max(0.0, self.state.hold_until - now)
+        if now < self.state.hold_until:
+            # children that fail together are one round, not many
+            return self.state.hold_until - now
+        delay = min(config.backoff_cap, config.backoff_base * 2.0 ** min(streak, 30))
+        self._set(streak=streak + 1, hold_until=now + delay)
+        self._say(
+            "warning",
+            "crash loop, backing off",
+            crashes=len(recent),
+            seconds=delay,
+            reason="before ready" if before_ready else "too many crashes",
+        )
+        return delay
+
+    def _drain(self, child: Child) -> None:
+        phase = MOVES.get((child.phase, "drain"))
+        if phase is None:
+            return
+        config = self.state.config
+        timeout = config.shutdown_timeout
+        self._do(SignalChild(child.index, child.pid, "TERM"))
+        self._child(
+            msgspec.structs.replace(
+                child,
+                phase=phase,
+                quit_at=None if timeout is None else self.now + timeout,
+                # a child that never got ready holds no work: it may not delay the stop
+                kill_at=None if child.was_ready else self.now + config.cold_grace,
+            )
+        )
+
+    def _quit(self, child: Child) -> None:
+        phase = MOVES.get((child.phase, "quit"))
+        if phase is None:
+            return
+        self._do(SignalChild(child.index, child.pid, "QUIT"))
+        kill_at = self.now + self.state.config.cold_grace
+        self._child(msgspec.structs.replace(child, phase=phase, quit_at=None, kill_at=kill_at))
+
+    def _kill(self, child: Child) -> None:
+        phase = MOVES.get((child.phase, "kill"))
+        if phase is None:
+            return
+        self._do(KillChild(child.index, child.pid))
+        self._child(
+            msgspec.structs.replace(child, phase=phase, quit_at=None, kill_at=None, expected=True)
+        )
+
+    # ------------------------------------------------------------ signals and time
+
+    def signal_arrived(self, event: SignalArrived) -> None:
+        mode = self.state.mode
+        if event.name == "USR1":
+            for child in self.state.children.values():
+                if child.pid:
+                    self._do(SignalChild(child.index, child.pid, "USR1"))
+            return
+        if event.name == "HUP":
+            self._reload()
+            return
+        if mode is Mode.COLD and event.name in ("INT", "QUIT"):
+            # who asks again does not want to wait for the grace
+            self._kill_all("asked again")
+            return
+        following = SIGNALS.get((mode, event.name))
+        if following is None:
+            return
+        self._set(mode=following, server_at=None)
+        self._say("info", f"{following.value} shutdown", signal=event.name)
+        for child in list(self.state.children.values()):
+            if following is Mode.WARM:
+                self._drain(child)
+            else:
+                self._quit(child)
+
+    def _reload(self) -> None:
+        if self.state.mode is not Mode.RUNNING:
+            return
+        if self.state.incoming:
+            # newer code is already on its way and may be stale by now: give it up
+            abandoned = self.state.incoming
+            self._set(incoming=0)
+            for child in list(self.state.children.values()):
+                if child.generation == abandoned:
+                    self._drain(child)
+            server = self.state.servers[abandoned]
+            if server.life is Life.IMPORTING:
+                self._retire(server)
+        self._say("info", "reloading", generation=self.state.newest + 1)
+        self._new_generation()
+
+    def _kill_all(self, why: str) -> None:
+        for child in list(self.state.children.values()):
+            if child.pid and child.phase is not Phase.KILLED:
+                self._say("warning", "child killed", index=child.index, pid=child.pid, reason=why)
+                self._set(killed=self.state.killed or child.was_ready)
+                self._kill(child)
+
+    def overdue(self) -> None:
+        """Carry out what was to happen by now."""
+        now = self.now
+        for child in list(self.state.children.values()):
+            if child.quit_at is not None and child.quit_at <= now:
+                self._say(
+                    "warning", "shutdown timeout, stopping cold", index=child.index, pid=child.pid
+                )
+                if self.state.mode is Mode.WARM:
+                    self._set(mode=Mode.COLD)
+                self._quit(child)
+            elif child.kill_at is not None and child.kill_at <= now:
+                self._say(
+                    "warning",
+                    "child killed",
+                    index=child.index,
+                    pid=child.pid,
+                    reason="it did not stop in time",
+                )
+                if self.state.mode in STOPPING and child.was_ready:
+                    self._set(killed=True)
+                self._kill(child)
+        for server in list(self.state.servers.values()):
+            if server.kill_at is not None and server.kill_at <= now:
+                self._do(KillServer(server.generation))
+                self._server(
+                    msgspec.structs.replace(server, kill_at=now + self.state.config.server_grace)
+                )
+        if self.state.server_at is not None and self.state.server_at <= now:
+            self._new_generation()
+
+    # ------------------------------------------------------------ what should be
+
+    def balance(self) -> None:
+        """Bring the children to the wanted number; hand over between generations; end servers nobody needs."""
+        if self.state.mode is not Mode.RUNNING:
+            return
+        self._hand_over()
+        if self.now >= self.state.hold_until:
+            for generation in (self.state.current, self.state.incoming):
+                self._spawn(generation)
+        self._drain_retiring()
+        for server in list(self.state.servers.values()):
+            needed = server.generation in (self.state.current, self.state.incoming) or any(
+                child.generation == server.generation for child in self.state.children.values()
+            )
+            if not needed:
+                self._retire(server)
+
+    def _spawn(self, generation: int) -> None:
+        free = [
+            index for index in range(self.state.config.seats) if index not in self.state.children
+        ]
+        for index in free[: max(0, _wanted(self.state, generation))]:
+            self._child(Child(index, generation, Phase.ASKED))
+            self._do(Spawn(index, generation))
+
+    def _hand_over(self) -> None:
+        full = self.state.config.children
+        children = list(self.state.children.values())
+        if self.state.incoming and _count(children, self.state.incoming, WORKING) >= full:
+            old = self.state.current
+            self._set(current=self.state.incoming, incoming=0, announced=False)
+            for child in children:
+                if child.generation == old:
+                    self._drain(child)
+        if (
+            not self.state.announced
+            and self.state.current
+            and _count(children, self.state.current, WORKING) >= full
+        ):
+            self._set(announced=True)
+            self._say("info", "ready", generation=self.state.current, children=full)
+
+    def _drain_retiring(self) -> None:
+        full, seats = self.state.config.children, self.state.config.seats
+        for child in list(self.state.children.values()):
+            if child.phase is not Phase.RETIRING:
+                continue
+            working = _count(self.state.children.values(), child.generation, WORKING)
+            crowded = (
+                len(self.state.children) >= seats and _wanted(self.state, child.generation) > 0
+            )
+            if working > full or crowded:
+                self._drain(child)
+
+    def finish(self) -> None:
+        """End the fork servers when a stop has no child left, and the node when it has no server left."""
+        if self.state.mode in (Mode.WARM, Mode.COLD) and not self.state.children:
+            self._set(mode=Mode.CLOSING)
+            self._retire_servers()
+        if self.state.mode is Mode.CLOSING and not self.state.servers:
+            code = self.state.failure
+            if code is None:
+                code = 1 if self.state.killed else 0
+            self._set(mode=Mode.GONE)
+            self._do(Exit(code))
+
+    # ------------------------------------------------------------ small parts
+
+    def _find(self, index: int, pid: int) -> Child | None:
+        child = self.state.children.get(index)
+        return child if child is not None and child.pid == pid else None
+
+    def _set(self, **changes: object) -> None:
+        self.state = msgspec.structs.replace(self.state, **changes)
+
+    def _child(self, child: Child) -> None:
+        self._set(children=self.state.children | {child.index: child})
+
+    def _forget(self, child: Child) -> None:
+        children = dict(self.state.children)
+        del children[child.index]
+        self._set(children=children)
+
+    def _server(self, server: Server) -> None:
+        self._set(servers=self.state.servers | {server.generation: server})
+
+    def _do(self, command: Command) -> None:
+        self.commands.append(command)
+
+    def _say(
+        self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: object
+    ) -> None:
+        self._do(Say(level, event, fields))

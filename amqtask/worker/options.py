@@ -1,0 +1,138 @@
+"""What ``amqtask worker`` was asked to do, as one frozen value, and how pools turn concurrency into processes and slots."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import Annotated
+
+import msgspec
+
+from amqtask.errors import ConfigurationError
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class PoolShape(msgspec.Struct, frozen=True):
+    """How a pool spreads a concurrency of c over one process group: children and slots per child.
+
+    ``None`` stands for c. ``children`` 0: the tasks run in the worker's own process.
+    """
+
+    children: int | None
+    slots: int | None
+
+
+# The pools there are. A pool that runs many tasks in one process is the row PoolShape(1, None).
+POOLS: dict[str, PoolShape] = {
+    "prefork": PoolShape(children=None, slots=1),
+    "solo": PoolShape(children=0, slots=1),
+}
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options of one worker node. Build it with ``WorkerOptions.parse``; times are seconds."""
+
+    app: str
+    queues: tuple[str, ...] = ()  # empty: the app's default queue
+    concurrency: Count = 1
+    processes: Count = 1
+    pool: str = "prefork"
+    node: str = ""
+    loglevel: str = "info"
+    prefetch_multiplier: Count = 4
+    max_tasks_per_child: Count | None = None
+    max_memory_per_child: Count | None = None  # KiB of resident memory, as in Celery
+    time_limit: Seconds | None = None
+    soft_time_limit: Seconds | None = None
+    declare: bool = True
+    reload: bool = False
+    shutdown_timeout: Seconds | None = (
+        None  # warm shutdown turns cold after this; None waits for ever
+    )
+
+    @classmethod
+    def parse(cls, **values: object) -> WorkerOptions:
+        """Check and complete what the command line gave.
+
+        A ``concurrency`` of None becomes the number of CPUs this process may use, ``node`` is expanded (``node_name``), and a
+        value of None for anything that has a default means that default.
+
+        Raises:
+            ConfigurationError: one sentence that names the option and the remedy.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        given.setdefault("concurrency", _cpus())
+        given["node"] = node_name(str(given.get("node", "")))
+        pool = given.get("pool", "prefork")
+        if pool not in POOLS:
+            raise ConfigurationError(
+                f"There is no pool {pool!r}: choose one of {', '.join(POOLS)}."
+            )
+        try:
+            options = msgspec.convert(given, cls, strict=True)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"Bad worker option: {error}.") from None
+        soft, hard = options.soft_time_limit, options.time_limit
+        if soft is not None and hard is not None and soft >= hard:
+            raise ConfigurationError(
+                f"The soft time limit ({soft:g} s) must be shorter than the time limit ({hard:g} s)."
+            )
+        return options
+
+    @property
+    def children(self) -> int:
+        """How many child processes the node keeps; 0 when the pool runs in the worker's own process."""
+        per_process = POOLS[self.pool].children
+        return (self.concurrency if per_process is None else per_process) * self.processes
+
+    @property
+    def slots(self) -> int:
+        """How many tasks one child runs at a time."""
+        per_child = POOLS[self.pool].slots
+        return self.concurrency if per_child is None else per_child
+
+    @property
+    def prefetch(self) -> int:
+        """How many messages one child may hold: the multiplier times its slots."""
+        return self.prefetch_multiplier * self.slots
+
+
+def _cpus() -> int:
+    """Return how many CPUs this process may use; where the system does not tell, how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def node_name(pattern: str = "", hostname: str | None = None) -> str:
+    """Expand a node name as Celery's ``-n`` does: ``%h`` host name, ``%n`` its first part, ``%d`` its domain, ``%%`` a percent.
+
+    Without a pattern the name is ``amqtask@<host name>``; a pattern without ``@`` gets ``@<host name>``.
+
+    Raises:
+        ConfigurationError: an unknown ``%`` word, a space, an empty part or more than 255 bytes.
+    """
+    host = hostname or socket.gethostname()
+    short, _, domain = host.partition(".")
+    words = {"h": host, "n": short, "d": domain, "%": "%"}
+
+    def expand(match: re.Match[str]) -> str:
+        try:
+            return words[match[1]]
+        except KeyError:
+            raise ConfigurationError(
+                f"The node name {pattern!r} holds {match[0]!r}: use %h (host name), %n (its first part) or %d (domain)."
+            ) from None
+
+    name = re.sub("%(.?)", expand, pattern or "amqtask@%h")
+    if "@" not in name:
+        name = f"{name}@{host}"
+    first, _, rest = name.partition("@")
+    if not first or not rest or re.search(r"[\s@]", first + rest) or len(name.encode()) > 255:
+        raise ConfigurationError(
+            f"{name!r} is no node name: write name@host without spaces, at most 255 bytes."
+        )
+    return name

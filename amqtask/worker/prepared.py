@@ -1,0 +1,98 @@
+"""What the process side and the task side of a worker agree on: ``Prepared`` and ``ChildContext``.
+
+The process side (supervisor, fork server) knows nothing of AMQP or tasks. It is given a function that prepares the app once per
+generation in the fork server; what that returns is inherited by every child and run there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from amqtask.core.fleet import ChildExit
+from amqtask.worker.board import Board, ChildRecord, ChildState
+from amqtask.worker.link import ChildReady, ChildRetiring, FromChild, encode
+
+__all__ = ["ChildContext", "ChildExit", "Prepare", "Prepared"]
+
+
+class Prepared(Protocol):
+    """An app that is imported and checked, ready to be forked.
+
+    It must hold no thread and no connection: both would be broken in the children.
+    """
+
+    @property
+    def info(self) -> Mapping[str, object]:
+        """What to show of it (the banner): plain values that MessagePack can carry."""
+
+    def run(self, context: ChildContext) -> int:
+        """Work as one child until told to stop, in the child's main thread; return its exit code (``ChildExit``).
+
+        Signals the child must answer, and finds at their default: TERM finish what runs, give back the rest, return; QUIT give
+        back everything and return at once. INT does nothing and USR1 dumps the stacks of all threads already.
+        """
+
+
+Prepare = Callable[[], Prepared]
+
+
+class ChildContext:
+    """A child's place in its node. All methods may be called from any one thread of the child.
+
+    Args:
+        index: the seat: 0 ≤ index < board.seats, free again after this child's death.
+        generation: grows with every reload.
+        node: the node's name.
+        slots: how many tasks this child runs at a time.
+        board: the node's shared memory; ``record`` is this child's part, ``record.slot(0 … slots-1)`` its slots.
+        notify: file descriptor that takes this child's frames to the supervisor; None when there is no supervisor (solo).
+    """
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        generation: int,
+        node: str,
+        slots: int,
+        board: Board,
+        notify: int | None,
+    ) -> None:
+        self.index = index
+        self.generation = generation
+        self.node = node
+        self.slots = slots
+        self.board = board
+        self.record: ChildRecord = board.child(index)
+        self._notify = notify
+        self._retiring = False
+
+    @property
+    def solo(self) -> bool:
+        """True when this is the worker's own process: nobody replaces it, and it stays on its terminal."""
+        return self._notify is None
+
+    def ready(self) -> None:
+        """Tell the supervisor that this child works now: connected and consuming. Call once."""
+        self.record.update(ChildState.READY)
+        self._send(ChildReady(self.index, os.getpid()))
+
+    def draining(self) -> None:
+        """Show on the board that this child takes no new work."""
+        self.record.update(ChildState.DRAINING)
+
+    def retire(self) -> None:
+        """Ask for a replacement and go on working: TERM follows when the replacement is ready. Repeating does nothing.
+
+        For a child that has reached its limit of tasks or memory. One that cannot go on returns ``ChildExit.RECYCLE`` instead.
+        """
+        if not self._retiring:
+            self._retiring = True
+            self._send(ChildRetiring(self.index, os.getpid()))
+
+    def _send(self, frame: FromChild) -> None:
+        if self._notify is not None:
+            # one write below PIPE_BUF: frames of several children never mix
+            os.write(self._notify, encode(frame))
