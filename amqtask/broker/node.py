@@ -1,0 +1,511 @@
+"""A private RabbitMQ node: the machine's own ``rabbitmq-server``, on loopback, in a folder of ours.
+
+It has its own node name, ports, data, Erlang cookie and name daemon (epmd on its own port), so it
+lives beside any other RabbitMQ of the machine without either noticing. Its folder holds all there
+is to know of it::
+
+    node.json       ports and version, written before the server is launched
+    process         pid and start time, written by the server's own process before it becomes one
+    rabbitmq.conf, enabled_plugins, environment.conf, .erlang.cookie
+    db/  log/       RabbitMQ's data and logs (console.log is what it printed)
+    lock            held while a start or a stop is under way
+
+The server is its own session and belongs to nobody: it outlives the process that started it, and
+whatever state that process left is understood by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from amqtask.amqp.probe import probe
+from amqtask.broker.processes import MARK, Process, end_all, marked, parse_stat, wait_gone
+from amqtask.errors import BrokerError, ConfigurationError, ConnectFailed
+
+# Below the range from which Linux takes the ports of outgoing connections (32768 and up), so that
+# no client's socket sits on a port of ours between two starts.
+_PORTS = range(20_000, 32_000)
+
+# The shell's own /proc entry keeps pid and start time across exec: what it writes here is the
+# identity of the server it becomes. So there is no moment with a server and no record of it.
+_LAUNCH = 'cat /proc/$$/stat >"$1.new" && mv "$1.new" "$1" && shift && exec "$@"'
+
+MISSING = (
+    "No rabbitmq-server is on this machine: install it (on Debian or Ubuntu: apt-get install"
+    " rabbitmq-server) or set AMQTASK_BROKER_URL to a broker that runs."
+)
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """The four loopback ports of a node."""
+
+    amqp: int
+    management: int
+    distribution: int
+    epmd: int
+
+    def free(self) -> bool:
+        """Tell whether all four can be listened on at this moment."""
+        return all(_free(port) for port in msgspec.structs.astuple(self))
+
+
+class NodeRecord(msgspec.Struct, frozen=True):
+    """What ``node.json`` holds: what must survive from one start to the next."""
+
+    ports: Ports
+    version: str
+    management: bool
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A node at one moment; ports and version are None where it was never started."""
+
+    running: bool
+    home: Path
+    log: Path
+    version: str | None = None
+    pid: int | None = None
+    ports: Ports | None = None
+    url: str | None = None
+    management_url: str | None = None
+
+
+def default_home() -> Path:
+    """Return the folder of the user's development node.
+
+    ``AMQTASK_BROKER_HOME`` if set, else ``amqtask/broker`` in the XDG state folder.
+    """
+    if chosen := os.environ.get("AMQTASK_BROKER_HOME"):
+        return Path(chosen).expanduser().absolute()
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser().absolute() / "amqtask" / "broker"
+
+
+def find_server(root: Path | None = None) -> Path | None:
+    """Return the server's start script on this machine, or in the file tree at ``root``.
+
+    Debian's ``/usr/sbin/rabbitmq-server`` insists on root and changes the user; the script it
+    calls does neither and is what a private node needs, so that one is looked for first.
+    """
+    base = root or Path("/")
+    script = base / "usr/lib/rabbitmq/bin/rabbitmq-server"
+    if script.exists():
+        return script
+    if root is not None:
+        return None
+    places = os.pathsep.join(
+        [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/opt/rabbitmq/sbin"]
+    )
+    found = shutil.which("rabbitmq-server", path=places)
+    return Path(found) if found else None
+
+
+class PrivateNode:
+    """A RabbitMQ node of one's own, named by its folder.
+
+    Every method may be called by any thread and any process that knows the folder; starts and
+    stops exclude each other across processes. As a context manager it starts the node and, at the
+    end, removes it with its data; a guard process does so too when this process is killed.
+
+    Args:
+        home: the node's folder; a new temporary one when left out.
+        root: a file tree (chroot) to take the server from instead of this machine; needs root.
+            ``home`` must lie inside it.
+        config: lines added to ``rabbitmq.conf``.
+    """
+
+    def __init__(
+        self, home: Path | None = None, *, root: Path | None = None, config: str = ""
+    ) -> None:
+        if home is None:
+            base = None if root is None else root / "var/tmp"
+            home = Path(tempfile.mkdtemp(prefix="amqtask-broker-", dir=base))
+        self.home = home.absolute()
+        self.root = root.absolute() if root else None
+        if self.root and not self.home.is_relative_to(self.root):
+            raise ConfigurationError(f"The node's folder {home} must lie inside {root}.")
+        self.config = config
+        self._guard: subprocess.Popen[bytes] | None = None  # owner: the thread using the context
+
+    def __repr__(self) -> str:
+        return f"PrivateNode({str(self.home)!r})"
+
+    # ------------------------------------------------------------ what it is now
+
+    @property
+    def url(self) -> str:
+        """The broker URL.
+
+        Raises:
+            BrokerError: the node does not run.
+        """
+        status = self.status()
+        if not status.running or status.url is None:
+            raise BrokerError(
+                "The private broker is not running: start it with `amqtask broker start`."
+            )
+        return status.url
+
+    @property
+    def management_url(self) -> str | None:
+        """The management API's URL; None where RabbitMQ lacks the plugin or the node is down."""
+        return self.status().management_url
+
+    def status(self) -> NodeStatus:
+        """Return what is known of the node; never waits."""
+        record = self._record()
+        process = self._process()
+        running = record is not None and process is not None and self._ours(process)
+        log = self.home / "log" / "console.log"
+        if record is None:
+            return NodeStatus(running=False, home=self.home, log=log)
+        return NodeStatus(
+            running=running,
+            home=self.home,
+            log=log,
+            version=record.version,
+            pid=process.pid if running and process else None,
+            ports=record.ports,
+            url=_url(record.ports) if running else None,
+            management_url=(
+                f"http://127.0.0.1:{record.ports.management}"
+                if running and record.management
+                else None
+            ),
+        )
+
+    # ------------------------------------------------------------ start and stop
+
+    def start(self, timeout: float = 120.0) -> NodeStatus:
+        """Start the node, or find it running; return when it accepts AMQP logins.
+
+        Ports, once chosen, stay the same from start to start while they are free. Safe to call
+        from several processes at once: one starts the node, the others wait for it.
+
+        Args:
+            timeout: seconds until a node that does not come up is an error.
+
+        Raises:
+            ConfigurationError: no server on this machine, or a folder that cannot be written.
+            BrokerError: the server ended or did not answer in time.
+        """
+        deadline = time.monotonic() + timeout
+        server = find_server(self.root)
+        if server is None:
+            raise ConfigurationError(MISSING if self.root is None else _missing_in(self.root))
+        self._make_home()
+        with self._locked(deadline):
+            process = self._process()
+            record = self._record()
+            if record and process and self._ours(process):
+                self._wait_ready(record.ports, process, deadline)
+                return self.status()
+            self._sweep()
+            ports = record.ports if record and record.ports.free() else _free_ports()
+            for _ in range(3):
+                try:
+                    self._launch(server, ports, deadline)
+                    return self.status()
+                except _PortTaken:
+                    self._sweep()
+                    ports = _free_ports()
+                except BaseException:
+                    self._sweep()  # a start that fails leaves nothing running
+                    raise
+        raise BrokerError(
+            "RabbitMQ found its ports taken three times in a row; start it again in a moment."
+        )
+
+    def stop(self, timeout: float = 60.0) -> bool:
+        """Stop the node and all its processes; False when none ran. The data stays.
+
+        Args:
+            timeout: seconds RabbitMQ has to close its data; after that it is killed.
+
+        Raises:
+            BrokerError: a process of the node cannot be ended.
+        """
+        if not self.home.is_dir():
+            return False
+        deadline = time.monotonic() + timeout
+        with self._locked(deadline + 120.0):
+            process = self._process()
+            running = process is not None and self._ours(process)
+            if process is not None and running:
+                process.signal(signal.SIGTERM)
+                process.signal(signal.SIGCONT)  # a paused node must hear it too
+                wait_gone(process, max(0.1, deadline - time.monotonic()))
+            self._sweep()
+            return running
+
+    def kill(self) -> None:
+        """End the server at once with SIGKILL, as a crash of the machine would."""
+        process = self._process()
+        if process is not None and self._ours(process):
+            process.signal(signal.SIGKILL)
+            wait_gone(process, 10.0)
+
+    def pause(self) -> None:
+        """Stop the server's clock (SIGSTOP): connections stay open and nothing answers."""
+        self._send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused server go on."""
+        self._send(signal.SIGCONT)
+
+    def restart(self, timeout: float = 120.0) -> NodeStatus:
+        """Stop and start the node on the same ports."""
+        self.stop()
+        return self.start(timeout)
+
+    def discard(self) -> None:
+        """Kill the node and remove its folder with all data."""
+        if self.home.is_dir():
+            self._sweep()
+            # Helpers that were dying may still have written: the second look finds the rest.
+            for _ in range(2):
+                shutil.rmtree(self.home, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        # Only the write end of this pipe in our process keeps the guard waiting.
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "amqtask.broker.guard", str(self.home)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.discard()
+        if self._guard is not None:
+            self._guard.communicate()  # closes the pipe: the guard finds nothing to do and ends
+            self._guard = None
+
+    # ------------------------------------------------------------ inside
+
+    def _make_home(self) -> None:
+        try:
+            for name in ("db", "log"):
+                (self.home / name).mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"The broker's folder {self.home} cannot be made ({exc.strerror}): set"
+                " AMQTASK_BROKER_HOME to a folder you can write."
+            ) from exc
+
+    @contextlib.contextmanager
+    def _locked(self, deadline: float) -> Iterator[None]:
+        with (self.home / "lock").open("w") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise BrokerError(
+                            f"Another start or stop of the broker in {self.home} does not end."
+                        ) from None
+                    time.sleep(0.05)
+            yield
+
+    def _record(self) -> NodeRecord | None:
+        try:
+            return msgspec.json.decode((self.home / "node.json").read_bytes(), type=NodeRecord)
+        except (OSError, msgspec.DecodeError):
+            return None  # never started, or an unreadable file: both mean a fresh start
+
+    def _process(self) -> Process | None:
+        try:
+            return parse_stat((self.home / "process").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _ours(self, process: Process) -> bool:
+        return process.alive() and process in marked(str(self.home))
+
+    def _send(self, signum: signal.Signals) -> None:
+        process = self._process()
+        if process is None or not self._ours(process):
+            raise BrokerError(f"The broker in {self.home} is not running.")
+        process.signal(signum)
+
+    def _sweep(self) -> None:
+        """End what is left of the node: its name daemon, or a start that was cut short."""
+        if left := end_all(str(self.home)):
+            raise BrokerError(f"Process {left[0].pid} of the broker in {self.home} does not end.")
+        (self.home / "process").unlink(missing_ok=True)
+
+    def _inside(self, path: Path) -> str:
+        return str(path) if self.root is None else "/" + str(path.relative_to(self.root))
+
+    def _launch(self, server: Path, ports: Ports, deadline: float) -> None:
+        plugins = server.resolve().parent.parent / "plugins"
+        management = any(plugins.glob("rabbitmq_management-*"))
+        version = server.resolve().parent.parent.name.partition("-")[2]
+        self._write("node.json", msgspec.json.encode(NodeRecord(ports, version, management)))
+        self._write("environment.conf", b"")  # so that /etc/rabbitmq/rabbitmq-env.conf is not read
+        self._write("enabled_plugins", b"[rabbitmq_management].\n" if management else b"[].\n")
+        self._write("rabbitmq.conf", self._configuration(ports, management).encode())
+        command = [self._inside(server)]
+        if self.root is not None:
+            command = ["chroot", str(self.root), *command]
+        with (self.home / "log" / "console.log").open("wb") as console:
+            # setsid forks and returns: the server is the child of nobody here, so no process of
+            # ours has to live, or to wait, for it.
+            subprocess.run(
+                ["setsid", "--fork", "sh", "-c", _LAUNCH, "sh", str(self.home / "process")]
+                + command,
+                env=self._environment(ports),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                check=True,
+            )
+        while (process := self._process()) is None:
+            self._check_deadline(deadline)
+            time.sleep(0.01)
+        self._wait_ready(ports, process, deadline)
+        # What the server says of itself is better than what its folder is called.
+        version = probe(_url(ports)).version or version
+        self._write("node.json", msgspec.json.encode(NodeRecord(ports, version, management)))
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Replace a file at once, so that a reader or a crash never meets half of it."""
+        new = self.home / f"{name}.new"
+        new.write_bytes(content)
+        new.replace(self.home / name)
+
+    def _configuration(self, ports: Ports, management: bool) -> str:
+        lines = [f"listeners.tcp.default = 127.0.0.1:{ports.amqp}"]
+        if management:
+            lines += [
+                "management.tcp.ip = 127.0.0.1",
+                f"management.tcp.port = {ports.management}",
+            ]
+        return "\n".join([*lines, self.config.strip(), ""])
+
+    def _environment(self, ports: Ports) -> dict[str, str]:
+        path = os.environ.get("PATH", os.defpath)
+        home = self._inside(self.home)
+        # Built from nothing: a RABBITMQ_ or ERL_ variable of the caller would steer this node.
+        return {
+            MARK: str(self.home),
+            "PATH": os.pathsep.join([path, "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
+            "LANG": "C.UTF-8",
+            "HOME": home,  # where Erlang keeps its cookie
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(ports.epmd),
+            "RABBITMQ_NODENAME": "amqtask@localhost",
+            "RABBITMQ_DIST_PORT": str(ports.distribution),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1}"
+            ),
+            "RABBITMQ_MNESIA_BASE": f"{home}/db",
+            "RABBITMQ_LOG_BASE": f"{home}/log",
+            "RABBITMQ_CONFIG_FILE": f"{home}/rabbitmq.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{home}/advanced.config",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{home}/enabled_plugins",
+            "RABBITMQ_CONF_ENV_FILE": f"{home}/environment.conf",
+            # Makes the start script exec the Erlang machine instead of watching over it from a
+            # shell: the process we launch is the server itself, which stops cleanly on TERM.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    def _wait_ready(self, ports: Ports, process: Process, deadline: float) -> None:
+        while True:
+            # A listening port comes first and is cheap to ask for; the login is the real answer.
+            if _listening(ports.amqp):
+                try:
+                    probe(_url(ports), timeout=5.0)
+                    return
+                except ConnectFailed:
+                    pass  # it listens before it can check a password
+            if not process.alive():
+                raise self._death()
+            self._check_deadline(deadline)
+            time.sleep(0.05)
+
+    def _death(self) -> Exception:
+        """Say why a server ended while it started."""
+        log = self.home / "log" / "console.log"
+        text = log.read_text(errors="replace")
+        if "eaddrinuse" in text or "already in use" in text:
+            return _PortTaken()
+        told = [line.strip() for line in text.splitlines() if "error" in line.lower()]
+        reason = f" ({told[0][:200]})" if told else ""
+        return BrokerError(f"RabbitMQ ended while it started{reason}; its log is {log}.")
+
+    def _check_deadline(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise BrokerError(
+                "RabbitMQ did not accept logins in time; its log is"
+                f" {self.home / 'log' / 'console.log'}."
+            )
+
+
+class _PortTaken(Exception):
+    """Another process took a port between our look and the server's bind."""
+
+
+def _missing_in(root: Path) -> str:
+    return f"No rabbitmq-server is in {root}: unpack one there with .ci/rabbitmq-chroot."
+
+
+def _url(ports: Ports) -> str:
+    return f"amqp://guest:guest@127.0.0.1:{ports.amqp}/%2F"
+
+
+def _free_ports() -> Ports:
+    # Not reproducible on purpose: two nodes that start at once must not look in the same order.
+    chooser = random.SystemRandom()
+    chosen: set[int] = set()
+    while len(chosen) < 4:
+        port = chooser.choice(_PORTS)
+        if _free(port):
+            chosen.add(port)
+    return Ports(*chosen)
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as sock:
+        # As Erlang does: connections of a server just killed still linger on its port.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.settimeout(1.0)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
