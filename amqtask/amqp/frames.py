@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from struct import Struct
+from struct import error as StructError  # noqa: N812  # a class, named as one
 from typing import cast
 
 from amqtask.core.message import Properties
@@ -32,6 +33,7 @@ _BASIC = 60
 _DELIVER = _BASIC << 16 | 60
 _ACK = _BASIC << 16 | 80
 _NACK = _BASIC << 16 | 120
+_RETURN = _BASIC << 16 | 50
 
 # RabbitMQ itself has no limit; a header table of the permitted size could be nested 20,000 deep and end the interpreter's
 # stack. Real headers (x-death, signatures) stay below ten.
@@ -548,6 +550,139 @@ class Deliver:
             f"<Deliver channel={self.channel} tag={self.tag} exchange={self.exchange!r}"
             f" routing_key={self.routing_key!r} body={len(self.body)} bytes>"
         )
+
+
+class Returned:
+    """A mandatory message that the broker gave back because no queue is bound for it.
+
+    Attributes:
+        channel: channel number.
+        code: reply code, 312 for no route.
+        text: reply text.
+        exchange: exchange it was published to.
+        routing_key: routing key it was published with.
+        header: property bytes for ``decode_properties``.
+        body: message body.
+    """
+
+    __slots__ = ("body", "channel", "code", "exchange", "header", "routing_key", "text")
+
+    def __init__(
+        self,
+        channel: int,
+        code: int,
+        text: str,
+        exchange: str,
+        routing_key: str,
+        header: bytes,
+        body: bytes,
+    ) -> None:
+        self.channel = channel
+        self.code = code
+        self.text = text
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.header = header
+        self.body = body
+
+
+class Contents:
+    """Puts together what ``Parser`` leaves in frames: deliveries of several body frames, and returned messages.
+
+    For a client library that has no use for them itself. Give it each frame of ``on_other``.
+    """
+
+    __slots__ = ("_on_deliver", "_on_return", "_open")
+
+    def __init__(
+        self, on_deliver: Callable[[Deliver], None], on_return: Callable[[Returned], None]
+    ) -> None:
+        self._on_deliver = on_deliver
+        self._on_return = on_return
+        self._open: dict[int, _Content] = {}  # by channel
+
+    def take(self, frame: bytes) -> bool:
+        """Take a frame that belongs to a content; False for any other, which then is the caller's.
+
+        Raises:
+            ConnectionLost: the frame does not continue the content before it.
+        """
+        kind = frame[0]
+        channel = _u16.unpack_from(frame, 1)[0]
+        if kind == _METHOD and len(frame) >= 12:
+            method = _u32.unpack_from(frame, 7)[0]
+            if method not in (_DELIVER, _RETURN):
+                return False
+            self._open[channel] = _Content(frame[7:-1])
+            return True
+        content = self._open.get(channel)
+        if content is None or kind not in (_HEADER, _BODY):
+            return False
+        if kind == _HEADER:
+            if len(frame) < 22:
+                raise ConnectionLost("The broker sent a malformed content header frame.")
+            content.left = _u64.unpack_from(frame, 11)[0]
+            content.header = frame[19:-1]
+        else:
+            content.left -= len(frame) - FRAME_OVERHEAD
+            content.parts.append(frame[7:-1])
+        if content.left < 0:
+            raise ConnectionLost("The broker sent a body that is longer than announced.")
+        if content.left == 0:
+            del self._open[channel]
+            self._finish(channel, content)
+        return True
+
+    def _finish(self, channel: int, content: _Content) -> None:
+        method, header, body = content.method, content.header, b"".join(content.parts)
+        returned = deliver = None
+        try:
+            if _u32.unpack_from(method)[0] == _RETURN:
+                text_at = 7 + method[6]
+                exchange_at = text_at + 1 + method[text_at]
+                returned = Returned(
+                    channel,
+                    _u16.unpack_from(method, 4)[0],
+                    method[7:text_at].decode(errors="backslashreplace"),
+                    method[text_at + 1 : exchange_at].decode(errors="backslashreplace"),
+                    method[exchange_at + 1 : exchange_at + 1 + method[exchange_at]].decode(
+                        errors="backslashreplace"
+                    ),
+                    header,
+                    body,
+                )
+            else:
+                tag_at = 5 + method[4]
+                names = method[tag_at + 9 :]
+                if len(names) != 2 + names[0] + names[1 + names[0]]:
+                    raise IndexError
+                deliver = Deliver(
+                    channel,
+                    method[5:tag_at],
+                    _u64.unpack_from(method, tag_at)[0],
+                    method[tag_at + 8] != 0,
+                    names,
+                    header,
+                    body,
+                )
+        except (IndexError, StructError):
+            raise ConnectionLost("The broker sent a malformed basic method frame.") from None
+        if returned is not None:
+            self._on_return(returned)
+        elif deliver is not None:
+            self._on_deliver(deliver)
+
+
+class _Content:
+    """What has arrived of a content; ``left`` counts the body bytes to come, unknown (1) before the header."""
+
+    __slots__ = ("header", "left", "method", "parts")
+
+    def __init__(self, method: bytes) -> None:
+        self.method = method
+        self.header = b""
+        self.left = 1
+        self.parts: list[bytes] = []
 
 
 class Parser:

@@ -500,7 +500,7 @@ UNITS = st.one_of(
             [expected_delivery(channel, tag, body)],
         ),
         st.integers(1, 3),
-        st.integers(1, 2**63),
+        st.integers(1, 2**63 - 1),
         st.binary(max_size=300),
     ),
     st.builds(
@@ -523,7 +523,7 @@ UNITS = st.one_of(
             [("confirm", channel, tag, multiple, ok)],
         ),
         st.integers(1, 3),
-        st.integers(1, 2**63),
+        st.integers(1, 2**63 - 1),
         st.booleans(),
         st.booleans(),
     ),
@@ -673,6 +673,64 @@ def test_damaged_deliveries_raise_nothing_else(data: st.DataObject) -> None:
             frames.decode_properties(deliver.header)
         except DecodeError:
             pass
+
+
+# ---------------------------------------------------------------- contents
+
+
+@given(st.binary(max_size=300), st.integers(1, 4), st.integers(1, 3))
+def test_contents_puts_together_what_the_parser_leaves(
+    body: bytes, parts: int, channel: int
+) -> None:
+    delivered: list[frames.Deliver] = []
+    returned: list[frames.Returned] = []
+    contents = frames.Contents(delivered.append, returned.append)
+    bounce = pamqp.commands.Basic.Return(312, "NO_ROUTE", "exchange", "routing.key")
+    deliver, *content = delivery_frames(channel, 7, body, parts)
+    for frame in (deliver, *content, pamqp.frame.marshal(bounce, channel), *content):
+        assert contents.take(frame)
+
+    (one,), (two,) = delivered, returned
+    assert (one.consumer_tag, one.tag, one.redelivered) == (b"ctag", 7, True)
+    assert (two.code, two.text) == (312, "NO_ROUTE")
+    for value in (one, two):
+        assert (channel, body) == (value.channel, value.body)
+        assert (value.exchange, value.routing_key) == ("exchange", "routing.key")
+        assert frames.decode_properties(value.header).message_id == "id"
+
+
+def test_contents_keeps_channels_apart_and_leaves_the_rest() -> None:
+    delivered: list[frames.Deliver] = []
+    contents = frames.Contents(delivered.append, lambda _: None)
+    one, two = delivery_frames(1, 1, b"one", 2), delivery_frames(2, 2, b"two", 3)
+    order = [one[0], two[0], two[1], one[1], one[2], two[2], two[3], one[3], two[4]]
+
+    assert all(contents.take(frame) for frame in order)
+    assert not contents.take(HEARTBEAT)
+    assert not contents.take(frames.encode_ack(1, 1, False))
+    assert not contents.take(one[1])
+    assert [deliver.body for deliver in delivered] == [b"one", b"two"]
+
+
+@given(st.data())
+def test_damaged_contents_raise_nothing_else(data: st.DataObject) -> None:
+    method = data.draw(
+        st.sampled_from(
+            [
+                delivery_frames(1, 1, b"body")[0],
+                pamqp.frame.marshal(pamqp.commands.Basic.Return(312, "NO_ROUTE", "e", "k"), 1),
+            ]
+        )
+    )
+    units = [bytearray(unit) for unit in (method, *delivery_frames(1, 1, b"body")[1:])]
+    for unit in units:
+        unit[data.draw(st.integers(7, len(unit) - 1))] = data.draw(st.integers(0, 255))
+    contents = frames.Contents(lambda _: None, lambda _: None)
+    try:
+        for unit in units:
+            contents.take(bytes(unit))
+    except ConnectionLost:
+        pass
 
 
 def test_nan_travels() -> None:
