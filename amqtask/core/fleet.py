@@ -272,10 +272,12 @@ class KillChild(msgspec.Struct, frozen=True):
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """Record a verdict against a task."""
+    """Record a verdict against a task, and log ``event`` with ``fields``, the task and how often it did so."""
 
     task: Task
     kind: VerdictKind
+    event: str
+    fields: dict[str, object] = {}
 
 
 class Say(msgspec.Struct, frozen=True):
@@ -354,7 +356,7 @@ def deadline(state: State) -> float | None:
     times += [child.kill_at for child in state.children.values()]
     times += [server.kill_at for server in state.servers.values()]
     times.append(state.server_at)
-    if state.mode is Mode.RUNNING and state.hold_until and _missing(state):
+    if state.mode is Mode.RUNNING and _missing(state) and len(state.children) < state.config.seats:
         times.append(state.hold_until)
     return min((at for at in times if at is not None), default=None)
 
@@ -575,9 +577,9 @@ class _Work:
         fields: dict[str, object] = {"index": child.index, "pid": child.pid, "reason": event.reason}
         if event.task is not None:
             # before the kill, so that whoever gets the message next finds the verdict
-            self._do(Charge(event.task, VerdictKind.HARD_LIMIT))
-            fields |= {"task_id": event.task.id, "task_name": event.task.name}
-        self._say("error", "child killed", **fields)
+            self._do(Charge(event.task, VerdictKind.HARD_LIMIT, "child killed", fields))
+        else:
+            self._say("error", "child killed", **fields)
         self._kill(child)
 
     def child_exited(self, event: ChildExited) -> None:
@@ -608,26 +610,11 @@ class _Work:
                 self._crash(not child.was_ready)
             return
         how = {"signal": event.signal} if event.signal else {"exit_code": event.code}
+        fields: dict[str, object] = {"index": child.index, "pid": child.pid, **how}
         for task in event.running:
-            self._do(Charge(task, VerdictKind.CRASHED))
-            self._say(
-                "error",
-                "child crashed",
-                index=child.index,
-                pid=child.pid,
-                **how,
-                task_id=task.id,
-                task_name=task.name,
-            )
+            self._do(Charge(task, VerdictKind.CRASHED, "child crashed", fields))
         if not event.running:
-            self._say(
-                "error",
-                "child crashed",
-                index=child.index,
-                pid=child.pid,
-                **how,
-                was_ready=child.was_ready,
-            )
+            self._say("error", "child crashed", **fields, was_ready=child.was_ready)
         if self.state.mode is Mode.RUNNING and not told:
             self._crash(not child.was_ready)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -104,10 +105,10 @@ def encode(frame: ToServer | FromServer | FromChild) -> bytes:
 
 
 class Reader(Generic[F]):
-    """Turns the bytes of one stream back into frames of one union of types."""
+    """Turns the bytes of one stream back into frames of one union of types, given as the value of its type ``F``."""
 
-    def __init__(self, frames: type[F]) -> None:
-        self._decode = msgspec.msgpack.Decoder(frames).decode
+    def __init__(self, frames: Any) -> None:
+        self._decode: Callable[[bytes], F] = msgspec.msgpack.Decoder(frames).decode
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[F]:
@@ -139,7 +140,7 @@ class Link(Generic[F]):
         frames: the union of frame types that arrive here.
     """
 
-    def __init__(self, sock: socket.socket, frames: type[F]) -> None:
+    def __init__(self, sock: socket.socket, frames: Any) -> None:
         self._socket = sock
         self._reader: Reader[F] = Reader(frames)
         self.closed = False  # the other end is gone, and all it sent has been returned

@@ -31,7 +31,7 @@ class Prepared(Protocol):
         """Work as one child until told to stop, in the child's main thread; return its exit code (``ChildExit``).
 
         Signals the child must answer, and finds at their default: TERM finish what runs, give back the rest, return; QUIT give
-        back everything and return at once. INT does nothing and USR1 dumps the stacks of all threads already.
+        back everything and return at once. INT and HUP do nothing, and USR1 dumps the stacks of all threads already.
         """
 
 
@@ -94,5 +94,8 @@ class ChildContext:
 
     def _send(self, frame: FromChild) -> None:
         if self._notify is not None:
-            # one write below PIPE_BUF: frames of several children never mix
-            os.write(self._notify, encode(frame))
+            try:
+                # one write below PIPE_BUF: frames of several children never mix
+                os.write(self._notify, encode(frame))
+            except BrokenPipeError:
+                pass  # the supervisor is gone, and this process is about to follow

@@ -1,0 +1,459 @@
+"""The supervisor: the process a user starts with ``amqtask worker``. The shell of ``core/fleet``; no task, no AMQP, no thread.
+
+It waits on four things: signals, the links to the fork servers, the pipe its children write to, and the clock. Whatever
+arrives becomes an event of the fleet machine, and the machine's commands are carried out.
+
+What it does about a signal:
+
+=====  ====================================================================================
+TERM   warm stop: children finish what they run and give back the rest; a second changes nothing
+INT    warm stop; the second one makes it cold, a third kills
+QUIT   cold stop: children give everything back at once; what is left after 5 s is killed
+HUP    reload: import the app anew in a new generation, and replace the children when it works;
+       the HUP of a closing terminal is a warm stop
+USR1   dump the stacks of all processes to standard error
+=====  ====================================================================================
+
+Exit codes: 0 after a warm stop and after a cold one in which every child left by itself, 1 when a working child had to be killed at a stop,
+the failure's own (1) when the app cannot be prepared at start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import selectors
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import assert_never
+
+import structlog
+
+from amqtask.core import fleet
+from amqtask.worker import forkserver, link, reloader
+from amqtask.worker.board import Board
+from amqtask.worker.lineage import Wakeup, kill_group
+from amqtask.worker.options import WorkerOptions
+from amqtask.worker.prepared import ChildContext, ChildExit, Prepare
+
+log = structlog.get_logger("amqtask.supervisor")
+
+HARD_GRACE = 0.8  # s past its hard deadline after which a task's child is killed; until then the child settles it itself
+LOOK = 0.5  # s between two looks at the slots
+FROZEN_AFTER = 10.0  # s a child may stay stopped (SIGSTOP): well below the three heartbeats after which the broker gives up
+SEATS = 3  # seats per child: those that work, those that follow, and those that still drain from the reload before
+
+_NAMES: dict[int, fleet.SignalName] = {
+    signal.SIGTERM: "TERM",
+    signal.SIGINT: "INT",
+    signal.SIGQUIT: "QUIT",
+    signal.SIGHUP: "HUP",
+    signal.SIGUSR1: "USR1",
+}
+_NUMBERS = {name: number for number, name in _NAMES.items()}
+
+OnReady = Callable[[Mapping[str, object]], None]
+
+
+def run(options: WorkerOptions, prepare: Prepare, on_ready: OnReady = lambda info: None) -> int:
+    """Run a worker node until it is told to stop; return its exit code. The main thread only, and the only thread.
+
+    Args:
+        options: how many children, and their limits.
+        prepare: imports and checks the app. Runs in a fresh process for every generation: what this process has imported
+            before is not imported anew by a reload, so it should not have imported the app.
+        on_ready: called once with ``Prepared.info`` when the app is imported and before the first child is forked.
+    """
+    if options.children == 0:
+        return _run_solo(options, prepare, on_ready)
+    shell = _Shell(options, prepare, on_ready)
+    try:
+        return shell.loop()
+    finally:
+        shell.close()
+
+
+class _ServerProcess:
+    """A fork server as the supervisor holds it."""
+
+    def __init__(self, pid: int, connection: link.Link[link.FromServer]) -> None:
+        self.pid = pid
+        self.link = connection
+        self.watched = True  # registered with the selector
+
+
+class _Shell:
+    """Carries out what the fleet machine decides. One thread owns all of it."""
+
+    def __init__(self, options: WorkerOptions, prepare: Prepare, on_ready: OnReady) -> None:
+        self._options = options
+        self._prepare = prepare
+        self._on_ready: OnReady | None = on_ready
+        self._log = log.bind(node=options.node)
+        config = fleet.Config(
+            children=options.children,
+            seats=options.children * SEATS,
+            shutdown_timeout=options.shutdown_timeout,
+        )
+        self._state, self._commands = fleet.begin(config)
+        self._board = Board(config.seats, options.slots)
+        self._notify_read, self._notify_write = os.pipe()
+        os.set_blocking(self._notify_read, False)
+        self._notify = link.Reader[link.FromChild](link.FromChild)
+        self._node = forkserver.Node(
+            name=options.node, slots=options.slots, board=self._board, notify=self._notify_write
+        )
+        self._servers: dict[int, _ServerProcess] = {}
+        self._reloader = 0
+        self._watched: list[str] = []
+        self._next_look = 0.0
+        self._stopped_since: dict[int, float] = {}
+        self._exit: int | None = None
+        self._terminal = os.isatty(0)
+        # SIGCHLD among them: a fork server's death
+        self._wakeup = Wakeup(*_NAMES_AS_SIGNALS, signal.SIGCHLD)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
+        self._selector.register(self._notify_read, selectors.EVENT_READ, self._children_say)
+
+    # ------------------------------------------------------------ the loop
+
+    def loop(self) -> int:
+        """Carry out, wait, look, decide; until the machine says to exit."""
+        self._carry_out(self._commands)
+        while self._exit is None:
+            for key, _ in self._selector.select(self._timeout()):
+                for event in key.data():
+                    self._feed(event)
+            for event in self._look():
+                self._feed(event)
+            self._feed(fleet.Tick())
+        self._log.info("stopped", exit_code=self._exit)
+        return self._exit
+
+    def _feed(self, event: fleet.Event) -> None:
+        events = deque([event])
+        while events:
+            self._state, commands = fleet.step(self._state, events.popleft(), time.monotonic())
+            events += self._carry_out(commands)
+
+    def _timeout(self) -> float:
+        due = fleet.deadline(self._state)
+        times = [self._next_look] if self._state.children else []
+        if due is not None:
+            times.append(due)
+        # never a busy loop, whatever the times say
+        return max(0.005, min(times) - time.monotonic()) if times else 3600.0
+
+    # ------------------------------------------------------------ what happens
+
+    def _signals(self) -> Iterator[fleet.Event]:
+        numbers = self._wakeup.arrived()
+        for number in numbers:
+            if number not in _NAMES:
+                continue
+            if number == signal.SIGUSR1:
+                faulthandler.dump_traceback(file=2)
+            if number == signal.SIGHUP and self._terminal and not os.isatty(0):
+                # not somebody's wish for a reload: the terminal was closed, and its programs are to end
+                number = signal.SIGTERM
+            yield fleet.SignalArrived(_NAMES[number])
+        if signal.SIGCHLD in numbers:
+            yield from self._buried()
+
+    def _buried(self) -> Iterator[fleet.Event]:
+        """Reap whatever died: fork servers, the reloader, and, as process 1 of a container, anybody's orphans."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._reloader:
+                self._reloader = 0
+                self._log.warning("the reloader ended: changes are not noticed any more")
+            for generation, server in list(self._servers.items()):
+                if server.pid != pid:
+                    continue
+                # what it said before it died comes first
+                yield from self._server_says(generation)
+                if server.watched:
+                    self._selector.unregister(server.link)
+                server.link.close()
+                del self._servers[generation]
+                code = os.waitstatus_to_exitcode(status)
+                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                yield fleet.ServerExited(generation, how)
+
+    def _server_says(self, generation: int) -> Iterator[fleet.Event]:
+        server = self._servers.get(generation)
+        if server is None:
+            return
+        for frame in server.link.receive():
+            match frame:
+                case link.ServerIsReady():
+                    if self._on_ready is not None:
+                        self._on_ready(frame.info)
+                        self._on_ready = None
+                    self._watch(frame.sources)
+                    yield fleet.ServerReady(generation)
+                case link.ServerCannot():
+                    if frame.traceback:
+                        self._log.debug("import failed", traceback=frame.traceback)
+                    yield fleet.ServerFailed(generation, frame.reason, frame.code)
+                case link.Spawned():
+                    yield fleet.ChildStarted(frame.index, frame.pid, generation)
+                case link.NotSpawned():
+                    yield fleet.SpawnFailed(frame.index, generation, frame.reason)
+                case link.Exited():
+                    # a frame of the dying child may still be in the pipe, and comes first
+                    yield from self._children_say()
+                    record = self._board.child(frame.index)
+                    running = tuple(
+                        fleet.Task(task.task_id, task.name) for task in record.running()
+                    )
+                    record.clear()
+                    self._stopped_since.pop(frame.pid, None)
+                    yield fleet.ChildExited(
+                        frame.index, frame.pid, frame.code, frame.signal, running
+                    )
+                    server.link.send(link.ReapChild(frame.pid))
+                case _:
+                    assert_never(frame)
+        if server.link.closed and server.watched:
+            # its death arrives as SIGCHLD; until then the closed socket would wake the loop for nothing
+            self._selector.unregister(server.link)
+            server.watched = False
+
+    def _children_say(self) -> Iterator[fleet.Event]:
+        try:
+            data = os.read(self._notify_read, 65536)
+        except BlockingIOError:
+            return
+        for frame in self._notify.feed(data):
+            match frame:
+                case link.ChildReady():
+                    yield fleet.ChildReady(frame.index, frame.pid)
+                case link.ChildRetiring():
+                    yield fleet.ChildRetiring(frame.index, frame.pid)
+                case _:
+                    assert_never(frame)
+
+    def _look(self) -> Iterator[fleet.Event]:
+        """Look for tasks past their hard limit and for frozen children."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK
+        for child in list(self._state.children.values()):
+            if child.pid == 0:
+                continue
+            for task in self._board.child(child.index).running():
+                if task.hard_deadline is None:
+                    continue
+                due = task.hard_deadline + HARD_GRACE
+                if now >= due:
+                    limit = task.hard_deadline - task.started
+                    yield fleet.ChildStuck(
+                        child.index,
+                        child.pid,
+                        f"hard time limit of {limit:g} s",
+                        fleet.Task(task.task_id, task.name),
+                    )
+                else:
+                    self._next_look = min(self._next_look, due)
+            if not _is_stopped(child.pid):
+                self._stopped_since.pop(child.pid, None)
+            elif now - self._stopped_since.setdefault(child.pid, now) >= FROZEN_AFTER:
+                yield fleet.ChildStuck(
+                    child.index, child.pid, f"stopped by a signal for {FROZEN_AFTER:g} s"
+                )
+
+    # ------------------------------------------------------------ what to do
+
+    def _carry_out(self, commands: tuple[fleet.Command, ...]) -> list[fleet.Event]:
+        """Carry out commands in order; return the events that came of them at once."""
+        events: list[fleet.Event] = []
+        for command in commands:
+            match command:
+                case fleet.StartServer():
+                    events += self._start_server(command.generation)
+                case fleet.RetireServer():
+                    self._send(command.generation, link.Retire())
+                case fleet.KillServer():
+                    if command.generation in self._servers:
+                        kill_group(self._servers[command.generation].pid)
+                case fleet.Spawn():
+                    # whoever sat there is dead; when its fork server died with it, nobody has cleared up
+                    self._board.child(command.index).clear()
+                    self._send(command.generation, link.SpawnChild(command.index))
+                case fleet.SignalChild():
+                    # the pid is the child's until we acknowledge its death
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(command.pid, _NUMBERS[command.signal])
+                case fleet.KillChild():
+                    kill_group(command.pid)
+                case fleet.Charge():
+                    verdict = self._board.charge(command.task.id, command.kind)
+                    self._log.error(
+                        command.event,
+                        **_readable(command.fields),
+                        task_id=command.task.id,
+                        task_name=command.task.name,
+                        verdict=command.kind.name.lower(),
+                        count=verdict.count,
+                    )
+                case fleet.Say():
+                    getattr(self._log, command.level)(command.event, **_readable(command.fields))
+                case fleet.Exit():
+                    self._exit = command.code
+                case _:
+                    assert_never(command)
+        return events
+
+    def _start_server(self, generation: int) -> list[fleet.Event]:
+        try:
+            pid, connection = forkserver.start(generation, self._node, self._prepare, self._let_go)
+        except OSError as error:
+            return [fleet.ServerExited(generation, f"fork failed: {error.strerror}")]
+        self._servers[generation] = _ServerProcess(pid, connection)
+        self._selector.register(
+            connection, selectors.EVENT_READ, lambda: self._server_says(generation)
+        )
+        return []
+
+    def _send(self, generation: int, frame: link.ToServer) -> None:
+        server = self._servers.get(generation)
+        if server is not None:
+            # False means that it is dead, which its SIGCHLD tells
+            server.link.send(frame)
+
+    def _watch(self, folders: list[str]) -> None:
+        if not self._options.reload or folders == self._watched or not folders:
+            return
+        self._stop_reloader()
+        self._watched = folders
+        self._reloader = reloader.start(folders, self._let_go)
+        self._log.info("watching for changes", folders=folders)
+
+    def _stop_reloader(self) -> None:
+        if self._reloader:
+            os.kill(self._reloader, signal.SIGKILL)
+            os.waitpid(self._reloader, 0)
+            self._reloader = 0
+
+    def _let_go(self) -> None:
+        """Close, in a process just forked, what belongs to the supervisor: a copy would hide its death from the others."""
+        self._wakeup.drop()
+        self._selector.close()
+        os.close(self._notify_read)
+        for server in self._servers.values():
+            server.link.close()
+
+    def close(self) -> None:
+        """End every process that is left and give back what this process holds."""
+        self._stop_reloader()
+        for server in self._servers.values():
+            # closing the link ends a server and all below it, should the loop have ended by an exception
+            server.link.close()
+        self._selector.close()
+        self._wakeup.restore()
+        os.close(self._notify_read)
+        os.close(self._notify_write)
+
+
+_NAMES_AS_SIGNALS = tuple(signal.Signals(number) for number in _NAMES)
+
+
+def _readable(fields: Mapping[str, object]) -> dict[str, object]:
+    """Name the signal in fields that hold its number."""
+    number = fields.get("signal")
+    if isinstance(number, int):
+        try:
+            return {**fields, "signal": signal.Signals(number).name}
+        except ValueError:
+            pass  # a real-time signal has no name: its number says it
+    return dict(fields)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped by a signal; a debugger's stop does not count. False where there is no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 :].startswith(b"T")
+
+
+# ---------------------------------------------------------------- solo
+
+
+class _Leave(BaseException):
+    """A signal asked the worker to stop while it was importing."""
+
+
+def _run_solo(options: WorkerOptions, prepare: Prepare, on_ready: OnReady) -> int:
+    """Run the app in this very process: no child, no fork, a debugger's terminal. HUP and a recycle start the program anew.
+
+    TERM and QUIT are answered by the app's own handlers; the second INT becomes QUIT. There is nobody to kill a task that
+    hangs in C.
+    """
+    bound = log.bind(node=options.node)
+
+    def leave(number: int, frame: object) -> None:
+        raise _Leave
+
+    for early in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(early, leave)
+    try:
+        prepared = prepare()
+    except _Leave:
+        return 0
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's module may raise anything
+        refusal = forkserver.refusal(error)
+        bound.debug("import failed", traceback=refusal.traceback)
+        bound.error(refusal.reason)
+        return refusal.code
+    on_ready(prepared.info)
+    again = False
+    interrupts = 0
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        signal.raise_signal(signal.SIGTERM if interrupts == 1 else signal.SIGQUIT)
+
+    def hang_up(number: int, frame: object) -> None:
+        nonlocal again
+        again = True
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hang_up)
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+    watcher = reloader.start(forkserver.source_folders(), lambda: None) if options.reload else 0
+    board = Board(seats=1, slots=options.slots)
+    board.child(0).open(os.getpid(), 1, time.monotonic())
+    context = ChildContext(
+        index=0, generation=1, node=options.node, slots=options.slots, board=board, notify=None
+    )
+    try:
+        code = forkserver.run_prepared(prepared, context)
+    finally:
+        if watcher:
+            os.kill(watcher, signal.SIGKILL)
+            os.waitpid(watcher, 0)
+    if again or code in (ChildExit.RECYCLE, ChildExit.LIMIT):
+        bound.info("starting anew")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return code
