@@ -76,6 +76,9 @@ class TopologyError(ConfigurationError):
         self.problems = problems
         super().__init__("\n".join(problems))
 
+    def __reduce__(self) -> tuple[type[TopologyError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
 
 class TopologyConflict(ConfigurationError):
     """A queue or an exchange on the broker differs from what the topology declares."""
@@ -144,6 +147,9 @@ class OperationRefused(BrokerError):
         self.code = code
         self.text = text
         super().__init__(message or f"The broker refused the operation: {code} {text}.")
+
+    def __reduce__(self) -> tuple[type[OperationRefused], tuple[int, str, str]]:
+        return type(self), (self.code, self.text, str(self))
 
 
 class PublishNacked(BrokerError):

@@ -1,0 +1,208 @@
+"""Body compression under the names and mime types Celery uses, with a bound on what a received body may grow to.
+
+``application/x-gzip`` carries a raw zlib stream, because that is what kombu writes under this name; a real gzip file is read
+too. Every function is pure and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import bz2
+import difflib
+import lzma
+import zlib
+from typing import Protocol
+
+from amqtask.errors import ConfigurationError, ContentRefused, DecodeError
+
+GZIP = "application/x-gzip"
+BZIP2 = "application/x-bz2"
+LZMA = "application/x-lzma"
+ZSTD = "application/zstd"
+
+_ALIASES = {
+    "gzip": GZIP,
+    "zlib": GZIP,
+    "bzip2": BZIP2,
+    "bzip": BZIP2,
+    "lzma": LZMA,
+    "xz": LZMA,
+    "zstd": ZSTD,
+    "zstandard": ZSTD,
+    GZIP: GZIP,
+    BZIP2: BZIP2,
+    LZMA: LZMA,
+    ZSTD: ZSTD,
+}
+NAMES = tuple(name for name in _ALIASES if "/" not in name)
+
+_CHUNK = 256 * 1024
+_ZSTD_BLOCK = 128 * 1024  # the most that one block, however few its bytes, decompresses to
+_LZMA_MEMORY = 128 * 1024 * 1024  # xz -9 needs 65 MiB; a hostile header may ask for gigabytes
+
+
+def mime_type(name: str) -> str:
+    """The mime type that the ``compression`` header carries for a name (``gzip``, ``zstd``, …) or mime type.
+
+    Raises:
+        ConfigurationError: unknown name.
+    """
+    found = _ALIASES.get(name)
+    if found is None:
+        near = difflib.get_close_matches(str(name), NAMES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known are {', '.join(NAMES)}."
+        raise ConfigurationError(f"Unknown compression {name!r}.{hint}")
+    return found
+
+
+def compress(body: bytes, name: str) -> bytes:
+    """Compress a body.
+
+    Raises:
+        ConfigurationError: unknown name.
+    """
+    kind = mime_type(name)
+    if kind == GZIP:
+        return zlib.compress(body)
+    if kind == BZIP2:
+        return bz2.compress(body)
+    if kind == LZMA:
+        return lzma.compress(body)
+    import zstandard  # here, because most processes never compress
+
+    return zstandard.ZstdCompressor().compress(body)
+
+
+def decompress(body: bytes, name: object, max_bytes: int) -> bytes:
+    """Decompress a received body; output is bounded while it is produced, so a bomb costs at most ``max_bytes``.
+
+    Args:
+        body: the compressed bytes.
+        name: value of the ``compression`` header.
+        max_bytes: the largest acceptable result.
+
+    Raises:
+        ContentRefused: a compression that amqtask does not have.
+        DecodeError: damaged or truncated data, or a result above ``max_bytes``.
+    """
+    kind = _ALIASES.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ContentRefused(
+            f"The body is compressed with {name!r:.80}, and only {', '.join(NAMES)} can be read."
+        )
+    try:
+        if kind == GZIP:
+            return _inflate(body, max_bytes)
+        if kind == BZIP2:
+            return _expand(bz2.BZ2Decompressor, body, max_bytes)
+        if kind == LZMA:
+            return _expand(_lzma, body, max_bytes)
+        return _expand_zstd(body, max_bytes)
+    except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError) as error:
+        raise _damaged(kind, str(error).rstrip(".")) from None
+
+
+def _damaged(kind: str, why: str) -> DecodeError:
+    return DecodeError(f"The compressed body ({kind}) is damaged: {why}.")
+
+
+def _too_large(max_bytes: int) -> DecodeError:
+    return DecodeError(
+        f"The compressed body is larger than decompressed_max_bytes ({max_bytes} bytes)."
+    )
+
+
+def _inflate(body: bytes, max_bytes: int) -> bytes:
+    """Zlib and gzip, told apart by their first bytes; a gzip file may have several members."""
+    pieces: list[bytes] = []
+    room = max_bytes
+    rest = body
+    while True:
+        stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        while not stream.eof:
+            piece = stream.decompress(rest, min(_CHUNK, room + 1))
+            rest = stream.unconsumed_tail
+            room -= len(piece)
+            if room < 0:
+                raise _too_large(max_bytes)
+            if not piece and not rest and not stream.eof:
+                raise EOFError("it ends too early")
+            pieces.append(piece)
+        rest = stream.unused_data
+        if not rest:
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if not rest.startswith(b"\x1f\x8b"):
+            raise ValueError(f"{len(rest)} bytes follow its end")
+
+
+class _Expander(Protocol):
+    """What the bz2 and lzma decompressors have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _MakeExpander(Protocol):
+    def __call__(self) -> _Expander: ...
+
+
+def _lzma() -> _Expander:
+    return lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
+
+
+def _expand(make: _MakeExpander, body: bytes, max_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    room = max_bytes
+    rest = body
+    while rest or not pieces:
+        stream = make()
+        feed = rest
+        while not stream.eof:
+            piece = stream.decompress(feed, min(_CHUNK, room + 1))
+            feed = b""
+            room -= len(piece)
+            if room < 0:
+                raise _too_large(max_bytes)
+            if stream.needs_input and not stream.eof:
+                raise EOFError("it ends too early")
+            pieces.append(piece)
+        rest = stream.unused_data
+    return b"".join(pieces)
+
+
+def _expand_zstd(body: bytes, max_bytes: int) -> bytes:
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(body)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        window = max(8 * 1024 * 1024, max_bytes)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=window)
+        if size >= 0:
+            return decompressor.decompress(body, allow_extra_data=False)
+        # The size is not stated. The library bounds output only by the input it is given, so it gets slices that cannot
+        # decompress to more than what is left: the smallest block is four bytes.
+        stream = decompressor.decompressobj()
+        pieces: list[bytes] = []
+        room = max_bytes
+        position = 0
+        while position < len(body) and not stream.eof:
+            step = max(16, room // _ZSTD_BLOCK * 4)
+            piece = stream.decompress(body[position : position + step])
+            position += step
+            room -= len(piece)
+            if room < 0:
+                raise _too_large(max_bytes)
+            pieces.append(piece)
+        if not stream.eof:
+            raise EOFError("it ends too early")
+        if stream.unused_data or position < len(body):
+            raise ValueError("more bytes follow its end")
+    except zstandard.ZstdError as error:
+        raise _damaged(ZSTD, str(error).rstrip(".")) from None
+    return b"".join(pieces)
