@@ -1,0 +1,1 @@
+"""A RabbitMQ for development, demos and tests: a private node, and the choice of a broker."""

@@ -1,0 +1,70 @@
+# Every target works with no step before it: what it needs is made first, once.
+# Only make and Python 3.11 or newer have to be there; on Debian, as root or with passwordless
+# sudo, missing pieces (python3-venv, a broker) are installed.
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Arguments for pytest and the benchmark: make test ARGS="-k ladder -x"
+ARGS ?=
+
+# Nothing is asked, and no home folder is needed.
+export PIP_NO_INPUT := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup fmt lint type layers test test-unit test-all bench demo up down clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "; print "make TARGET, where TARGET is one of:\n"} \
+		/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY) ## Make the virtual environment in .venv and install everything into it
+
+fmt: $(READY) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(READY) ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY) ## Check the types
+	$(BIN)/mypy
+
+layers: $(READY) ## Check who imports whom
+	$(BIN)/lint-imports
+
+test: $(READY) ## Run all tests; finds or starts a RabbitMQ
+	$(BIN)/python -m pytest $(ARGS)
+
+test-unit: $(READY) ## Run the tests that need no broker
+	$(BIN)/python -m pytest -m "not broker and not acceptance" $(ARGS)
+
+test-all: $(READY) ## Run what CI runs: linters, and the tests on RabbitMQ 3.10 and 4.x
+	.ci/run
+
+bench: $(READY) ## Run the benchmark; finds or starts a RabbitMQ
+	$(BIN)/python -m amqtask.broker.run -- $(BIN)/python -m benchmarks $(ARGS)
+
+demo: $(READY) ## Run the example shop on real files; finds or starts a RabbitMQ
+	@$(BIN)/python -m amqtask.broker.run -- $(BIN)/python examples/shop/demo.py $(ARGS)
+
+up: $(READY) ## Start a private RabbitMQ for development and show its URL
+	@$(BIN)/amqtask broker start
+
+down: $(READY) ## Stop the private RabbitMQ of `make up`
+	@$(BIN)/amqtask broker stop
+
+clean: ## Remove what was made here: the virtual environment and caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made again when the dependencies change.
+$(READY): pyproject.toml
+	@.ci/venv $(VENV)
