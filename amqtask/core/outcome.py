@@ -66,10 +66,12 @@ Outcome = Succeeded | Failed | Ignored | Rejected | Revoked
 class Settlement(msgspec.Struct, frozen=True):
     """What must be safe at the broker before the verdict is sent, in this order.
 
+    ``verdict`` is ``None`` where the delivery was settled before the task ran (``acks_late=False``).
+
     ``results`` go to a reply queue whose owner may be gone: a return of one is noted, not a failure. ``dead_letter`` takes
     the message itself; when it cannot be routed the verdict becomes ``REJECT``, so that nothing is lost in between.
     """
 
-    verdict: Verdict
+    verdict: Verdict | None
     results: tuple[Publication, ...] = ()
     dead_letter: Publication | None = None

@@ -1,0 +1,217 @@
+"""A short, blocking conversation with the broker: declare, look, purge. For commands and for a worker's start.
+
+Every call has a deadline; every answer the broker can give becomes a value or one of amqtask's errors. Nothing here is on
+the path of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+import pika
+import pika.exceptions
+
+from amqtask.amqp.address import Address
+from amqtask.amqp.threaded.connection import connect_error, connection_parameters, lost_error
+from amqtask.errors import BrokerError, ConnectFailed, ConnectionLost, OperationRefused
+from amqtask.topology.plan import (
+    BindExchange,
+    BindQueue,
+    Declaration,
+    DeclareExchange,
+    DeclareQueue,
+)
+
+T = TypeVar("T")
+
+
+class QueueState(msgspec.Struct, frozen=True):
+    """What a passive declare tells of a queue."""
+
+    name: str
+    messages: int
+    consumers: int
+
+
+class Session:
+    """One blocking connection; a context manager. One thread at a time.
+
+    Args:
+        addresses: brokers, tried once each, in order.
+        name: the connection's name in the broker's management.
+        timeout: seconds for connecting and for each operation.
+    """
+
+    def __init__(
+        self, addresses: Sequence[Address], *, name: str = "amqtask", timeout: float = 10.0
+    ) -> None:
+        self._addresses = tuple(addresses)
+        self._name = name
+        self._timeout = timeout
+        self._connection: Any = None
+        self._channel: Any = None
+        self.address = self._addresses[0]
+
+    def __enter__(self) -> Session:
+        return self if self._connection is not None else self.open()
+
+    def open(self) -> Session:
+        """Connect to the first broker that answers.
+
+        Raises:
+            LoginRefused, ConnectFailed: for the last address tried.
+        """
+        error: ConnectFailed | None = None
+        for address in self._addresses:
+            try:
+                self._connection = pika.BlockingConnection(
+                    connection_parameters(address, self._name, 60, self._timeout)
+                )
+            except (pika.exceptions.AMQPError, OSError, RuntimeError) as reason:
+                error = connect_error(address, reason)
+            else:
+                self.address = address
+                return self
+        assert error is not None
+        raise error from None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._connection is not None and self._connection.is_open:
+            try:
+                self._connection.close()
+            except pika.exceptions.AMQPError:
+                pass  # it is gone, which is what was wanted
+        self._connection = self._channel = None
+
+    @property
+    def server(self) -> dict[str, str]:
+        """The broker's properties of interest: product, version, platform, cluster_name."""
+        properties = self._connection._impl.server_properties or {}  # noqa: SLF001  # pika's blocking adapter hides them
+        result = {}
+        for key in ("product", "version", "platform", "cluster_name"):
+            value = properties.get(key, "")
+            result[key] = value.decode() if isinstance(value, bytes) else str(value)
+        return result
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The broker's version as numbers."""
+        return tuple(int(part) for part in self.server["version"].split(".") if part.isdigit())
+
+    def declare(self, declaration: Declaration) -> None:
+        """Carry out one declaration.
+
+        Raises:
+            OperationRefused: the broker said no; the session can go on.
+        """
+        self._do(lambda channel: _declare(channel, declaration))
+
+    def apply(
+        self, declarations: Iterable[Declaration], done: Callable[[Declaration], None] | None = None
+    ) -> None:
+        """Carry out declarations in order; stops at the first refusal."""
+        for declaration in declarations:
+            self.declare(declaration)
+            if done is not None:
+                done(declaration)
+
+    def queue(self, name: str) -> QueueState | None:
+        """The state of a queue, or ``None`` when there is none."""
+        try:
+            method = self._do(lambda channel: channel.queue_declare(name, passive=True)).method
+        except OperationRefused as error:
+            if error.code == 404:
+                return None
+            raise
+        return QueueState(name, method.message_count, method.consumer_count)
+
+    def exchange_exists(self, name: str, kind: str = "direct") -> bool:
+        """Whether an exchange exists."""
+        try:
+            self._do(lambda channel: channel.exchange_declare(name, kind, passive=True))
+        except OperationRefused as error:
+            if error.code == 404:
+                return False
+            raise
+        return True
+
+    def purge(self, name: str) -> int:
+        """Delete the ready messages of a queue; returns how many."""
+        return int(self._do(lambda channel: channel.queue_purge(name)).method.message_count)
+
+    def delete_queue(self, name: str) -> int:
+        """Delete a queue; returns how many messages went with it."""
+        return int(self._do(lambda channel: channel.queue_delete(name)).method.message_count)
+
+    def delete_exchange(self, name: str) -> None:
+        """Delete an exchange."""
+        self._do(lambda channel: channel.exchange_delete(name))
+
+    def _do(self, operation: Callable[[Any], T]) -> T:
+        timer = self._connection.call_later(self._timeout, self._give_up)
+        try:
+            if self._channel is None or not self._channel.is_open:
+                self._channel = self._connection.channel()
+            return operation(self._channel)
+        except pika.exceptions.ChannelClosedByBroker as reason:
+            self._channel = None
+            raise OperationRefused(reason.reply_code, reason.reply_text) from None
+        except (pika.exceptions.AMQPError, OSError) as reason:
+            raise self._lost(reason) from None
+        finally:
+            if self._connection.is_open:
+                self._connection.remove_timeout(timer)
+
+    def _give_up(self) -> None:
+        raise pika.exceptions.AMQPHeartbeatTimeout(f"no answer within {self._timeout} s")
+
+    def _lost(self, reason: Exception) -> BrokerError:
+        if isinstance(reason, pika.exceptions.AMQPHeartbeatTimeout):
+            return ConnectionLost(
+                f"RabbitMQ at {self.address.endpoint} did not answer within {self._timeout:g} s."
+            )
+        return lost_error(self.address, reason)
+
+
+def _declare(channel: Any, declaration: Declaration) -> None:
+    match declaration:
+        case DeclareExchange():
+            channel.exchange_declare(
+                declaration.name,
+                declaration.type,
+                durable=declaration.durable,
+                auto_delete=declaration.auto_delete,
+                internal=declaration.internal,
+                arguments=dict(declaration.arguments),
+            )
+        case DeclareQueue():
+            channel.queue_declare(
+                declaration.name,
+                passive=declaration.passive,
+                durable=declaration.durable,
+                exclusive=declaration.exclusive,
+                auto_delete=declaration.auto_delete,
+                arguments=dict(declaration.arguments),
+            )
+        case BindQueue():
+            channel.queue_bind(
+                declaration.queue,
+                declaration.exchange,
+                declaration.routing_key,
+                arguments=dict(declaration.arguments),
+            )
+        case BindExchange():
+            channel.exchange_bind(
+                declaration.destination,
+                declaration.source,
+                declaration.routing_key,
+                arguments=dict(declaration.arguments),
+            )

@@ -1,0 +1,59 @@
+"""What follows from an outcome: which publications must be confirmed, and how the delivery ends."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from amqtask.core.message import Publication
+from amqtask.core.outcome import (
+    Failed,
+    Ignored,
+    Outcome,
+    Rejected,
+    Revoked,
+    Settlement,
+    Succeeded,
+    Verdict,
+)
+
+DONE = Settlement(Verdict.ACK)
+
+
+def decide(
+    outcome: Outcome, result: Publication | None, letter: Publication | None
+) -> Settlement:
+    """The settlement of an outcome.
+
+    Args:
+        outcome: what became of the delivery.
+        result: the result to send, when the caller wants one.
+        letter: the message as a dead letter, when its queue has a place for those. Without one a failed message is
+            rejected, so that a dead-letter exchange set by a policy on the broker still gets it.
+    """
+    results = () if result is None else (result,)
+    match outcome:
+        case Succeeded():
+            return DONE if result is None else Settlement(Verdict.ACK, results)
+        case Failed() | Revoked():
+            if letter is None:
+                return Settlement(Verdict.REJECT, results)
+            return Settlement(Verdict.ACK, results, letter)
+        case Ignored():
+            return DONE
+        case Rejected(requeue=True):
+            return Settlement(Verdict.REJECT_REQUEUE)
+        case Rejected():
+            if letter is None:
+                return Settlement(Verdict.REJECT, results)
+            return Settlement(Verdict.ACK, results, letter)
+        case _:
+            assert_never(outcome)
+
+
+def needs_letter(outcome: Outcome) -> bool:
+    """Whether a message with this outcome goes to the dead letters."""
+    match outcome:
+        case Failed() | Revoked() | Rejected(requeue=False):
+            return True
+        case _:
+            return False

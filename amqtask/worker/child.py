@@ -1,0 +1,242 @@
+"""One child of a worker: consumes its queues, runs tasks, settles them. Also the whole of a ``solo`` worker.
+
+Two threads. The I/O thread owns both connections (one consumes, one publishes results, so that a broker that holds
+publishers back never holds back acks), the timers and the signals' wake-up pipe; the main thread runs tasks. The main thread
+may be stuck in C code for minutes: the I/O thread keeps heartbeats, limits and shutdown going.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from amqtask.amqp.threaded.consumer import Delivery, ThreadedConsumer
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.amqp.threaded.publisher import ThreadedPublisher
+from amqtask.core.fleet import ChildExit
+from amqtask.core.outcome import Settlement, Verdict
+from amqtask.errors import BrokerError
+from amqtask.log import get_logger
+from amqtask.worker.execution import Executor
+from amqtask.worker.job import Job
+from amqtask.worker.limits import MainThreadLimits
+from amqtask.worker.pools.single import SingleSlot
+from amqtask.worker.prepared import ChildContext
+from amqtask.worker.settle import Settler
+
+log = get_logger("amqtask.worker")
+
+SETTLE_GRACE = 10.0  # seconds a stopping child waits for the broker to confirm what its tasks left behind
+CLOSE_GRACE = 3.0
+
+
+class Child:
+    """Runs one child until it is told to stop, or until it has reached its limit of tasks.
+
+    ``run`` is called once, on the main thread. Methods that begin with ``_io_`` run on the I/O thread.
+    """
+
+    def __init__(self, job: Job, context: ChildContext) -> None:
+        self._job = job
+        self._context = context
+        self._io = IoThread(f"amqtask-io-{context.index}")
+        self._publisher: ThreadedPublisher | None = None  # I/O thread
+        self._limits = MainThreadLimits(self._io, self._io_hard_limit)
+        self._consumer = ThreadedConsumer(
+            self._io,
+            job.addresses,
+            name=f"{job.node}/{context.index}",
+            heartbeat=job.settings.broker_heartbeat,
+            connect_timeout=job.settings.broker_connection_timeout,
+            queues=job.queues,
+            prefetch=job.prefetch,
+            declarations=job.declarations,
+            on_batch=self._io_batch,
+            on_lost=self._io_lost,
+            on_ready=self._io_ready,
+            fast=job.settings.broker_fast_frames,
+        )
+        self._settler = Settler(
+            self._io, self._consumer, self._io_publisher, job.settings.worker_successful_max
+        )
+        self._executor = Executor(
+            job, context, self._settler, self._limits, lambda: self._consumer.epoch
+        )
+        self._pool = SingleSlot(self._execute, self._settler.flush)
+        self._draining = False  # written by the I/O thread
+        self._told = False  # I/O thread: the supervisor knows that we are ready
+        self._exit = ChildExit.DONE
+        self._signals: socket.socket | None = None
+        self._held: dict[int, Any] = {}  # I/O thread: timers of messages that are early
+
+    # ------------------------------------------------------------ main thread
+
+    def run(self) -> int:
+        """Work until told to stop; the exit code."""
+        self._install_signals()
+        self._limits.install()
+        self._io.start()
+        self._consumer.start()
+        try:
+            self._pool.run()
+        finally:
+            self._finish()
+        return int(self._exit)
+
+    def _execute(self, delivery: Any) -> None:
+        wait = self._executor.execute(delivery)
+        if wait is not None:
+            self._io.post(lambda: self._io_hold(delivery, wait))
+            return
+        if self._executor.exhausted and not self._draining:
+            self._exit = ChildExit.RECYCLE
+            self._pool.stop()  # nothing more starts; the I/O thread gives the rest back
+            self._io.post(self._io_drain)
+
+    def _finish(self) -> None:
+        """Wait until everything is settled, then close both connections and the I/O thread."""
+        settled = threading.Event()
+        self._io.post(lambda: self._settler.when_idle(settled.set))
+        if not settled.wait(SETTLE_GRACE):
+            log.warning(
+                "stopping with unsettled tasks; the broker will give them to another worker",
+                unsettled=self._consumer.unsettled,
+            )
+        closed = threading.Event()
+        self._consumer.close(closed.set)
+        closed.wait(CLOSE_GRACE)
+        if self._publisher is not None:
+            self._publisher.close(CLOSE_GRACE)
+        self._io.stop()
+        if self._signals is not None:
+            signal.set_wakeup_fd(-1)
+            self._signals.close()
+
+    def _install_signals(self) -> None:
+        """Have signals reach the I/O thread whatever the main thread does: their numbers arrive on a socket."""
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        self._signals = reader
+        self._writer = writer
+        wanted = [signal.SIGTERM, signal.SIGQUIT]
+        if self._context.solo:
+            wanted += [signal.SIGINT]
+        for number in wanted:
+            signal.signal(number, _noted)
+            signal.siginterrupt(number, False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._io.post(
+            lambda: self._io.loop.add_handler(
+                reader.fileno(), lambda _fd, _events: self._io_signal(reader), self._io.loop.READ
+            )
+        )
+
+    # ------------------------------------------------------------ I/O thread
+
+    def _io_publisher(self) -> ThreadedPublisher:
+        if self._publisher is None:
+            job = self._job
+            self._publisher = ThreadedPublisher(
+                self._io,
+                job.addresses,
+                name=f"{job.node}/{self._context.index} results",
+                heartbeat=job.settings.broker_heartbeat,
+                connect_timeout=job.settings.broker_connection_timeout,
+                window=job.settings.publish_window,
+                buffer=job.settings.publish_buffer,
+                fast=job.settings.broker_fast_frames,
+            )
+        return self._publisher
+
+    def _io_ready(self) -> None:
+        if not self._told:
+            self._told = True
+            self._context.ready()
+
+    def _io_lost(self, error: BrokerError) -> None:
+        self._pool.take_back()  # the broker has them again
+        log.warning("the broker took its messages back; consuming again soon", reason=str(error))
+
+    def _io_batch(self, batch: list[Delivery]) -> None:
+        if self._draining:
+            self._io_give_back(batch)
+        else:
+            self._pool.hand_over(batch)
+
+    def _io_give_back(self, deliveries: list[Any]) -> None:
+        for delivery in deliveries:
+            self._consumer.settle(delivery, Verdict.GIVE_BACK)
+
+    def _io_hold(self, delivery: Any, seconds: float) -> None:
+        """Keep a message that is early until its time."""
+        if self._draining:
+            self._io_give_back([delivery])
+            return
+
+        def due() -> None:
+            self._held.pop(id(delivery), None)
+            self._io_batch([delivery])
+
+        self._held[id(delivery)] = (delivery, self._io.call_later(seconds, due))
+
+    def _io_signal(self, reader: socket.socket) -> None:
+        try:
+            numbers = reader.recv(64)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number == signal.SIGQUIT or (number == signal.SIGINT and self._draining):
+                self._io_cold()
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self._io_drain()
+
+    def _io_drain(self) -> None:
+        """Warm shutdown: take nothing new, give back what has not started, let the running task finish."""
+        if self._draining:
+            return
+        self._draining = True
+        self._context.draining()
+        self._io_give_back(self._pool.take_back())
+        for delivery, timer in self._held.values():
+            self._io.cancel(timer)
+            self._io_give_back([delivery])
+        self._held.clear()
+        self._consumer.stop(self._pool.stop)
+
+    def _io_cold(self) -> None:
+        """Cold shutdown: give back everything, the running task too, and go."""
+        self._draining = True
+        log.warning("cold shutdown: giving back what runs")
+        self._pool.take_back()
+        self._io.call_later(CLOSE_GRACE, lambda: os._exit(int(ChildExit.DONE)))
+        # Closing the connection returns every unsettled delivery at once.
+        self._settler.when_idle(
+            lambda: self._consumer.close(lambda: os._exit(int(ChildExit.DONE)))
+        )
+
+    def _io_hard_limit(self) -> None:
+        """A task is past its hard limit: settle it here, give the rest back, and end the process that is stuck in it."""
+        self._draining = True
+        ended = self._executor.timed_out()
+        if ended is None:
+            return
+        delivery, settlement, key = ended
+        self._settler.settle_now(delivery, settlement, key)
+        self._io_give_back(self._pool.take_back())
+        self._consumer.stop(
+            lambda: self._settler.when_idle(
+                lambda: self._consumer.close(lambda: os._exit(int(ChildExit.LIMIT)))
+            )
+        )
+
+
+def _noted(_signal: int, _frame: object) -> None:
+    """The number went to the wake-up socket already; a Python handler is what makes the interpreter write it."""
+
+

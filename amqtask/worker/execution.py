@@ -1,0 +1,530 @@
+"""From a delivery to its settlement: decode, resolve, run, decide. On the slot's thread; never raises.
+
+The steps, in order, each of which may end the delivery:
+
+1. read the header (the body is not touched);
+2. a redelivery is looked up: finished here before, ended at its hard limit, or crashed its child too often;
+3. the task is looked up and an expired one is refused;
+4. the body is decoded and the task runs, within its limits;
+5. the outcome becomes a settlement, which is handed to the I/O thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from amqtask.amqp.ports import Delivery
+from amqtask.core import codec, dead, result, serialization
+from amqtask.core.codec import Head
+from amqtask.core.fleet import VerdictKind
+from amqtask.core.message import Properties, Publication
+from amqtask.core.outcome import (
+    Failed,
+    Ignored,
+    Outcome,
+    Rejected,
+    Revoked,
+    Settlement,
+    Succeeded,
+    Verdict,
+)
+from amqtask.core.settlement import DONE, decide, needs_letter
+from amqtask.errors import (
+    DecodeError,
+    Ignore,
+    MessageError,
+    NotRegistered,
+    Reject,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    Unsupported,
+    WorkerLostError,
+)
+from amqtask.log import get_logger
+from amqtask.request import DeliveryInfo, Request, current
+from amqtask.task import Task
+from amqtask.worker.job import Job
+from amqtask.worker.limits import MainThreadLimits
+from amqtask.worker.prepared import ChildContext
+from amqtask.worker.settle import Key, Settler
+
+log = get_logger("amqtask.worker")
+
+EARLY = 0.05  # seconds before its eta at which a task may start
+EMPTY = Properties()
+AnyTask = Task[Any, Any]
+
+
+class Executor:
+    """Runs deliveries in one slot and posts their settlements.
+
+    ``execute`` belongs to the slot's thread; ``timed_out`` and ``running`` to the I/O thread.
+
+    Args:
+        job: what the node works on.
+        context: the child's place in its node.
+        settler: takes the settlements.
+        limits: raises the soft limit and watches the hard one.
+        epoch: the consumer's current epoch; a delivery of an older one is the broker's again.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        context: ChildContext,
+        settler: Settler,
+        limits: MainThreadLimits,
+        epoch: Callable[[], int],
+    ) -> None:
+        settings = job.settings
+        self.exhausted = False  # this child has reached its limit of tasks; slot's thread
+        self._job = job
+        self._context = context
+        self._slot = context.record.slot(0)
+        self._settler = settler
+        self._limits = limits
+        self._epoch = epoch
+        self._tasks = job.app.tasks
+        self._accept = serialization.accepted(settings.accept_content)
+        self._sizes = codec.Limits(
+            message_max_bytes=settings.message_max_bytes,
+            headers_max_bytes=settings.headers_max_bytes,
+            decompressed_max_bytes=settings.decompressed_max_bytes,
+        )
+        self._count = 0
+        self._runner: asyncio.Runner | None = None
+        # What runs now, for the hard limit; set before the limits are armed and read only while they are.
+        self._current: tuple[Delivery, Head, AnyTask, float] | None = None
+
+    # ------------------------------------------------------------ the slot's thread
+
+    def execute(self, delivery: Delivery) -> float | None:
+        """Run one delivery and post its settlement. Returns seconds when it is too early to run it, else ``None``."""
+        if delivery.epoch != self._epoch():
+            return None
+        try:
+            head = codec.read_header(
+                delivery.properties, delivery.body, accept=self._accept, limits=self._sizes
+            )
+        except MessageError as error:
+            self._refuse(delivery, error)
+            return None
+        key = (head.id, head.retries)
+        if delivery.redelivered and self._known(delivery, head, key):
+            return None
+        task = self._tasks.get(head.task)
+        if task is None:
+            self._end(delivery, head, None, self._unknown(head), key)
+            return None
+        if head.expires is not None and self._expired(head):
+            self._end(delivery, head, task, Revoked(f"expired at {head.expires}"), key)
+            return None
+        if head.eta is not None:
+            wait = (head.eta_at() or 0.0) - time.time()
+            if wait > EARLY:
+                return wait
+        self._run(delivery, head, task, key)
+        return None
+
+    def _run(self, delivery: Delivery, head: Head, task: AnyTask, key: Key) -> None:
+        options = task.options
+        settings = self._job.settings
+        acks_late = settings.task_acks_late if options.acks_late is None else options.acks_late
+        if not acks_late:
+            self._settler.post(delivery, DONE, None, time.monotonic())
+            self._settler.flush()
+        soft = head.soft_time_limit or options.soft_time_limit or settings.task_soft_time_limit
+        hard = head.time_limit or options.time_limit or settings.task_time_limit
+        started = time.monotonic()
+        slot = self._slot
+        if soft is None and hard is None:
+            slot.begin(head.id, head.task, started)
+            outcome = self._call(delivery, head, task, started)
+            mine = True
+        else:
+            self._current = (delivery, head, task, hard or 0.0)
+            slot.begin(
+                head.id,
+                head.task,
+                started,
+                None if soft is None else started + soft,
+                None if hard is None else started + hard,
+            )
+            self._limits.begin(soft, hard)
+            try:
+                outcome = self._call(delivery, head, task, started)
+                mine = self._limits.end()
+            except SoftTimeLimitExceeded as error:  # it came between the task's last instruction and ours
+                mine = self._limits.end()
+                outcome = Failed(error, None, "soft time limit", time.monotonic() - started)
+        if not mine:
+            _wait_for_the_end()
+        slot.end(type(outcome) is not Succeeded)
+        self._count += 1
+        if self._count == self._job.max_tasks or self._too_large():
+            self.exhausted = True
+        self._end(delivery, head, task, outcome, key, acked=not acks_late)
+
+    def _call(self, delivery: Delivery, head: Head, task: AnyTask, started: float) -> Outcome:
+        """Decode the arguments and run the task's function."""
+        try:
+            args, kwargs, embed = codec.read_body(
+                head, delivery.properties, delivery.body, accept=self._accept, limits=self._sizes
+            )
+        except MessageError as error:
+            return Failed(error, None, _reason(error))
+        if embed and any(embed.values()):
+            return Failed(
+                Unsupported(
+                    f"Task {head.task} came with callbacks or a chain, which this version of amqtask cannot continue."
+                ),
+                None,
+                "unsupported",
+            )
+        if task.tracks_started(self._job.settings) and self._wants_result(head, task):
+            self._send_started(delivery, head)
+        token = current.set(self._request(delivery, head, args, kwargs))
+        try:
+            value = task.run(*args, **kwargs)
+            if task.is_coroutine and inspect.iscoroutine(value):
+                value = self._run_coroutine(value)
+        except Ignore:
+            return Ignored()
+        except Reject as directive:
+            return Rejected(str(directive.reason), directive.requeue)
+        except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task end that task only
+            return self._failed(error, task, args, kwargs, time.monotonic() - started)
+        finally:
+            current.reset(token)
+        return Succeeded(value, time.monotonic() - started)
+
+    def _run_coroutine(self, coroutine: Any) -> object:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(coroutine)
+
+    def _failed(
+        self, error: BaseException, task: AnyTask, args: Any, kwargs: Any, runtime: float
+    ) -> Failed:
+        reason = "failure"
+        if isinstance(error, SoftTimeLimitExceeded):
+            reason = "soft time limit"
+        elif isinstance(error, TypeError) and not task.accepts(args, kwargs):
+            reason = "wrong arguments"
+        return Failed(error, result.format_traceback(error), reason, runtime)
+
+    def _known(self, delivery: Delivery, head: Head, key: Key) -> bool:
+        """Settle a redelivery that must not run again. True when it is settled."""
+        results = self._settler.remembered(key)
+        if results is not None:
+            log.info("finished before, not run again", task=head.task, task_id=head.id)
+            self._post(delivery, Settlement(Verdict.ACK, results), key)
+            return True
+        verdict = self._context.board.verdict(head.id)
+        if verdict is None:
+            return False
+        error: Exception
+        if verdict.kind is VerdictKind.HARD_LIMIT:
+            error = TimeLimitExceeded(f"Task {head.task}[{head.id}] was killed at its time limit.")
+            outcome = Failed(error, None, "time limit")
+        elif verdict.count >= self._job.max_crashes.get(delivery.queue, 3):
+            error = WorkerLostError(
+                f"Task {head.task}[{head.id}] killed the process that ran it {verdict.count} times."
+            )
+            outcome = Failed(error, None, "crashes")
+        else:
+            return False
+        self._end(delivery, head, self._tasks.get(head.task), outcome, key)
+        return True
+
+    def _unknown(self, head: Head) -> Failed:
+        return Failed(
+            NotRegistered(
+                f"Task {head.task} is not registered with app {self._job.app.name}; this node knows "
+                f"{len(self._tasks)} tasks."
+            ),
+            None,
+            "unknown task",
+        )
+
+    def _expired(self, head: Head) -> bool:
+        return (head.expires_at() or 0.0) < time.time()
+
+    def _too_large(self) -> bool:
+        limit = self._job.max_memory
+        return limit is not None and resident_kib() > limit
+
+    def _request(self, delivery: Delivery, head: Head, args: Any, kwargs: Any) -> Request:
+        return Request(
+            id=head.id,
+            task=head.task,
+            root_id=head.root_id,
+            parent_id=head.parent_id,
+            group=head.group,
+            group_index=head.group_index,
+            retries=head.retries,
+            eta=head.eta,
+            expires=head.expires,
+            timelimit=(head.time_limit, head.soft_time_limit),
+            reply_to=head.reply_to,
+            correlation_id=head.correlation_id,
+            delivery_info=DeliveryInfo(
+                exchange=delivery.exchange,
+                routing_key=delivery.routing_key,
+                priority=head.priority,
+                redelivered=delivery.redelivered,
+                queue=delivery.queue,
+            ),
+            hostname=self._job.node,
+            origin=head.origin,
+            args=args,
+            kwargs=kwargs,
+            headers=head.headers,
+            shadow=head.shadow,
+            called_directly=False,
+            ignore_result=not self._wants_result(head, self._tasks.get(head.task)),
+        )
+
+    # ------------------------------------------------------------ outcome → settlement
+
+    def _end(
+        self,
+        delivery: Delivery,
+        head: Head,
+        task: AnyTask | None,
+        outcome: Outcome,
+        key: Key | None,
+        *,
+        acked: bool = False,
+    ) -> None:
+        self._post(delivery, self._settlement(delivery, head, task, outcome, acked), key)
+
+    def _settlement(
+        self, delivery: Delivery, head: Head, task: AnyTask | None, outcome: Outcome, acked: bool
+    ) -> Settlement:
+        reply, outcome = self._result(head, task, outcome)
+        if type(outcome) is Succeeded:
+            settlement = decide(outcome, reply, None)
+        else:
+            self._report(head, outcome)
+            letter = (
+                self._letter(delivery, outcome, head.retries + 1) if needs_letter(outcome) else None
+            )
+            settlement = decide(outcome, reply, letter)
+        if acked:
+            return Settlement(None, settlement.results, settlement.dead_letter)
+        return settlement
+
+    def _post(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
+        self._settler.post(delivery, settlement, key, time.monotonic())
+
+    def _wants_result(self, head: Head, task: AnyTask | None) -> bool:
+        if not head.reply_to or not _good_address(head.reply_to):
+            return False
+        if head.ignore_result is not None:
+            return not head.ignore_result
+        if task is not None and task.options.ignore_result is not None:
+            return not task.options.ignore_result
+        return not self._job.settings.task_ignore_result
+
+    def _result(
+        self, head: Head, task: AnyTask | None, outcome: Outcome
+    ) -> tuple[Publication | None, Outcome]:
+        """The result to send, and the outcome, which becomes a failure when the value cannot be written."""
+        if type(outcome) is Ignored or not self._wants_result(head, task):
+            return None, outcome
+        if type(outcome) is Rejected and outcome.requeue:
+            return None, outcome
+        try:
+            return self._reply(head, self._record(head, outcome)), outcome
+        except MessageError as error:
+            failed = Failed(error, None, "result")
+            return self._reply(head, self._record(head, failed)), failed
+
+    def _record(self, head: Head, outcome: Outcome) -> result.Record:
+        state, value, traceback = _state(outcome, self._job.settings.result_serializer)
+        return result.Record(
+            task_id=head.id,
+            status=state,
+            result=value,
+            traceback=traceback,
+            date_done=datetime.now(UTC).isoformat(),
+            group_id=head.group,
+            parent_id=head.parent_id,
+        )
+
+    def _reply(self, head: Head, record: result.Record) -> Publication:
+        assert head.reply_to is not None
+        return Publication(
+            "",
+            head.reply_to,
+            result.encode_result(
+                record,
+                self._job.settings.result_serializer,
+                correlation_id=head.correlation_id,
+                limits=self._sizes,
+            ),
+        )
+
+    def _send_started(self, delivery: Delivery, head: Head) -> None:
+        record = result.Record(
+            task_id=head.id, status="STARTED", result={"hostname": self._job.node}
+        )
+        self._settler.post(
+            delivery, Settlement(None, (self._reply(head, record),)), None, time.monotonic()
+        )
+        self._settler.flush()
+
+    def _letter(self, delivery: Delivery, outcome: Outcome, attempts: int) -> Publication | None:
+        target = self._job.dead_letters.get(delivery.queue)
+        if target is None:
+            return None
+        exception, message, traceback, reason = _cause(outcome)
+        return dead.letter(
+            delivery.body,
+            delivery.properties,
+            dead.Death(
+                reason=reason,
+                exception=exception,
+                message=message,
+                traceback=traceback,
+                queue=delivery.queue,
+                node=self._job.node,
+                attempts=attempts,
+                time=datetime.now(UTC).isoformat(),
+            ),
+            target,
+        )
+
+    def _refuse(self, delivery: Delivery, error: MessageError) -> None:
+        """Settle a message whose header cannot be read: dead letter with the reason, failure to whoever asked."""
+        log.error("not a task message", queue=delivery.queue, reason=str(error))
+        outcome = Failed(error, None, _reason(error))
+        try:
+            known = codec.identify(delivery.properties)
+        except DecodeError:
+            # Even its properties are damaged, so it cannot be published again: the broker dead-letters it.
+            self._post(delivery, Settlement(Verdict.REJECT), None)
+            return
+        reply = None
+        if known.reply_to and known.correlation_id and _good_address(known.reply_to):
+            record = result.Record(
+                task_id=known.id or known.correlation_id,
+                status="FAILURE",
+                result=result.exception_to_wire(error),
+                date_done=datetime.now(UTC).isoformat(),
+            )
+            reply = Publication(
+                "",
+                known.reply_to,
+                result.encode_result(record, correlation_id=known.correlation_id),
+            )
+        self._post(delivery, decide(outcome, reply, self._letter(delivery, outcome, 1)), None)
+
+    def _report(self, head: Head, outcome: Outcome) -> None:
+        """One line for everything but success."""
+        if type(outcome) is Ignored:
+            return
+        exception, message, traceback, reason = _cause(outcome)
+        level = log.info if isinstance(outcome, Revoked | Rejected) else log.error
+        level(
+            "task did not succeed",
+            task=head.task,
+            task_id=head.id,
+            outcome=reason,
+            exception=exception,
+            text=message,
+            **({"traceback": traceback} if traceback else {}),
+        )
+
+    # ------------------------------------------------------------ the I/O thread
+
+    def timed_out(self) -> tuple[Delivery, Settlement, Key] | None:
+        """The settlement of the task that is past its hard limit. Called once its run has been taken from the slot."""
+        if self._current is None:
+            return None
+        delivery, head, task, limit = self._current
+        error = TimeLimitExceeded(
+            f"Task {head.task}[{head.id}] was ended at its time limit of {limit:g} s."
+        )
+        settlement = self._settlement(
+            delivery, head, task, Failed(error, None, "time limit", limit), acked=False
+        )
+        return delivery, settlement, (head.id, head.retries)
+
+
+def _state(outcome: Outcome, serializer: str) -> tuple[str, object, str | None]:
+    """State, result and traceback of a result record."""
+    match outcome:
+        case Succeeded():
+            return "SUCCESS", outcome.value, None
+        case Failed():
+            return (
+                "FAILURE",
+                result.exception_to_wire(outcome.error, serializer),
+                outcome.traceback,
+            )
+        case Revoked():
+            return (
+                "REVOKED",
+                result.exception_to_wire(TaskRevokedError(outcome.reason), serializer),
+                None,
+            )
+        case Rejected():
+            return "FAILURE", result.exception_to_wire(Reject(outcome.reason), serializer), None
+        case Ignored():
+            return "IGNORED", None, None
+
+
+def _cause(outcome: Outcome) -> tuple[str, str, str | None, str]:
+    """Exception type, its text, traceback and reason of an outcome that is no success."""
+    match outcome:
+        case Failed():
+            error = outcome.error
+            return (
+                type(error).__qualname__,
+                result.safe_text(error),
+                outcome.traceback,
+                outcome.reason,
+            )
+        case Revoked():
+            return "TaskRevokedError", outcome.reason, None, "expired"
+        case Rejected():
+            return "Reject", outcome.reason, None, "rejected"
+        case _:
+            return "", "", None, ""
+
+
+def _reason(error: MessageError) -> str:
+    return "refused content" if type(error).__name__ == "ContentRefused" else "undecodable"
+
+
+def _good_address(address: str) -> bool:
+    """Whether a reply address may be published to.
+
+    ``amq.`` names are the broker's own; a made-up ``amq.rabbitmq.reply-to.…`` closes the publisher's connection on
+    RabbitMQ 3.10, so a hostile sender could take the node's results down with it.
+    """
+    return not address.startswith("amq.") and len(address.encode()) <= 255
+
+
+def _wait_for_the_end() -> None:
+    """The I/O thread has settled this task at its hard limit and is about to end the process."""
+    while True:
+        time.sleep(3600)
+
+
+def resident_kib() -> int:
+    """Resident memory of this process in KiB; 0 where /proc does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  # once per task: a Path object costs more than the read
+            pages = int(file.read().split()[1])
+    except OSError:
+        return 0
+    return pages * 4

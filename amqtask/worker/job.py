@@ -1,0 +1,45 @@
+"""What every child of a node works on: the app and what its start settled, as one value.
+
+Made once in the fork server by ``prepare``; children inherit it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from amqtask.amqp.address import Address
+from amqtask.app import App
+from amqtask.settings import Settings
+from amqtask.topology.plan import Declaration
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The work of a node.
+
+    Args:
+        app: the user's application.
+        node: the node's name.
+        addresses: brokers.
+        queues: what to consume.
+        prefetch: messages a child holds at most per queue.
+        declarations: carried out on every new channel; empty when the node only checks.
+        dead_letters: exchange and routing key for the dead letters of each queue that has a place for them.
+        max_crashes: how often a task of a queue may kill its child before it is a dead letter.
+        settings: the app's settings with the command line's over them.
+        max_tasks: tasks after which a child is replaced.
+        max_memory: KiB of resident memory after which a child is replaced.
+    """
+
+    app: App
+    node: str
+    addresses: tuple[Address, ...]
+    queues: tuple[str, ...]
+    prefetch: int
+    declarations: tuple[Declaration, ...]
+    dead_letters: Mapping[str, tuple[str, str]]
+    max_crashes: Mapping[str, int]
+    settings: Settings
+    max_tasks: int | None
+    max_memory: int | None

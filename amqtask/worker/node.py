@@ -1,0 +1,179 @@
+"""Preparing a node: import the app, check the broker, settle what the children work on. Runs in the fork server."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from amqtask.amqp.address import Address, parse_addresses
+from amqtask.amqp.session import Session
+from amqtask.app import App
+from amqtask.core.backoff import exponential, full_jitter
+from amqtask.errors import BootFailed, ConfigurationError, ConnectFailed, LoginRefused, OperationRefused, Unsupported
+from amqtask.loading import load_app
+from amqtask.log import get_logger
+from amqtask.settings import Settings
+from amqtask.topology import plan
+from amqtask.topology.model import Topology
+from amqtask.worker.child import Child
+from amqtask.worker.job import Job
+from amqtask.worker.options import WorkerOptions
+from amqtask.worker.prepared import ChildContext
+
+log = get_logger("amqtask.worker")
+
+RETRY_CAP = 5.0  # seconds between two tries to find the broker at start
+
+
+class Node:
+    """An app that is imported and whose queues are there. Implements ``Prepared``."""
+
+    def __init__(self, job: Job, info: Mapping[str, object]) -> None:
+        self.info = info
+        self._job = job
+
+    def run(self, context: ChildContext) -> int:
+        """Work as one child."""
+        return Child(self._job, context).run()
+
+
+def prepare(options: WorkerOptions) -> Node:
+    """Import the app, connect, declare or check its queues. Holds no thread and no connection when it returns.
+
+    A broker that does not answer is waited for; everything else that is wrong ends the start.
+
+    Raises:
+        AppNotFound, ConfigurationError: the app or its topology.
+        LoginRefused: user, password or virtual host.
+        BootFailed: a queue is missing and may not be declared, or differs from the topology.
+    """
+    app = load_app(options.app)
+    settings = _settings(app.settings, options)
+    topology = app.topology
+    queues = _queues(topology, options, settings)
+    addresses = parse_addresses(app.broker_url)
+    declarations = plan.declarations(topology) if options.declare else ()
+    _check_limits(app, options)
+    with _session(addresses, settings, options.node) as session:
+        version = session.server["version"]
+        _check_version(topology, session.version)
+        if options.declare:
+            _declare(session, declarations)
+        _check_queues(session, queues)
+        broker = str(session.address)
+    app.freeze()
+    job = Job(
+        app=app,
+        node=options.node,
+        addresses=addresses,
+        queues=queues,
+        prefetch=options.prefetch,
+        declarations=declarations,
+        dead_letters={
+            queue: target for queue in queues if (target := plan.dead_letter_of(topology, queue))
+        },
+        max_crashes={
+            name: queue.max_crashes
+            for name, queue in topology.queues.items()
+            if queue.max_crashes is not None
+        },
+        settings=settings,
+        max_tasks=options.max_tasks_per_child,
+        max_memory=options.max_memory_per_child,
+    )
+    info: dict[str, object] = {
+        "node": options.node,
+        "app": app.name,
+        "broker": broker,
+        "version": version,
+        "queues": list(queues),
+        "pool": options.pool,
+        "children": options.children,
+        "slots": options.slots,
+        "prefetch": options.prefetch,
+        "tasks": sorted(app.tasks),
+        "sources": [],
+    }
+    return Node(job, info)
+
+
+def _settings(settings: Settings, options: WorkerOptions) -> Settings:
+    changes: dict[str, object] = {}
+    if options.time_limit is not None:
+        changes["task_time_limit"] = options.time_limit
+    if options.soft_time_limit is not None:
+        changes["task_soft_time_limit"] = options.soft_time_limit
+    return msgspec.structs.replace(settings, **changes) if changes else settings
+
+
+def _queues(topology: Topology, options: WorkerOptions, settings: Settings) -> tuple[str, ...]:
+    if options.queues:
+        return tuple(dict.fromkeys(options.queues))
+    if settings.task_default_queue in topology.queues:
+        return (settings.task_default_queue,)
+    if topology.queues:
+        return tuple(topology.queues)
+    raise ConfigurationError(
+        "The topology declares no queue, so there is nothing to work on: name one with -Q, or declare one."
+    )
+
+
+def _check_limits(app: App, options: WorkerOptions) -> None:
+    if options.pool != "solo":
+        return
+    if options.time_limit is not None:
+        raise Unsupported(
+            "The solo pool cannot end a task at a hard time limit, because it has no child to end: use --pool prefork."
+        )
+    limited = sorted(name for name, task in app.tasks.items() if task.options.time_limit)
+    if limited:
+        log.warning(
+            "the solo pool does not enforce hard time limits; use --pool prefork", tasks=limited
+        )
+
+
+def _session(addresses: tuple[Address, ...], settings: Settings, node: str) -> Session:
+    """A session as soon as a broker answers."""
+    rng = random.Random()
+    attempt = 0
+    while True:
+        session = Session(
+            addresses, name=f"{node} start", timeout=settings.broker_connection_timeout
+        )
+        try:
+            return session.open()
+        except LoginRefused:
+            raise
+        except ConnectFailed as error:
+            delay = max(0.1, full_jitter(exponential(attempt, 0.5, RETRY_CAP), rng))
+            log.warning("waiting for the broker", reason=str(error), retry_in=round(delay, 1))
+            attempt += 1
+            time.sleep(delay)
+
+
+def _check_version(topology: Topology, version: tuple[int, ...]) -> None:
+    lacking = plan.unsupported(topology, version)
+    for sentence in lacking.warnings:
+        log.warning(sentence)
+    if lacking.errors:
+        raise BootFailed(" ".join(lacking.errors))
+
+
+def _declare(session: Session, declarations: tuple[plan.Declaration, ...]) -> None:
+    for declaration in declarations:
+        try:
+            session.declare(declaration)
+        except OperationRefused as error:
+            raise BootFailed(plan.explain_conflict(error.text, declaration)) from None
+
+
+def _check_queues(session: Session, queues: tuple[str, ...]) -> None:
+    missing = [name for name in queues if session.queue(name) is None]
+    if missing:
+        names = ", ".join(repr(name) for name in missing)
+        raise BootFailed(
+            f"There is no queue {names} on the broker: declare it in the topology and apply it, or check -Q."
+        )

@@ -1,0 +1,205 @@
+"""Carries settlements out: follow-ups published and confirmed, then the verdict. Runs on the child's I/O thread.
+
+The slot hands a settlement over and goes on with the next task at once; the delivery stays unacked, and so counted against
+the prefetch, until what follows from it is safe. A slot posts settlements without waking the I/O thread for each: see
+``Settler.post``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from amqtask.amqp.ports import Delivery
+from amqtask.amqp.threaded.consumer import ThreadedConsumer
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.amqp.threaded.publisher import ThreadedPublisher
+from amqtask.core.message import Publication
+from amqtask.core.outcome import Settlement, Verdict
+from amqtask.errors import BrokerError, ConnectionLost, MessageError, Unroutable
+from amqtask.log import get_logger
+
+log = get_logger("amqtask.worker")
+
+LINGER = 0.005  # seconds a finished task's ack may wait in the slot's outbox
+
+Key = tuple[str, int]  # task id and its number of retries: one execution
+
+
+class Settler:
+    """The way from a slot's settlement to the broker.
+
+    ``post`` and ``flush`` are called by the slot's thread, ``remembered`` too; everything else runs on the I/O thread.
+
+    Args:
+        io: the child's I/O thread.
+        consumer: takes the verdicts.
+        publisher: gives the publisher for follow-ups; called when the first one comes, so that a child that publishes
+            nothing opens one connection only.
+        remember: how many finished executions are kept, whose ack may have been lost.
+    """
+
+    def __init__(
+        self,
+        io: IoThread,
+        consumer: ThreadedConsumer,
+        publisher: Callable[[], ThreadedPublisher],
+        remember: int,
+    ) -> None:
+        self._io = io
+        self._consumer = consumer
+        self._publisher = publisher
+        self._remember = remember
+        self._outbox: deque[tuple[Delivery, Settlement, Key | None]] = deque()  # slot → I/O thread
+        self._woken = 0.0  # slot's thread: when it last woke the I/O thread
+        self._polling = False  # I/O thread: a look at the outbox is due
+        self._open = 0  # I/O thread: settlements whose follow-ups are not confirmed yet
+        self._on_idle: list[Callable[[], None]] = []
+        # written by the I/O thread, read by the slot; single dict operations are atomic under the GIL
+        self._finished: OrderedDict[Key, tuple[Publication, ...]] = OrderedDict()
+
+    # ------------------------------------------------------------ the slot's thread
+
+    def post(
+        self, delivery: Delivery, settlement: Settlement, key: Key | None, now: float
+    ) -> None:
+        """Hand a settlement over. ``now`` is monotonic seconds; ``key`` identifies the execution, if one took place.
+
+        The I/O thread is woken when the last wake is older than a few milliseconds; while it finds something in the outbox
+        it looks again by itself. So a stream of short tasks costs one wake-up per batch, and no ack waits longer than that.
+        """
+        self._outbox.append((delivery, settlement, key))
+        if now - self._woken >= LINGER:
+            self._woken = now
+            self._io.post(self._drain)
+
+    def flush(self) -> None:
+        """Have everything posted so far settled now; called when the slot runs out of work."""
+        if self._outbox:
+            self._woken = time.monotonic()
+            self._io.post(self._drain)
+
+    def remembered(self, key: Key) -> tuple[Publication, ...] | None:
+        """The results of an execution that finished here, if its delivery comes again."""
+        return self._finished.get(key)
+
+    # ------------------------------------------------------------ the I/O thread
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` once everything posted has its verdict. I/O thread."""
+        self._on_idle.append(callback)
+        self._drain()
+
+    def settle_now(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
+        """Settle from the I/O thread itself: a task ended at its hard limit."""
+        self._begin(delivery, settlement, key)
+
+    def _drain(self) -> None:
+        outbox = self._outbox
+        found = len(outbox)
+        for _ in range(found):
+            self._begin(*outbox.popleft())
+        if found and not self._polling:
+            self._polling = True
+            self._io.call_later(LINGER, self._look_again)
+        self._check_idle()
+
+    def _look_again(self) -> None:
+        self._polling = False
+        if self._outbox:
+            self._drain()
+
+    def _check_idle(self) -> None:
+        if self._on_idle and not self._open and not self._outbox:
+            callbacks, self._on_idle = self._on_idle, []
+            for callback in callbacks:
+                callback()
+
+    def _begin(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
+        if not settlement.results and settlement.dead_letter is None:
+            self._finish(delivery, settlement, settlement.verdict, key)
+            return
+        self._open += 1
+
+        def ended(verdict: Verdict | None) -> None:
+            self._open -= 1
+            if verdict is not None:
+                self._finish(delivery, settlement, verdict, key)
+            self._check_idle()
+
+        FollowUps(settlement, key, ended).publish(self._publisher())
+
+    def _finish(
+        self, delivery: Delivery, settlement: Settlement, verdict: Verdict | None, key: Key | None
+    ) -> None:
+        if key is not None and verdict is Verdict.ACK:
+            finished = self._finished
+            finished[key] = settlement.results
+            if len(finished) > self._remember:
+                finished.popitem(last=False)
+        if verdict is not None:
+            self._consumer.settle(delivery, verdict)
+
+
+class FollowUps:
+    """The follow-ups of one settlement on their way. I/O thread.
+
+    ``ended`` runs once, when each has its confirm or its error: with the verdict that is now safe to send, or ``None`` when
+    the delivery must stay unsettled because we are closing and the broker will give it to somebody else.
+    """
+
+    def __init__(
+        self, settlement: Settlement, key: Key | None, ended: Callable[[Verdict | None], None]
+    ) -> None:
+        self._settlement = settlement
+        self._task_id = key[0] if key else None
+        self._ended = ended
+        self._verdict = settlement.verdict
+        self._left = len(settlement.results) + (settlement.dead_letter is not None)
+        self._abandoned = False
+
+    def publish(self, publisher: ThreadedPublisher) -> None:
+        """Hand all of them to the publisher."""
+        letter = self._settlement.dead_letter
+        if letter is not None:
+            self._submit(publisher, letter, self._dead_lettered)
+        for result in self._settlement.results:
+            self._submit(publisher, result, self._result_sent)
+
+    def _submit(
+        self,
+        publisher: ThreadedPublisher,
+        publication: Publication,
+        on_settled: Callable[[Exception | None], None],
+    ) -> None:
+        try:
+            publisher.submit(publication, on_settled)
+        except (BrokerError, MessageError) as error:
+            on_settled(error)
+
+    def _result_sent(self, error: Exception | None) -> None:
+        if isinstance(error, ConnectionLost):
+            self._abandoned = True
+        elif isinstance(error, Unroutable):
+            log.info("nobody waits for the result any more", task_id=self._task_id)
+        elif error is not None:
+            log.warning("a result could not be sent", task_id=self._task_id, reason=str(error))
+        self._one_done()
+
+    def _dead_lettered(self, error: Exception | None) -> None:
+        if isinstance(error, ConnectionLost):
+            self._abandoned = True
+        elif error is not None:
+            log.warning(
+                "no dead-letter queue took the message; it is rejected instead",
+                task_id=self._task_id,
+                reason=str(error),
+            )
+            self._verdict = Verdict.REJECT
+        self._one_done()
+
+    def _one_done(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._ended(None if self._abandoned else self._verdict)
