@@ -29,7 +29,7 @@ from amqtask.errors import ConnectionLost, DecodeError, EncodeError, PayloadTooL
 # ---------------------------------------------------------------- values
 
 TEXT = st.text(st.characters(codec="utf-8"))
-SHORT = st.text(st.characters(codec="utf-8"), max_size=60)
+SHORT = st.text(st.characters(codec="utf-8"), max_size=30)
 # pamqp reads seconds beyond the year 2106 as milliseconds.
 MOMENTS = st.integers(0, 2**32 - 1).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 NAIVE = datetime(2026, 1, 2, 3, 4, 5, 999, tzinfo=UTC).replace(tzinfo=None)

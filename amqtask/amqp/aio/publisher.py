@@ -1,0 +1,350 @@
+"""The asyncio publisher: every message confirmed, mandatory, in order, across reconnects.
+
+Coroutines hand publications over; what one turn of the event loop produced goes out in one write, and confirms are followed
+without a future per message. What was sent and not confirmed when a channel went is sent again with the same id on the next
+one, until its deadline. A channel that the broker closes over one message takes its neighbours with it, so those are then
+sent one at a time, until the one to blame is alone and gets the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from aiormq.abc import AbstractChannel
+
+from amqtask.amqp import failures, frames
+from amqtask.amqp.address import Address
+from amqtask.amqp.aio.connection import Connection, Link
+from amqtask.core.confirms import InFlight
+from amqtask.core.message import Properties, Publication
+from amqtask.errors import (
+    AmqtaskError,
+    BrokerError,
+    ConnectFailed,
+    ConnectionLost,
+    LoginRefused,
+    MessageError,
+    OperationRefused,
+)
+
+SEND_BATCH = 256  # messages per write: enough to amortise the system call, few enough to keep the loop lively
+
+
+class _Batch:
+    """The publications of one call, and the future its caller waits for."""
+
+    __slots__ = ("done", "error", "left")
+
+    def __init__(self, count: int, done: asyncio.Future[None]) -> None:
+        self.left = count
+        self.done = done
+        self.error: AmqtaskError | None = None
+
+
+class _Entry:
+    """One publication on its way."""
+
+    __slots__ = ("batch", "properties", "publication")
+
+    def __init__(self, publication: Publication, properties: bytes, batch: _Batch) -> None:
+        self.publication = publication
+        self.properties = properties
+        self.batch = batch
+
+
+class AioPublisher:
+    """Publishes from the coroutines of one event loop, through one connection and channel.
+
+    The connection opens with the first publication and stays, with heartbeats, until ``close``. A publisher belongs to the
+    event loop of its first publication; once that loop is closed, the next one may take it over.
+
+    Args:
+        addresses: brokers, tried in order.
+        name: connection name in the broker's management.
+        heartbeat: seconds.
+        connect_timeout: seconds per attempt.
+        window: most publishes without a confirm.
+        buffer: most publishes handed over and not ended; callers wait when it is full.
+
+    Attributes:
+        name: the connection's name.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        *,
+        name: str,
+        heartbeat: int = 10,
+        connect_timeout: float = 5.0,
+        window: int = 1000,
+        buffer: int = 10_000,
+    ) -> None:
+        self._addresses = tuple(addresses)
+        self.name = name
+        self._heartbeat = heartbeat
+        self._connect_timeout = connect_timeout
+        self._window = window
+        self._buffer = buffer
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._permits = asyncio.Semaphore(self._buffer)
+        self._idle = asyncio.Event()  # nothing is handed over that has not ended
+        self._idle.set()
+        self._open = 0  # so much is
+        self._waiting: deque[_Entry] = deque()  # not sent yet, in order
+        self._in_flight: InFlight[_Entry] = InFlight()
+        self._suspects = 0  # so many entries at the head of _waiting are sent one at a time
+        self._link: Link | None = None  # with a channel in confirm mode
+        self._channel = 0
+        self._pump_due = False
+        self._draining: asyncio.Task[None] | None = None
+        self._connection = Connection(
+            self._addresses,
+            name=self.name,
+            heartbeat=self._heartbeat,
+            connect_timeout=self._connect_timeout,
+            on_open=self._channel_open,
+            on_lost=self._channel_lost,
+        )
+
+    # ------------------------------------------------------------ callers
+
+    async def publish(self, publication: Publication, timeout: float) -> None:  # noqa: ASYNC109  # as ports.Publisher
+        """Return when the broker has confirmed the message.
+
+        Cancelling the caller gives the message up: not sent if it was not yet, otherwise perhaps queued.
+
+        Raises:
+            PublishNacked, Unroutable, PublishBlocked, ConfirmTimeout, ConnectFailed, OperationRefused, EncodeError,
+            PayloadTooLarge: nothing else, but ``ConnectionLost`` after ``close``.
+        """
+        await self.publish_many((publication,), timeout)
+
+    async def publish_many(self, publications: Sequence[Publication], timeout: float) -> None:  # noqa: ASYNC109  # as ports.Publisher
+        """Return when all are confirmed, pipelined; else raise the first error, after all have ended.
+
+        An ``EncodeError`` of one is raised before any is sent.
+        """
+        encoded = [
+            frames.encode_properties(publication.envelope.properties)
+            for publication in publications
+        ]
+        if not encoded:
+            return
+        loop = self._enter()
+        batch = _Batch(len(encoded), loop.create_future())
+        try:
+            async with asyncio.timeout(timeout):
+                for publication, properties in zip(publications, encoded, strict=True):
+                    await self._permits.acquire()
+                    self._hand_over(_Entry(publication, properties, batch))
+                await batch.done
+        except TimeoutError:
+            raise batch.error or self._timeout_error() from None
+        finally:
+            if batch.left:
+                self._give_up(batch)
+        if batch.error is not None:
+            raise batch.error
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  # as ports.Publisher
+        """Wait until what was handed over has ended, then close the connection. Idempotent."""
+        self._closed = True
+        if self._loop is not asyncio.get_running_loop():
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            pass  # the callers learn it below
+        await self._connection.close()
+        self._end_all(ConnectionLost("The publisher is closed."))
+        if self._draining is not None:
+            self._draining.cancel()
+
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        """The running loop, which must be the publisher's; connects on first use."""
+        if self._closed:
+            raise ConnectionLost("The publisher is closed.")
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                if not self._loop.is_closed():
+                    raise RuntimeError("An AioPublisher belongs to one event loop.")
+                self._reset()  # what waited in the old loop was cancelled with it
+            self._loop = loop
+            self._connection.start()
+        return loop
+
+    def _hand_over(self, entry: _Entry) -> None:
+        self._open += 1
+        self._idle.clear()
+        self._waiting.append(entry)
+        self._pump_soon()
+
+    def _give_up(self, batch: _Batch) -> None:
+        """Stop following the publications of a caller that waits no more; a late confirm will be ignored."""
+        given_up = len(self._in_flight.give_up(lambda entry: entry.batch is batch))
+        kept = deque(entry for entry in self._waiting if entry.batch is not batch)
+        given_up += len(self._waiting) - len(kept)
+        self._waiting = kept
+        self._ended(given_up)
+        self._pump_soon()  # the window has room again
+
+    def _timeout_error(self) -> BrokerError:
+        connection = self._connection
+        link = connection.link
+        if link is not None and link.wire.blocked is not None:
+            return failures.blocked(connection.address, link.wire.blocked)
+        error = connection.last_error
+        if self._link is None and error is not None:
+            return error if isinstance(error, ConnectFailed) else ConnectFailed(str(error))
+        if self._link is None:
+            return failures.unreachable(connection.address, "no answer yet")
+        return failures.unconfirmed(connection.address)
+
+    # ------------------------------------------------------------ sending
+
+    def _pump_soon(self) -> None:
+        """Send at the end of this turn of the loop, together with what else it hands over."""
+        if not self._pump_due and self._loop is not None:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        link = self._link
+        waiting = self._waiting
+        while waiting and link is not None and link.wire.blocked is None:
+            if link.congested:
+                self._pump_when_drained(link)
+                return
+            window = 1 if self._suspects else self._window
+            room = min(window - len(self._in_flight), SEND_BATCH, len(waiting))
+            if room <= 0:
+                return
+            self._send(link, [waiting.popleft() for _ in range(room)])
+
+    def _send(self, link: Link, entries: list[_Entry]) -> None:
+        chunks = []
+        for entry in entries:
+            publication = entry.publication
+            try:
+                chunks.append(
+                    frames.encode_publish(
+                        self._channel,
+                        publication.exchange,
+                        publication.routing_key,
+                        entry.properties,
+                        publication.envelope.body,
+                        link.frame_max,
+                        publication.mandatory,
+                    )
+                )
+            except MessageError as error:  # belongs to this caller alone
+                self._settle(entry, error)
+                continue
+            self._in_flight.sent(entry)
+        link.write(b"".join(chunks))
+
+    def _pump_when_drained(self, link: Link) -> None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(link.drain())
+            self._draining.add_done_callback(self._drained)
+
+    def _drained(self, _: object) -> None:
+        self._draining = None
+        self._pump_soon()
+
+    # ------------------------------------------------------------ the channel
+
+    async def _channel_open(self, link: Link, channel: AbstractChannel) -> None:
+        # aiormq has put the channel into confirm mode; the confirms come to us.
+        wire = link.wire
+        wire.on_confirm = self._confirmed
+        wire.on_return = self._returned
+        wire.on_blocked = lambda reason: self._pump_soon() if reason is None else None
+        self._channel = channel.number
+        self._link = link
+        self._pump_soon()
+
+    def _channel_lost(self, error: BrokerError) -> None:
+        self._link = None
+        unconfirmed = self._in_flight.lost()
+        if isinstance(error, OperationRefused) and unconfirmed:
+            if len(unconfirmed) == 1:
+                (culprit,) = unconfirmed
+                self._suspects = max(0, self._suspects - 1)
+                self._settle(culprit, failures.refused(culprit.publication, error))
+                return
+            self._suspects = max(self._suspects, len(unconfirmed))
+        self._waiting.extendleft(reversed(unconfirmed))
+        if isinstance(error, LoginRefused) and not self._connection.ever_open:
+            # A wrong password does not become right within a publish timeout: tell the callers now.
+            self._end_all(error)
+
+    def _confirmed(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
+        if channel != self._channel:
+            return
+        for entry, returned in self._in_flight.confirmed(tag, multiple):
+            if self._suspects:
+                self._suspects -= 1
+            if not ok:
+                self._settle(entry, failures.nacked(entry.publication))
+            elif returned is not None:
+                code, _, text = returned.partition(" ")
+                self._settle(entry, failures.unroutable(entry.publication, int(code), text))
+            else:
+                self._settle(entry, None)
+        if self._waiting:
+            self._pump_soon()
+
+    def _returned(self, returned: frames.Returned) -> None:
+        header = returned.header
+
+        def matches(entry: _Entry) -> bool:
+            publication = entry.publication
+            return (
+                publication.routing_key == returned.routing_key
+                and publication.exchange == returned.exchange
+                and _same_message(publication.envelope.properties, properties)
+            )
+
+        properties = frames.decode_properties(header)
+        self._in_flight.returned(matches, f"{returned.code} {returned.text}")
+
+    # ------------------------------------------------------------ endings
+
+    def _settle(self, entry: _Entry, error: AmqtaskError | None) -> None:
+        batch = entry.batch
+        batch.left -= 1
+        if error is not None and batch.error is None:
+            batch.error = error
+        if not batch.left and not batch.done.done():
+            batch.done.set_result(None)
+        self._ended(1)
+
+    def _ended(self, count: int) -> None:
+        self._open -= count
+        for _ in range(count):
+            self._permits.release()
+        if not self._open:
+            self._idle.set()
+
+    def _end_all(self, error: BrokerError) -> None:
+        entries = [*self._in_flight.lost(), *self._waiting]
+        self._waiting.clear()
+        for entry in entries:
+            self._settle(entry, error)
+
+
+def _same_message(sent: Properties, came_back: Properties) -> bool:
+    return (
+        sent.message_id == came_back.message_id and sent.correlation_id == came_back.correlation_id
+    )

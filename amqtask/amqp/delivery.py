@@ -1,0 +1,50 @@
+"""A message the broker handed to us, as the adapters report it."""
+
+from __future__ import annotations
+
+from amqtask.amqp import frames
+from amqtask.core.message import Properties
+
+
+class Delivery:
+    """One message of the current epoch. Implements ``amqtask.amqp.ports.Delivery``.
+
+    Attributes:
+        epoch: number of the consumer's channel it came on.
+        tag: delivery tag, counted per channel.
+        redelivered: the broker has handed it out before.
+        exchange: exchange it was published to.
+        routing_key: routing key it was published with.
+        queue: queue it was consumed from.
+        body: message body.
+    """
+
+    __slots__ = (
+        "_header",
+        "_properties",
+        "body",
+        "epoch",
+        "exchange",
+        "queue",
+        "redelivered",
+        "routing_key",
+        "tag",
+    )
+
+    def __init__(self, epoch: int, queue: str, deliver: frames.Deliver) -> None:
+        self.epoch = epoch
+        self.tag = deliver.tag
+        self.redelivered = deliver.redelivered
+        self.exchange = deliver.exchange
+        self.routing_key = deliver.routing_key
+        self.queue = queue
+        self.body = deliver.body
+        self._header = deliver.header
+        self._properties: Properties | None = None
+
+    @property
+    def properties(self) -> Properties:
+        """Decoded on first use; raises ``DecodeError`` for a property block that is malformed."""
+        if self._properties is None:
+            self._properties = frames.decode_properties(self._header)
+        return self._properties

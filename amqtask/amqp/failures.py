@@ -1,0 +1,88 @@
+"""What went wrong between us and the broker, as errors for users. Both adapters say it with the same words."""
+
+from __future__ import annotations
+
+from amqtask.amqp.address import Address
+from amqtask.core.message import Publication
+from amqtask.errors import (
+    BrokerError,
+    ConfirmTimeout,
+    ConnectFailed,
+    ConnectionLost,
+    LoginRefused,
+    OperationRefused,
+    PublishBlocked,
+    PublishNacked,
+    Unroutable,
+)
+
+ACCESS_REFUSED = 403
+NOT_FOUND = 404
+NOT_ALLOWED = 530
+
+
+def unreachable(address: Address, reason: object) -> ConnectFailed:
+    """Nobody answers there."""
+    return ConnectFailed(
+        f"No RabbitMQ answers at {address.endpoint} ({reason}): is it running, and is the address right?"
+    )
+
+
+def login_refused(address: Address, code: int) -> LoginRefused:
+    """A broker answered and refused user, password or virtual host."""
+    if code == ACCESS_REFUSED:
+        return LoginRefused(
+            f"RabbitMQ at {address.endpoint} refused the login of user {address.user!r}: check user and password."
+        )
+    return LoginRefused(
+        f"RabbitMQ at {address.endpoint} refused user {address.user!r} access to the virtual host "
+        f"{address.vhost!r}: create it or grant permissions."
+    )
+
+
+def lost(address: Address, reason: object) -> ConnectionLost:
+    """An open connection ended."""
+    return ConnectionLost(f"The connection to RabbitMQ at {address.endpoint} was lost: {reason}.")
+
+
+def nacked(publication: Publication) -> PublishNacked:
+    """The broker answered a publish with ``basic.nack``."""
+    return PublishNacked(
+        f"RabbitMQ refused the message for exchange {publication.exchange!r}, routing key "
+        f"{publication.routing_key!r}: a queue it leads to is full or has failed."
+    )
+
+
+def unroutable(publication: Publication, code: int, text: str) -> Unroutable:
+    """The broker returned a mandatory message."""
+    return Unroutable(
+        f"No queue is bound to exchange {publication.exchange!r} for routing key "
+        f"{publication.routing_key!r} ({code} {text}); declare the queue or apply the topology."
+    )
+
+
+def refused(publication: Publication, error: OperationRefused) -> BrokerError:
+    """The broker closed the channel over one message."""
+    if error.code == NOT_FOUND:
+        return Unroutable(
+            f"Exchange {publication.exchange!r} does not exist on the broker; apply the topology ({error.text})."
+        )
+    return OperationRefused(
+        error.code,
+        error.text,
+        f"RabbitMQ refused a message for exchange {publication.exchange!r}: {error.code} {error.text}.",
+    )
+
+
+def blocked(address: Address, reason: str) -> PublishBlocked:
+    """The publish timeout passed under ``connection.blocked``."""
+    return PublishBlocked(
+        f"RabbitMQ at {address.endpoint} blocks publishers ({reason}); free memory or disk on the broker."
+    )
+
+
+def unconfirmed(address: Address) -> ConfirmTimeout:
+    """The publish timeout passed without a confirm."""
+    return ConfirmTimeout(
+        f"RabbitMQ at {address.endpoint} did not confirm the message in time; it may or may not be queued."
+    )
