@@ -1,7 +1,7 @@
 """Body compression under the names and mime types Celery uses, with a bound on what a received body may grow to.
 
 ``application/x-gzip`` carries a raw zlib stream, because that is what kombu writes under this name; a real gzip file is read
-too. Every function is pure and may be called from any thread.
+too. A body is one stream: data after its end is damage. Every function is pure and may be called from any thread.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ _ALIASES = {
 NAMES = tuple(name for name in _ALIASES if "/" not in name)
 
 _CHUNK = 256 * 1024
+_SLICE = 64 * 1024
+_TRUNCATED = "it ends too early"
+_TRAILING = "more bytes follow its end"
 _ZSTD_BLOCK = 128 * 1024  # the most that one block, however few its bytes, decompresses to
 _LZMA_MEMORY = 128 * 1024 * 1024  # xz -9 needs 65 MiB; a hostile header may ask for gigabytes
 
@@ -93,9 +96,9 @@ def decompress(body: bytes, name: object, max_bytes: int) -> bytes:
         if kind == GZIP:
             return _inflate(body, max_bytes)
         if kind == BZIP2:
-            return _expand(bz2.BZ2Decompressor, body, max_bytes)
+            return _expand(bz2.BZ2Decompressor(), body, max_bytes)
         if kind == LZMA:
-            return _expand(_lzma, body, max_bytes)
+            return _expand(lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), body, max_bytes)
         return _expand_zstd(body, max_bytes)
     except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError) as error:
         raise _damaged(kind, str(error).rstrip(".")) from None
@@ -112,26 +115,28 @@ def _too_large(max_bytes: int) -> DecodeError:
 
 
 def _inflate(body: bytes, max_bytes: int) -> bytes:
-    """Zlib and gzip, told apart by their first bytes; a gzip file may have several members."""
+    """Zlib and gzip, told apart by their first bytes. The input goes in by slices: what a call leaves over is copied."""
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     pieces: list[bytes] = []
     room = max_bytes
-    rest = body
-    while True:
-        stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        while not stream.eof:
-            piece = stream.decompress(rest, min(_CHUNK, room + 1))
-            rest = stream.unconsumed_tail
-            room -= len(piece)
-            if room < 0:
-                raise _too_large(max_bytes)
-            if not piece and not rest and not stream.eof:
-                raise EOFError("it ends too early")
-            pieces.append(piece)
-        rest = stream.unused_data
+    position = 0
+    rest = b""
+    while not stream.eof:
         if not rest:
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if not rest.startswith(b"\x1f\x8b"):
-            raise ValueError(f"{len(rest)} bytes follow its end")
+            rest = body[position : position + _SLICE]
+            position += len(rest)
+        last = position == len(body)
+        piece = stream.decompress(rest, min(_CHUNK, room + 1))
+        rest = stream.unconsumed_tail
+        room -= len(piece)
+        if room < 0:
+            raise _too_large(max_bytes)
+        if last and not piece and not rest and not stream.eof:
+            raise EOFError(_TRUNCATED)
+        pieces.append(piece)
+    if stream.unused_data or position < len(body):
+        raise ValueError(_TRAILING)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class _Expander(Protocol):
@@ -146,31 +151,21 @@ class _Expander(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-class _MakeExpander(Protocol):
-    def __call__(self) -> _Expander: ...
-
-
-def _lzma() -> _Expander:
-    return lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
-
-
-def _expand(make: _MakeExpander, body: bytes, max_bytes: int) -> bytes:
+def _expand(stream: _Expander, body: bytes, max_bytes: int) -> bytes:
     pieces: list[bytes] = []
     room = max_bytes
-    rest = body
-    while rest or not pieces:
-        stream = make()
-        feed = rest
-        while not stream.eof:
-            piece = stream.decompress(feed, min(_CHUNK, room + 1))
-            feed = b""
-            room -= len(piece)
-            if room < 0:
-                raise _too_large(max_bytes)
-            if stream.needs_input and not stream.eof:
-                raise EOFError("it ends too early")
-            pieces.append(piece)
-        rest = stream.unused_data
+    feed = body
+    while not stream.eof:
+        piece = stream.decompress(feed, min(_CHUNK, room + 1))
+        feed = b""
+        room -= len(piece)
+        if room < 0:
+            raise _too_large(max_bytes)
+        if stream.needs_input and not stream.eof:
+            raise EOFError(_TRUNCATED)
+        pieces.append(piece)
+    if stream.unused_data:
+        raise ValueError(_TRAILING)
     return b"".join(pieces)
 
 
@@ -200,9 +195,9 @@ def _expand_zstd(body: bytes, max_bytes: int) -> bytes:
                 raise _too_large(max_bytes)
             pieces.append(piece)
         if not stream.eof:
-            raise EOFError("it ends too early")
+            raise EOFError(_TRUNCATED)
         if stream.unused_data or position < len(body):
-            raise ValueError("more bytes follow its end")
+            raise ValueError(_TRAILING)
     except zstandard.ZstdError as error:
         raise _damaged(ZSTD, str(error).rstrip(".")) from None
     return b"".join(pieces)
