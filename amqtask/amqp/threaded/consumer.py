@@ -182,6 +182,11 @@ class ThreadedConsumer:
         """Deliveries without a verdict. Exact on the I/O thread, a hint elsewhere."""
         return len(self._ledger)
 
+    @property
+    def last_error(self) -> BrokerError | None:
+        """Why there is no connection now, ``None`` while there is one or none was tried."""
+        return self._connection.last_error
+
     def start(self) -> None:
         """Connect, declare, consume; again after every loss."""
         self._connection.open()
@@ -201,6 +206,10 @@ class ThreadedConsumer:
     def close(self, on_closed: Callable[[], None]) -> None:
         """Send the verdicts that wait, then close; what is unsettled goes back to its queue."""
         self._io.post(lambda: self._close(on_closed))
+
+    def delete(self, queue: str, on_deleted: Callable[[], None]) -> None:
+        """Delete a queue of this consumer's own; ``on_deleted`` runs on the I/O thread, at once without a channel."""
+        self._io.post(lambda: self._delete(queue, on_deleted))
 
     # ------------------------------------------------------------ I/O thread: building
 
@@ -392,6 +401,13 @@ class ThreadedConsumer:
         callbacks, self._on_stopped = self._on_stopped, []
         for callback in callbacks:
             callback()
+
+    def _delete(self, queue: str, on_deleted: Callable[[], None]) -> None:
+        channel = self._connection.channel
+        if channel is None or not channel.is_open:
+            on_deleted()
+            return
+        channel.queue_delete(queue, callback=lambda _frame: on_deleted())
 
     def _close(self, on_closed: Callable[[], None]) -> None:
         self._stopping = True
