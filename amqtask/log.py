@@ -1,29 +1,446 @@
-"""Logging: structlog in front of the standard library's loggers.
+"""Logging: structlog in front of the standard library's loggers, and the one place that sets both up.
 
-``get_logger`` gives every module of amqtask a structlog logger over ``logging.getLogger(name)``. Inside a program that only
-publishes, nothing is configured: warnings reach whatever logging the program set up (or stderr), and nothing else is
-printed.
+A program that only publishes is left alone: amqtask's loggers are standard loggers there, lines reach whatever logging the
+program set up, and nothing is configured. In processes that amqtask owns (workers, commands) ``configure`` puts one handler
+on the root logger, and every line (amqtask's, ``logging.getLogger``'s, structlog's, warnings) leaves in one format:
+JSON, or lines for people on a terminal.
+
+Every line logged while a task runs carries ``task_id`` and ``task_name``, whoever logs it. They are read when a line is
+written, so a task that logs nothing pays nothing.
+
+structlog is imported with the first line that is written, because it takes longer to import than all of amqtask.
 """
 
 from __future__ import annotations
 
+import json as jsonlib
 import logging
-from typing import Any
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
 
-import structlog
+from amqtask.errors import ConfigurationError, SoftTimeLimitExceeded
+
+LEVELS: Final[Mapping[str, int]] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+_QUIET: Final = {
+    # what goes wrong below is told once, by amqtask, with the remedy
+    "pika": logging.CRITICAL,
+    "aiormq": logging.CRITICAL,
+    "aio_pika": logging.CRITICAL,
+    "watchfiles": logging.WARNING,
+}
+_DEEPEST: Final = 8  # levels of a nested value written to JSON; what lies deeper is its repr
+
+Fields = MutableMapping[str, Any]
+ContextProvider = Callable[[], Mapping[str, object]]
+
+
+def _nothing() -> Mapping[str, object]:
+    return {}
+
+
+_context: ContextProvider = _nothing  # set once, at import time of amqtask.request
+
+
+def set_context_provider(provider: ContextProvider) -> None:
+    """Name the function that tells what every line carries: called for each line written, in the thread that logs."""
+    global _context
+    _context = provider
+
+
+# ---------------------------------------------------------------- loggers
+
+
+class Logger:
+    """A logger that costs nothing until it writes: checks the level, then hands over to structlog.
+
+    ``logger.info("sent %s", key)`` and ``logger.info("sent", key=key)`` both work, and so does everything else that
+    structlog's ``BoundLogger`` has. Any thread.
+    """
+
+    __slots__ = ("_bound", "_standard")
+
+    def __init__(self, name: str) -> None:
+        self._standard = logging.getLogger(name)
+        self._bound: Any = None  # any thread: two that make it at the same time make the same
+
+    def debug(self, event: object = None, *args: object, **fields: Any) -> None:
+        """Log at level DEBUG."""
+        if self._standard.isEnabledFor(logging.DEBUG):
+            self._structlog().debug(event, *args, **fields)
+
+    def info(self, event: object = None, *args: object, **fields: Any) -> None:
+        """Log at level INFO."""
+        if self._standard.isEnabledFor(logging.INFO):
+            self._structlog().info(event, *args, **fields)
+
+    def warning(self, event: object = None, *args: object, **fields: Any) -> None:
+        """Log at level WARNING."""
+        if self._standard.isEnabledFor(logging.WARNING):
+            self._structlog().warning(event, *args, **fields)
+
+    def error(self, event: object = None, *args: object, **fields: Any) -> None:
+        """Log at level ERROR."""
+        if self._standard.isEnabledFor(logging.ERROR):
+            self._structlog().error(event, *args, **fields)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._structlog(), name)
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        # a function sent by value takes the loggers of its module along
+        return get_logger, (self._standard.name,)
+
+    def __repr__(self) -> str:
+        return f"<Logger {self._standard.name}>"
+
+    def _structlog(self) -> Any:
+        if self._bound is None:
+            import structlog
+
+            self._bound = structlog.wrap_logger(
+                self._standard,
+                processors=_chain(),
+                wrapper_class=structlog.stdlib.BoundLogger,
+                cache_logger_on_first_use=True,
+            ).bind()
+        return self._bound
 
 
 def get_logger(name: str) -> Any:
     """A structlog logger over the standard logger ``name``; key-values become part of the line. Any thread."""
-    return structlog.wrap_logger(
-        logging.getLogger(name),
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.ExtraAdder(),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False),
-        ],
+    return Logger(name)
+
+
+def get_task_logger(name: str) -> Any:
+    """A logger for a module of tasks, as in Celery: ``logger = get_task_logger(__name__)``.
+
+    Takes %-style arguments and key-values; the id and the name of the running task are on every line.
+    """
+    return Logger(name)
+
+
+def _chain() -> list[Any]:
+    """What happens to a line between a structlog logger and the standard library."""
+    import structlog
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.filter_by_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.StackInfoRenderer(additional_ignores=[__name__]),
+        _hand_over,
+    ]
+
+
+class _Event(dict[str, Any]):
+    """A line's fields, readable as text by handlers that know nothing of structlog."""
+
+    def __str__(self) -> str:
+        fields = dict(self)
+        stack = fields.pop("stack", None)
+        fields.pop("exc_info", None)  # the record has it too
+        words = [str(fields.pop("event", ""))]
+        for name, value in fields.items():
+            words.append(
+                f"{name}={value if isinstance(value, str) and _is_word(value) else repr(value)}"
+            )
+        return " ".join(words) + (f"\n{stack}" if stack else "")
+
+
+def _hand_over(logger: Any, method: str, fields: Fields) -> tuple[tuple[_Event], dict[str, object]]:
+    """Turn a line into arguments for the standard logger, keeping its fields for our formatter."""
+    extra = fields.pop("extra", None)
+    if isinstance(extra, Mapping):
+        fields.update({str(name): value for name, value in extra.items()})
+    for name, value in _context().items():
+        fields.setdefault(name, value)
+    exc_info = _exc_info(fields.pop("exc_info", None))
+    if exc_info:
+        fields["exc_info"] = exc_info
+    return (_Event(fields),), {
+        "exc_info": exc_info,
+        "extra": {"_logger": logger, "_name": method},
+    }
+
+
+def _exc_info(value: object) -> Any:
+    """An exception as a triple, or ``None``, from whatever was given as ``exc_info``."""
+    if isinstance(value, BaseException):
+        return type(value), value, value.__traceback__
+    found = value if isinstance(value, tuple) else (sys.exc_info() if value else None)
+    return found if found and found[0] is not None else None
+
+
+# ---------------------------------------------------------------- set-up of our own processes
+
+
+def level_number(name: str) -> int:
+    """The number of a level as ``-l`` takes it, in any case.
+
+    Raises:
+        ConfigurationError: there is no such level.
+    """
+    number = LEVELS.get(name.lower())
+    if number is None:
+        raise ConfigurationError(
+            f"There is no log level {name!r}: choose one of {', '.join(LEVELS)}."
+        )
+    return number
+
+
+def configure(level: str, *, json: bool | None = None, node: str | None = None) -> None:
+    """Set up the logging of this process and of those it forks. Main thread, before the app is imported.
+
+    One handler on the root logger writes to standard error; those that were there are taken off. An app that sets up
+    logging while it is imported has the last word. Calling it again replaces the set-up.
+
+    Args:
+        level: name of the lowest level that is written.
+        json: one JSON object per line; ``None`` writes lines for people on a terminal and JSON elsewhere.
+        node: name of the worker node, bound to every JSON line.
+
+    Raises:
+        ConfigurationError: there is no such level.
+    """
+    number = level_number(level)
+    import structlog
+
+    if json is None:
+        json = not _is_terminal(sys.stderr)
+    structlog.configure(
+        processors=_chain(),
         wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    handler = _StandardError()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[
+                _Describe(node if json else None),
+                _to_json if json else _ForPeople(colors=_wants_colors(sys.stderr)),
+            ],
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder()],
+        )
+    )
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(number)
+    for name, lowest in _QUIET.items():
+        # a library below its threshold is silent even at debug level
+        logging.getLogger(name).setLevel(max(lowest, number))
+    logging.captureWarnings(True)
+
+
+class _StandardError(logging.Handler):
+    """Writes each record to ``sys.stderr`` in one piece; a closed or broken stream is nobody's failure."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except SoftTimeLimitExceeded:
+            raise  # it is meant for the task that logs, not for us
+        except Exception as error:  # noqa: BLE001  # wrong arguments or a failing __str__: the line is told anyway
+            text = self._without_arguments(record, error)
+        stream = sys.stderr
+        if stream is None:
+            return
+        try:
+            stream.write(text + "\n")
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # the terminal or the pipe is gone: there is nobody left to tell
+
+    def _without_arguments(self, record: logging.LogRecord, error: Exception) -> str:
+        bare = logging.makeLogRecord(
+            {
+                "name": record.name,
+                "levelno": record.levelno,
+                "levelname": record.levelname,
+                "created": record.created,
+                "process": record.process,
+                "msg": record.msg if isinstance(record.msg, str) else _safe_repr(record.msg),
+                "log_error": f"{type(error).__name__} while writing this line",
+                "log_args": _safe_repr(record.args),
+            }
+        )
+        return self.format(bare)
+
+
+class _Describe:
+    """Adds what every line has: time, level, logger, node, process, and the task that runs."""
+
+    def __init__(self, node: str | None) -> None:
+        self._node = node
+
+    def __call__(self, logger: Any, method: str, fields: Fields) -> Fields:
+        record: logging.LogRecord = fields.pop("_record")
+        fields.pop("_from_structlog", None)
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, Any] = {
+            "timestamp": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "event": fields.pop("event", ""),
+            "logger": record.name,
+        }
+        if self._node is not None:
+            line["node"] = self._node
+        line["pid"] = record.process
+        line.update(_context())
+        # another structlog set-up may have added its own
+        for name in ("timestamp", "level", "logger"):
+            fields.pop(name, None)
+        line.update(fields)
+        return line
+
+
+def _to_json(logger: Any, method: str, fields: Fields) -> str:
+    """One line of JSON, whatever the fields hold."""
+    exc_info = _exc_info(fields.pop("exc_info", None))
+    if exc_info:
+        fields["exception"] = "".join(traceback.format_exception(*exc_info)).rstrip("\n")
+    if not isinstance(fields["event"], str):
+        fields["event"] = _safe_str(fields["event"])
+    encoding = (getattr(sys.stderr, "encoding", None) or "ascii").lower().replace("-", "")
+    text = jsonlib.dumps(_plain(fields), ensure_ascii=encoding != "utf8")
+    # JSON leaves these raw: they end a line for some readers, or steer a terminal
+    return text if text.isprintable() else "".join(map(_json_character, text))
+
+
+def _json_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    return jsonlib.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"
+
+
+def _plain(value: object, depth: int = 0) -> object:
+    """A value as JSON has it: other types by their repr, keys as text, no NaN."""
+    if value is None or isinstance(value, (str, bool)):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else repr(value)
+    if depth < _DEEPEST:
+        if isinstance(value, Mapping):
+            return {_safe_str(name): _plain(item, depth + 1) for name, item in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [_plain(item, depth + 1) for item in value]
+    return _safe_repr(value)
+
+
+class _ForPeople:
+    """A line for a terminal. Nothing that a value holds can start a new line or steer the terminal."""
+
+    def __init__(self, colors: bool) -> None:
+        from structlog.dev import ConsoleRenderer
+
+        self._render = ConsoleRenderer(
+            colors=colors,
+            force_colors=colors,
+            sort_keys=False,
+            exception_formatter=_write_exception,
+            pad_event_to=24,
+        )
+
+    def __call__(self, logger: Any, method: str, fields: Fields) -> str:
+        exc_info = _exc_info(fields.pop("exc_info", None))
+        stack = fields.pop("stack", None)
+        exception = fields.pop("exception", None)
+        shown: dict[str, Any] = {}
+        for name, value in fields.items():
+            if name in ("event", "level", "logger", "timestamp"):
+                shown[name] = escape(_safe_str(value))
+            else:
+                shown[escape(str(name))] = _Shown(value)
+        if exc_info:
+            shown["exc_info"] = exc_info
+        text = str(self._render(logger, method, shown))
+        for block in (stack, exception):
+            if block:
+                text += "\n" + _indented(str(block))
+        return text
+
+
+class _Shown:
+    """A value whose repr is already fit for a terminal: words bare, everything else quoted and escaped."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, value: object) -> None:
+        bare = isinstance(value, str) and _is_word(value)
+        self._text = str(value) if bare else escape(_safe_repr(value))
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _write_exception(stream: TextIO, exc_info: Any) -> None:
+    stream.write("\n" + _indented("".join(traceback.format_exception(*exc_info)).rstrip("\n")))
+
+
+def _indented(block: str) -> str:
+    """Lines of a traceback, moved in so that none can pass for a line of the log."""
+    return "\n".join(f"  {escape(line)}" for line in block.split("\n"))
+
+
+def escape(text: str) -> str:
+    r"""Text with everything that moves a cursor or ends a line written out: ``\n``, ``\x1b``, ``\u202e``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
+def _is_word(value: str) -> bool:
+    return bool(value) and value.isprintable() and not set(value) & set(" ='\"")
+
+
+def _safe_str(value: object) -> str:
+    try:
+        return str(value)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception:  # noqa: BLE001  # a user's __str__ may raise anything
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _safe_repr(value: object) -> str:
+    try:
+        return repr(value)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception:  # noqa: BLE001  # a user's __repr__ may raise anything
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False  # closed
+
+
+def _wants_colors(stream: TextIO | None) -> bool:
+    """Whether colours are wanted: ``NO_COLOR`` and ``FORCE_COLOR`` as their conventions have it, else on a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return _is_terminal(stream) and os.environ.get("TERM") != "dumb"
