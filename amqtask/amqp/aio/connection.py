@@ -41,7 +41,7 @@ RETRY_BASE = 0.1  # seconds
 RETRY_CAP = 3.0  # a broker that is back is found within seconds
 REFUSED_CAP = 30.0  # a refused password is not tried more often than brokers lock accounts for
 HEALTHY_AFTER = 10.0  # seconds open before the next loss counts as the first again
-CLOSE_TIMEOUT = 2.0  # seconds a farewell may take
+CLOSE_TIMEOUT = 1.0  # seconds a farewell may take
 HIGH_WATER = 1024 * 1024  # bytes written and not sent at which an owner should wait
 
 
@@ -111,13 +111,15 @@ class Link:
         return failures.lost(self.address, repr(error) if error else "the channel was closed")
 
     async def close(self) -> None:
-        """Say goodbye and close the socket, within ``CLOSE_TIMEOUT``."""
+        """Say goodbye and close the socket, within ``CLOSE_TIMEOUT``; a broker that blocks us does not answer."""
         farewell = asyncio.ensure_future(self.client.close(None))
         try:
             await asyncio.wait({farewell}, timeout=CLOSE_TIMEOUT)
-        finally:
-            farewell.cancel()
             self._writer.transport.abort()
+            await asyncio.wait({farewell}, timeout=CLOSE_TIMEOUT)  # now it has nothing to wait for
+        finally:
+            self._writer.transport.abort()
+            farewell.cancel()
 
 
 async def connect(address: Address, *, name: str, heartbeat: int, within: float) -> Link:
