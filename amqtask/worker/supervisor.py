@@ -158,6 +158,7 @@ class _Shell:
             if number not in _NAMES:
                 continue
             if number == signal.SIGUSR1:
+                _head(f"supervisor, pid {os.getpid()}")
                 faulthandler.dump_traceback(file=2)
             if number == signal.SIGHUP and self._terminal and not os.isatty(0):
                 # not somebody's wish for a reload: the terminal was closed, and its programs are to end
@@ -293,6 +294,12 @@ class _Shell:
                     # whoever sat there is dead; when its fork server died with it, nobody has cleared up
                     self._board.child(command.index).clear()
                     self._send(command.generation, link.SpawnChild(command.index))
+                case fleet.SignalChild(signal="USR1"):
+                    _head(f"child {command.index}, pid {command.pid}")
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(command.pid, signal.SIGUSR1)
+                    # the child writes its stacks in many pieces: a moment each keeps them apart for the reader
+                    time.sleep(0.02)
                 case fleet.SignalChild():
                     # the pid is the child's until we acknowledge its death
                     with contextlib.suppress(ProcessLookupError):
@@ -369,6 +376,11 @@ class _Shell:
 
 
 _NAMES_AS_SIGNALS = tuple(signal.Signals(number) for number in _NAMES)
+
+
+def _head(text: str) -> None:
+    """Write a heading for a dump of stacks, past Python's buffer as the dump itself."""
+    os.write(2, f"--- {text}\n".encode())
 
 
 def _readable(fields: Mapping[str, object]) -> dict[str, object]:

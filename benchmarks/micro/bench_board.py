@@ -29,7 +29,9 @@ def main() -> None:
         "text": "8f14e45f-ceea-467f-a8f3-3b1e2f0f6d3a",
         "raw": b"8f14e45f-ceea-467f-a8f3-3b1e2f0f6d3a",
     }
-    measure("begin (id as bytes)", "slot.begin(raw, 'shop.email.send', 12.5, 13.5, 14.5)", variables)
+    measure(
+        "begin (id as bytes)", "slot.begin(raw, 'shop.email.send', 12.5, 13.5, 14.5)", variables
+    )
     measure("begin (id as str)", "slot.begin(text, 'shop.email.send', 12.5, 13.5, 14.5)", variables)
     measure("end", "slot.end()", variables)
     slot.begin("one", "shop.email.send", 1.0)

@@ -303,12 +303,12 @@ def test_term_waits_for_what_runs(start: Start) -> None:
 
 def test_second_int_is_cold(start: Start) -> None:
     node = start()
-    busy, _ = node.ready(2)
+    busy, idle = node.ready(2)
     node.tell(busy["pid"], "begin long")
     eventually(lambda: node.events("begun"))
 
     node.signal(signal.SIGINT)
-    eventually(lambda: node.log("warm shutdown"))
+    wait_dead(idle["pid"])
     assert alive(busy["pid"])
     node.signal(signal.SIGINT)
 
@@ -417,7 +417,7 @@ def test_usr1_dumps_the_stacks_of_all_processes(start: Start) -> None:
     def dumped() -> bool:
         text = (node.folder / "stderr").read_text()
         # the one that holds the GIL in C shows its stack too
-        return text.count("most recent call first") >= 3 and ", in do" in text
+        return text.count("most recent call first") >= 3 and " in do\n" in text
 
     eventually(dumped)
     assert len(node.ready(2)) == 2
@@ -498,6 +498,40 @@ def test_hard_limit_ends_a_child_that_is_stuck_in_c(start: Start) -> None:
     assert eventually(lambda: node.events("verdict"))[0]["kind"] == "HARD_LIMIT"
     node.ready(2)
     assert not node.log("child crashed")
+
+
+def test_frozen_child_is_killed_and_replaced(start: Start) -> None:
+    node = start(concurrency=1, frozen_after=0.6)
+    child = node.ready(1)[0]
+    node.tell(child["pid"], "begin innocent")
+    eventually(lambda: node.events("begun"))
+
+    os.kill(child["pid"], signal.SIGSTOP)
+
+    wait_dead(child["pid"])
+    assert "stopped by a signal" in eventually(lambda: node.log("child killed"))[0]["reason"]
+    follower = node.ready(1)[0]
+    node.tell(follower["pid"], "verdict innocent")
+    assert eventually(lambda: node.events("verdict"))[0]["kind"] is None
+
+
+def test_fork_that_the_system_refuses_is_tried_again(start: Start) -> None:
+    # root forks without any limit, so the system's refusal is played by the app: the first two forks of its server fail
+    app = (
+        "import errno, os\n"
+        "GREETING, left, real = 'hello', [1, 2], os.fork\n"
+        "def fork():\n"
+        "    if left:\n"
+        "        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), left.pop())\n"
+        "    return real()\n"
+        "os.fork = fork\n"
+    )
+    node = start(app=app, concurrency=1)
+
+    node.ready(1)
+
+    lines = node.log("no child could be forked")
+    assert [line["reason"] for line in lines] == ["Resource temporarily unavailable"] * 2
 
 
 def test_task_that_ends_in_time_is_left_alone(start: Start) -> None:

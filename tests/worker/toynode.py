@@ -21,10 +21,9 @@ from pathlib import Path
 import structlog
 
 from amqtask.errors import AppNotFound
-from amqtask.worker import lineage
+from amqtask.worker import lineage, supervisor
 from amqtask.worker.options import WorkerOptions
 from amqtask.worker.prepared import ChildContext
-from amqtask.worker.supervisor import run
 
 FOLDER = Path(sys.argv[1])
 
@@ -153,9 +152,10 @@ def main() -> int:
     values = json.loads(sys.argv[2])
     if values.pop("without_prctl", False):
         lineage._set_parent_death_signal = None
+    supervisor.FROZEN_AFTER = values.pop("frozen_after", supervisor.FROZEN_AFTER)
     atexit.register(report, "supervisor atexit")
     options = WorkerOptions.parse(app="toyapp", node="toy@test", **values)
-    return run(options, prepare, lambda info: report("banner", info=dict(info)))
+    return supervisor.run(options, prepare, lambda info: report("banner", info=dict(info)))
 
 
 if __name__ == "__main__":

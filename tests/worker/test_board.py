@@ -1,0 +1,195 @@
+"""The shared memory of a node: what one process writes another one reads, whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amqtask.core.fleet import VerdictKind
+from amqtask.worker.board import Board, ChildState, Running, Verdict
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    board = Board(seats=3, slots=2, verdicts=8)
+    yield board
+    board.close()
+
+
+def test_empty_board_says_so(board: Board) -> None:
+    status = board.child(2).read()
+
+    assert (status.state, status.pid, status.done) == (ChildState.EMPTY, 0, 0)
+    assert board.child(2).running() == ()
+    assert board.verdict("any") is None
+
+
+def test_slot_shows_its_task_until_it_ends(board: Board) -> None:
+    slot = board.child(1).slot(1)
+
+    slot.begin("id-1", "shop.add", 10.5, None, 40.5)
+    assert slot.read() == Running("id-1", "shop.add", 10.5, None, 40.5, 1)
+    assert board.child(1).running() == (slot.read(),)
+    assert board.child(0).running() == board.child(2).running() == ()
+    slot.end()
+
+    assert slot.read() is None
+    assert slot.counts() == (1, 0)
+
+
+def test_second_run_of_a_task_has_its_own_sequence(board: Board) -> None:
+    slot = board.child(0).slot(0)
+    slot.begin(b"id-1", "t", 1.0)
+    first = slot.read()
+    slot.end(failed=True)
+    slot.begin(b"id-1", "t", 1.0)
+    second = slot.read()
+
+    assert first is not None
+    assert second is not None
+    assert first.sequence != second.sequence
+
+
+def test_child_record_adds_up_its_slots(board: Board) -> None:
+    record = board.child(0)
+    record.open(4711, 3, 99.0)
+    for number, failed in ((0, False), (0, True), (1, False)):
+        record.slot(number).begin("x", "t", 1.0)
+        record.slot(number).end(failed)
+    record.update(ChildState.READY, rss=123_000_000)
+
+    status = record.read()
+    assert (status.pid, status.generation, status.since) == (4711, 3, 99.0)
+    assert (status.state, status.rss) == (ChildState.READY, 123_000_000)
+    assert (status.done, status.failed) == (2, 1)
+
+
+def test_clearing_a_seat_leaves_its_neighbours(board: Board) -> None:
+    for index in range(3):
+        board.child(index).open(index + 1, 1, 0.0)
+        board.child(index).slot(1).begin(f"id-{index}", "t", 1.0)
+
+    board.child(1).clear()
+
+    assert board.child(1).read().pid == 0
+    assert board.child(1).running() == ()
+    assert [task.task_id for task in board.child(0).running()] == ["id-0"]
+    assert [task.task_id for task in board.child(2).running()] == ["id-2"]
+
+
+@given(
+    task_id=st.text(max_size=100) | st.binary(max_size=100),
+    name=st.text(max_size=200),
+    started=st.floats(min_value=0, max_value=1e9),
+)
+def test_any_text_can_be_shown(task_id: str | bytes, name: str, started: float) -> None:
+    board = Board(seats=1, slots=1, verdicts=2)
+    slot = board.child(0).slot(0)
+
+    slot.begin(task_id, name, started)
+    task = slot.read()
+
+    assert task is not None
+    raw = task_id.encode("utf-8", "replace") if isinstance(task_id, str) else task_id
+    if len(raw) <= 64:
+        assert task.task_id == raw.decode("utf-8", "replace")
+    encoded = name.encode("utf-8", "replace")
+    assert task.name == encoded[:128].decode("utf-8", "replace")
+    board.charge(task_id, VerdictKind.CRASHED)
+    verdict = board.verdict(task_id)
+    assert verdict is not None
+    assert verdict.count == 1
+    board.close()
+
+
+def test_long_ids_that_begin_alike_stay_apart(board: Board) -> None:
+    board.charge("x" * 100 + "a", VerdictKind.CRASHED)
+
+    assert board.verdict("x" * 100 + "a") is not None
+    assert board.verdict("x" * 100 + "b") is None
+
+
+def test_verdict_against_what_a_slot_showed_is_found_by_the_id(board: Board) -> None:
+    """The supervisor charges what it read from the slot, cut; the child asks with the whole id."""
+    whole = "é" * 33
+    slot = board.child(0).slot(0)
+    slot.begin(whole, "t", 1.0)
+    task = slot.read()
+    assert task is not None
+
+    board.charge(task.task_id, VerdictKind.HARD_LIMIT)
+
+    assert board.verdict(whole) is not None
+
+
+def test_verdicts_count_by_kind(board: Board) -> None:
+    assert board.charge("a", VerdictKind.CRASHED).count == 1
+    assert board.charge("a", VerdictKind.CRASHED) == Verdict("a", VerdictKind.CRASHED, 2)
+    assert board.charge("a", VerdictKind.HARD_LIMIT) == Verdict("a", VerdictKind.HARD_LIMIT, 1)
+    assert board.verdict(b"a") == Verdict("a", VerdictKind.HARD_LIMIT, 1)
+
+
+def in_child(board: Board, *asked: str) -> list[int]:
+    """Fork a reader that knew nothing of the ring yet; return the counts it saw (0: none)."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            board._seen, board._known = 0, {}
+            verdicts = [board.verdict(task_id) for task_id in asked]
+            os.write(write, bytes(verdict.count if verdict else 0 for verdict in verdicts))
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    counts = list(os.read(read, 100))
+    os.close(read)
+    return counts
+
+
+def test_other_processes_read_the_verdicts(board: Board) -> None:
+    board.charge("a", VerdictKind.CRASHED)
+    board.charge("b", VerdictKind.CRASHED)
+    board.charge("a", VerdictKind.CRASHED)
+
+    assert in_child(board, "a", "b", "c") == [2, 1, 0]
+
+
+def test_oldest_verdicts_give_way(board: Board) -> None:
+    for number in range(20):
+        board.charge(f"id-{number}", VerdictKind.CRASHED)
+
+    kept = [board.verdict(f"id-{number}") is not None for number in range(20)]
+    assert kept == [False] * 12 + [True] * 8
+    assert in_child(board, *(f"id-{number}" for number in range(20))) == [0] * 12 + [1] * 8
+
+
+def test_reader_never_sees_half_a_task(board: Board) -> None:
+    """A process writes two very different tasks as fast as it can while this one reads."""
+    slot = board.child(0).slot(0)
+    short, long = ("a", "n"), ("b" * 64, "m" * 128)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            while os.getppid() != 1:
+                slot.begin(*short, 1.0, 1.0, 1.0)
+                slot.begin(*long, 2.0, 2.0, 2.0)
+                slot.end()
+        finally:
+            os._exit(0)
+    try:
+        seen = set()
+        for _ in range(30_000):
+            task = slot.read()
+            if task is not None:
+                seen.add((task.task_id, task.name, task.started, task.hard_deadline))
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+    assert seen <= {(*short, 1.0, 1.0), (*long, 2.0, 2.0)}
+    assert seen

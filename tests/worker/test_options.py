@@ -1,0 +1,97 @@
+"""Options: names, counts and the sentences about what cannot be."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from amqtask.errors import ConfigurationError
+from amqtask.worker import options
+from amqtask.worker.options import PoolShape, WorkerOptions, node_name
+
+
+def test_defaults_are_one_slot_per_cpu() -> None:
+    parsed = WorkerOptions.parse(app="shop", concurrency=None, pool=None)
+
+    assert parsed.children == len(os.sched_getaffinity(0))
+    assert (parsed.slots, parsed.pool, parsed.declare) == (1, "prefork", True)
+    assert parsed.node.startswith("amqtask@")
+
+
+@pytest.mark.parametrize(
+    ("pool", "concurrency", "processes", "children", "slots"),
+    [
+        ("prefork", 8, 1, 8, 1),
+        ("prefork", 8, 2, 16, 1),
+        ("solo", 8, 1, 0, 1),
+        ("shared", 32, 1, 1, 32),
+        ("shared", 32, 4, 4, 32),
+    ],
+)
+def test_processes_and_slots(
+    pool: str,
+    concurrency: int,
+    processes: int,
+    children: int,
+    slots: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(options.POOLS, "shared", PoolShape(children=1, slots=None))
+    parsed = WorkerOptions.parse(
+        app="shop", pool=pool, concurrency=concurrency, processes=processes, prefetch_multiplier=4
+    )
+
+    assert (parsed.children, parsed.slots, parsed.prefetch) == (children, slots, 4 * slots)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("", "amqtask@box.example.org"),
+        ("worker1@%h", "worker1@box.example.org"),
+        ("worker1@%n", "worker1@box"),
+        ("worker1@%d", "worker1@example.org"),
+        ("worker1", "worker1@box.example.org"),
+        ("50%%@%n", "50%@box"),
+        ("a@b", "a@b"),
+    ],
+)
+def test_node_names(pattern: str, name: str) -> None:
+    assert node_name(pattern, "box.example.org") == name
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("w@%q", "'%q'"),
+        ("w@%", "'%'"),
+        ("a b@%h", "without spaces"),
+        ("@%h", "name@host"),
+        ("w@%d", "name@host"),  # this host has no domain
+        ("a@b@c", "name@host"),
+        ("x" * 300, "255 bytes"),
+    ],
+)
+def test_bad_node_names(pattern: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words.replace("(", r"\(")):
+        node_name(pattern, "box")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"pool": "threads"}, "There is no pool 'threads': choose one of prefork, solo."),
+        ({"concurrency": 0}, "concurrency"),
+        ({"concurrency": "many"}, "concurrency"),
+        ({"time_limit": -1.0}, "time_limit"),
+        ({"soft_time_limit": 5.0, "time_limit": 5.0}, "must be shorter"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_bad_options_are_one_sentence(values: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        WorkerOptions.parse(app="shop", **values)
+
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
