@@ -81,13 +81,13 @@ def headers_size(headers: Headers, *, depth: int = 0) -> int:
     total = 4
     for name, value in headers.items():
         if not isinstance(name, str):
-            raise EncodeError(f"A header name must be a string, not {name!r:.80}.")
+            raise EncodeError(f"A header name must be a string, not {serialization.shown(name)}.")
         length = _utf8_size(name)
         if length < 0 or length > SHORT_STRING_BYTES:
             raise EncodeError(
-                f"Header name {name!r:.80} takes {length} bytes; AMQP carries at most {SHORT_STRING_BYTES}."
+                f"Header name {serialization.shown(name)} takes {length} bytes; AMQP carries at most {SHORT_STRING_BYTES}."
                 if length > 0
-                else f"Header name {name!r:.80} is not valid Unicode."
+                else f"Header name {serialization.shown(name)} is not valid Unicode."
             )
         total += 1 + length + _value_size(name, value, depth)
     return total
@@ -97,7 +97,9 @@ def _value_size(name: str, value: object, depth: int) -> int:
     if isinstance(value, str):
         length = _utf8_size(value)
         if length < 0:
-            raise EncodeError(f"Header {name!r} is text that is not valid Unicode: {value!r:.80}.")
+            raise EncodeError(
+                f"Header {name!r} is text that is not valid Unicode: {serialization.shown(value)}."
+            )
         return 5 + length
     if value is None or isinstance(value, bool):
         return 2
@@ -201,7 +203,7 @@ def encode(
         priority = message.priority
     if type(priority) is not int or not 0 <= priority <= 255:
         raise EncodeError(
-            f"Task {task}: the priority must be an integer from 0 to 255, not {priority!r:.80}."
+            f"Task {task}: the priority must be an integer from 0 to 255, not {serialization.shown(priority)}."
         )
     correlation_id = message.correlation_id
     if correlation_id is None:
@@ -304,9 +306,11 @@ def _encode_body(message: Message, serializer: serialization.Serializer) -> byte
 
 def _refuse_identity(task: object, task_id: object) -> NoReturn:
     if not isinstance(task, str) or not task:
-        raise EncodeError(f"A task message needs the name of its task, not {task!r:.80}.")
+        raise EncodeError(
+            f"A task message needs the name of its task, not {serialization.shown(task)}."
+        )
     raise EncodeError(
-        f"Task {task}: the id must be a string that is not empty, not {task_id!r:.80}."
+        f"Task {task}: the id must be a string that is not empty, not {serialization.shown(task_id)}."
     )
 
 
@@ -328,7 +332,7 @@ def _named(task: str, kwargs: object) -> dict[str, object]:
     for name in kwargs:
         if not isinstance(name, str):
             raise EncodeError(
-                f"Task {task}: the names in kwargs must be strings, not {name!r:.80}."
+                f"Task {task}: the names in kwargs must be strings, not {serialization.shown(name)}."
             )
     return dict(kwargs)
 
@@ -338,7 +342,7 @@ def _expiration(message: Message, now: float | None) -> str | None:
         expires = moment(message.expires or "")
     except (ValueError, TypeError):
         raise EncodeError(
-            f"Task {message.task}: expires must be an ISO 8601 time, not {message.expires!r:.80}."
+            f"Task {message.task}: expires must be an ISO 8601 time, not {serialization.shown(message.expires)}."
         ) from None
     if now is None:
         return None
@@ -349,14 +353,18 @@ def _expiration(message: Message, now: float | None) -> str | None:
 
 def _check_short(task: str, what: str, value: object) -> None:
     if not isinstance(value, str):
-        raise EncodeError(f"Task {task}: the {what} must be a string, not {value!r:.80}.")
+        raise EncodeError(
+            f"Task {task}: the {what} must be a string, not {serialization.shown(value)}."
+        )
     size = _utf8_size(value)
     if size > SHORT_STRING_BYTES:
         raise EncodeError(
             f"Task {task}: the {what} takes {size} bytes, and AMQP carries at most {SHORT_STRING_BYTES}."
         )
     if size < 0:
-        raise EncodeError(f"Task {task}: the {what} is not valid Unicode: {value!r:.80}.")
+        raise EncodeError(
+            f"Task {task}: the {what} is not valid Unicode: {serialization.shown(value)}."
+        )
 
 
 def _check_headers(headers: Headers, task: str, limits: Limits) -> None:
@@ -523,7 +531,7 @@ def _head(
         raise _wrong("task", "valid Unicode", task)
     if not 0 < _utf8_size(task_id) <= SHORT_STRING_BYTES:
         raise DecodeError(
-            f"The task id is longer than {SHORT_STRING_BYTES} bytes or not valid Unicode: {task_id!r:.80}."
+            f"The task id is longer than {SHORT_STRING_BYTES} bytes or not valid Unicode: {serialization.shown(task_id)}."
         )
     correlation_id = properties.correlation_id or task_id
     reply_to = properties.reply_to or None
@@ -583,7 +591,9 @@ def _refuse_names(fields: Mapping[str, object]) -> NoReturn:
 
 
 def _wrong(name: str, expected: str, value: object) -> DecodeError:
-    return DecodeError(f"The message's {name!r} must be {expected}, not {value!r:.80}.")
+    return DecodeError(
+        f"The message's {name!r} must be {expected}, not {serialization.shown(value)}."
+    )
 
 
 def _text(name: str, value: object) -> str | None:
@@ -766,7 +776,9 @@ def _content(args: object, kwargs: object, embed: object) -> Content:
     for name in ("callbacks", "errbacks", "chain"):
         value = embed.get(name)
         if value is not None and not isinstance(value, list | tuple):
-            raise DecodeError(f"The embed's {name!r} must be a list or null, not {value!r:.80}.")
+            raise DecodeError(
+                f"The embed's {name!r} must be a list or null, not {serialization.shown(value)}."
+            )
     chord = embed.get("chord")
     if chord is not None and not isinstance(chord, dict):
         raise DecodeError(f"The embed's 'chord' must be a mapping or null, not {chord!r:.80}.")
@@ -776,7 +788,9 @@ def _content(args: object, kwargs: object, embed: object) -> Content:
 def _check_names(kwargs: dict[str, object]) -> None:
     for name in kwargs:
         if not isinstance(name, str):
-            raise DecodeError(f"The names in kwargs must be strings, not {name!r:.80}.")
+            raise DecodeError(
+                f"The names in kwargs must be strings, not {serialization.shown(name)}."
+            )
 
 
 def _content_of_fields(fields: dict[str, object]) -> Content:

@@ -161,15 +161,19 @@ def decode_result(
         )
     task_id = content.get("task_id") or properties.correlation_id
     if not isinstance(task_id, str) or not task_id:
-        raise DecodeError(f"A result must name its task, not {task_id!r:.80}.")
+        raise DecodeError(f"A result must name its task, not {serialization.shown(task_id)}.")
     status = content.get("status")
     if not isinstance(status, str) or not status:
-        raise DecodeError(f"The status of a result must be a string, not {status!r:.80}.")
+        raise DecodeError(
+            f"The status of a result must be a string, not {serialization.shown(status)}."
+        )
     children = content.get("children")
     if children is None:
         children = ()
     elif not isinstance(children, list | tuple):
-        raise DecodeError(f"The children of a result must be a list, not {children!r:.80}.")
+        raise DecodeError(
+            f"The children of a result must be a list, not {serialization.shown(children)}."
+        )
     retries = content.get("retries")
     return Record(
         task_id=task_id,

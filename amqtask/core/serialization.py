@@ -208,7 +208,7 @@ def _json_object(pairs: dict[str, object]) -> object:
     marker = pairs["__type__"]
     decode = _json_decoders.get(marker) if isinstance(marker, str) else None
     if decode is None:
-        raise DecodeError(f"unknown __type__ {marker!r:.80}")
+        raise DecodeError(f"unknown __type__ {shown(marker)}")
     return decode(pairs["__value__"])
 
 
@@ -329,7 +329,7 @@ def of_content_type(content_type: str | None) -> Serializer:
     if found is None:
         found = _BY_TYPE.get((content_type or "").partition(";")[0].strip().lower())
         if found is None:
-            stated = f"content type {content_type!r:.80}" if content_type else "no content type"
+            stated = f"content type {shown(content_type)}" if content_type else "no content type"
             raise ContentRefused(
                 f"The message has {stated}, and only {', '.join(_BY_TYPE)} can be read."
             )
@@ -372,7 +372,7 @@ def choose(
         )
     if content_encoding not in _ENCODINGS and str(content_encoding).lower() not in _ENCODINGS:
         raise ContentRefused(
-            f"The message has content encoding {content_encoding!r:.80}, which {found.name} does not have."
+            f"The message has content encoding {shown(content_encoding)}, which {found.name} does not have."
         )
     return found
 
@@ -417,6 +417,20 @@ def type_name(value: object) -> str:
     kind = type(value)
     module = kind.__module__
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+def shown(value: object) -> str:
+    """A value in at most 80 characters, for an error message. Never raises, and never walks through a container."""
+    if isinstance(value, str | bytes | bytearray):
+        text = repr(value[:80])
+    elif isinstance(value, Mapping | list | tuple | set | frozenset):
+        text = type_name(value)
+    else:
+        try:
+            text = " ".join(repr(value).split())
+        except Exception:  # noqa: BLE001 - a broken __repr__ of somebody's object
+            text = type_name(value)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def brief(error: BaseException, limit: int = 200) -> str:
@@ -491,13 +505,5 @@ def _spell(path: Path, roots: Sequence[str]) -> str:
         return "the value"
     head, *rest = path
     named = isinstance(head, int) and head < len(roots)
-    start = roots[head] if named and isinstance(head, int) else f"[{_step(head)}]"
-    return start + "".join(f"[{_step(step)}]" for step in rest)
-
-
-def _step(key: object) -> str:
-    try:
-        text = repr(key)
-    except Exception:  # noqa: BLE001 - a broken __repr__ of somebody's key
-        text = type_name(key)
-    return text if len(text) <= 60 else text[:59] + "…"
+    start = roots[head] if named and isinstance(head, int) else f"[{shown(head)}]"
+    return start + "".join(f"[{shown(step)}]" for step in rest)
