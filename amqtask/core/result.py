@@ -323,10 +323,14 @@ def _find(module: str, path: str, import_from: Collection[str]) -> type[Exceptio
             return ours
     if loaded is None:
         loaded = _import(module, import_from)
-    scope: object = loaded
-    for name in path.split("."):
-        # Only modules and classes are stepped through, by what they hold themselves: no attribute is computed on the way.
-        if not isinstance(scope, ModuleType | type):
+    if not isinstance(loaded, ModuleType):
+        return None
+    # A qualified name leads from the module through classes only, by what each holds itself: no attribute is computed on
+    # the way, and no other module is reached.
+    first, *nested = path.split(".")
+    scope: object = vars(loaded).get(first)
+    for name in nested:
+        if not isinstance(scope, type):
             return None
         scope = vars(scope).get(name)
     return scope if isinstance(scope, type) and issubclass(scope, Exception) else None
