@@ -230,7 +230,7 @@ def _docker_broker(
 
 
 def _start_container(config: str, stack: ExitStack) -> _Container:
-    from docker.errors import DockerException
+    from docker.errors import DockerException  # type: ignore[import-untyped]  # it publishes none
 
     try:
         return _Container(IMAGES.get(_line(), IMAGES[None]), config, stack)

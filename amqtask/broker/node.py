@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -45,6 +46,10 @@ _PORTS = range(20_000, 32_000)
 # The shell's own /proc entry keeps pid and start time across exec: what it writes here is the
 # identity of the server it becomes. So there is no moment with a server and no record of it.
 _LAUNCH = 'cat /proc/$$/stat >"$1.new" && mv "$1.new" "$1" && shift && exec "$@"'
+
+# What RabbitMQ, 3.10 to 4.3, says when it finds a port in use.
+_TAKEN = ("eaddrinuse", "dist_port_already_used")
+_LOG_PREFIX = re.compile(r"^\S+ \S+ \[\w+\] <[\d.]+>")
 
 MISSING = (
     "No rabbitmq-server is on this machine: install it (on Debian or Ubuntu: apt-get install"
@@ -434,6 +439,7 @@ class PrivateNode:
             "RABBITMQ_NODENAME": "amqtask@localhost",
             "RABBITMQ_DIST_PORT": str(ports.distribution),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ("-kernel inet_dist_use_interface {127,0,0,1}"),
+            "ERL_CRASH_DUMP": f"{home}/log/erl_crash.dump",
             "RABBITMQ_MNESIA_BASE": f"{home}/db",
             "RABBITMQ_LOG_BASE": f"{home}/log",
             "RABBITMQ_CONFIG_FILE": f"{home}/rabbitmq.conf",
@@ -455,17 +461,20 @@ class PrivateNode:
                 except ConnectFailed:
                     pass  # it listens before it can check a password
             if not process.alive():
-                raise self._death()
+                raise self._death(ports)
             self._check_deadline(deadline)
             time.sleep(0.05)
 
-    def _death(self) -> Exception:
+    def _death(self, ports: Ports) -> Exception:
         """Say why a server ended while it started."""
         log = self.home / "log" / "console.log"
         text = log.read_text(errors="replace")
-        if "eaddrinuse" in text or "already in use" in text:
+        # The name daemon is still ours and holds its port, so that one says nothing.
+        others = (ports.amqp, ports.management, ports.distribution)
+        if any(told in text for told in _TAKEN) or not all(_free(port) for port in others):
             return _PortTaken()
-        told = [line.strip() for line in text.splitlines() if "error" in line.lower()]
+        lines = [_LOG_PREFIX.sub("", line).strip() for line in text.splitlines()]
+        told = [line for line in lines if "error" in line.lower()]
         reason = f" ({told[0][:200]})" if told else ""
         return BrokerError(f"RabbitMQ ended while it started{reason}; its log is {log}.")
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from amqtask.amqp.probe import probe
@@ -107,7 +108,7 @@ def test_a_damaged_record_means_not_running(tmp_path: Path, content: str) -> Non
 def test_a_record_that_names_a_foreign_process_is_not_believed(tmp_path: Path) -> None:
     node = PrivateNode(tmp_path)
     record = NodeRecord(Ports(1, 2, 3, 4), "3.10.8", management=True)
-    (tmp_path / "node.json").write_bytes(node_module.msgspec.json.encode(record))
+    (tmp_path / "node.json").write_bytes(msgspec.json.encode(record))
     # This very process lives, and is no RabbitMQ of this folder: it must not be stopped.
     (tmp_path / "process").write_text(Path("/proc/self/stat").read_text())
     assert node.status().running is False

@@ -21,9 +21,7 @@ _WAIT_FOR_EVER = "import signal; signal.pause()"
 @pytest.fixture
 def sleeper() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     mark = uuid.uuid4().hex
-    child = subprocess.Popen(
-        [sys.executable, "-c", _WAIT_FOR_EVER], env={**os.environ, MARK: mark}
-    )
+    child = subprocess.Popen([sys.executable, "-c", _WAIT_FOR_EVER], env={**os.environ, MARK: mark})
     yield mark, child
     child.kill()
     child.wait()
