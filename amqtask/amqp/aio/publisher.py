@@ -28,6 +28,9 @@ from amqtask.errors import (
     MessageError,
     OperationRefused,
 )
+from amqtask.log import get_logger
+
+log = get_logger("amqtask.amqp")
 
 SEND_BATCH = 256  # messages per write: enough to amortise the system call, few enough to keep the loop lively
 
@@ -269,7 +272,7 @@ class AioPublisher:
         wire = link.wire
         wire.on_confirm = self._confirmed
         wire.on_return = self._returned
-        wire.on_blocked = lambda reason: self._pump_soon() if reason is None else None
+        wire.on_blocked = self._blocked
         self._channel = channel.number
         self._link = link
         self._pump_soon()
@@ -288,6 +291,13 @@ class AioPublisher:
         if isinstance(error, LoginRefused) and not self._connection.ever_open:
             # A wrong password does not become right within a publish timeout: tell the callers now.
             self._end_all(error)
+
+    def _blocked(self, reason: str | None) -> None:
+        if reason is None:
+            log.info("the broker accepts publishes again", connection=self.name)
+            self._pump_soon()
+        else:
+            log.warning("the broker blocks publishers", reason=reason, connection=self.name)
 
     def _confirmed(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
         if channel != self._channel:

@@ -151,19 +151,15 @@ class Wire(asyncio.StreamReader):
                 return
             if method == _CHANNEL_CLOSE:
                 self.refused = _close_reason(arguments)
-            elif method == _CONNECTION_BLOCKED:
-                self._set_blocked(_short(arguments))
-            elif method == _CONNECTION_UNBLOCKED:
-                self._set_blocked(None)
+            elif method in (_CONNECTION_BLOCKED, _CONNECTION_UNBLOCKED):
+                self.blocked = _short(arguments) if method == _CONNECTION_BLOCKED else None
+                self.on_blocked(self.blocked)
+                return
             elif method == _BASIC_CANCEL:
                 # Not passed on: aiormq would answer on newer brokers, and the channel is given up anyway.
                 self.on_cancel(_short(arguments))
                 return
         self._passed_on.append(frame)
-
-    def _set_blocked(self, reason: str | None) -> None:
-        self.blocked = reason
-        self.on_blocked(reason)
 
     def _end(self, reason: str) -> None:
         """Tell our side why, and aiormq that the connection closes as agreed."""
