@@ -331,7 +331,9 @@ class Connection:
         delay = full_jitter(exponential(self._attempt, RETRY_BASE, cap), self._rng)
         known = self.last_error is not None and str(self.last_error) == str(error)
         (log.debug if known else log.warning)(
-            "no broker connection",
+            "the broker refused what this connection needs"
+            if isinstance(error, OperationRefused)
+            else "no broker connection",
             reason=str(error),
             connection=self.name,
             retry_in=round(delay, 2),
