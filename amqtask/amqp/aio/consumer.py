@@ -139,6 +139,16 @@ class AioConsumer:
         except BrokerError:
             pass  # the channel went, and its consumers with it
 
+    async def delete(self, queue: str) -> None:
+        """Delete a queue of this consumer's own; does nothing without a channel."""
+        link, channel = self._link, self._channel
+        if link is None or channel is None:
+            return
+        try:
+            await link.call(channel.queue_delete(queue), self._connect_timeout)
+        except BrokerError:
+            pass  # the channel went; the queue's own expiry is what remains
+
     async def close(self) -> None:
         """Send the verdicts that wait, then close; what is unsettled goes back to its queue. Idempotent."""
         self._stopping = True
