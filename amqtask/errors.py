@@ -5,6 +5,7 @@
     Exception
     ├── AmqtaskError
     │   ├── ConfigurationError            what the user wrote cannot work
+    │   │   ├── AlreadyRegistered         two functions claim one task name
     │   │   ├── AppNotFound               the -A argument names no App
     │   │   ├── NoRoute                   no route leads a task anywhere
     │   │   ├── TopologyError             a topology file has mistakes (all of them listed)
@@ -55,6 +56,10 @@ class AmqtaskError(Exception):
 
 class ConfigurationError(AmqtaskError):
     """What the user configured cannot work; the message names the setting and the remedy."""
+
+
+class AlreadyRegistered(ConfigurationError):
+    """Two different functions claim one task name."""
 
 
 class AppNotFound(ConfigurationError):

@@ -1,0 +1,113 @@
+"""amqtask: background tasks on RabbitMQ.
+
+::
+
+    from amqtask import App
+
+    app = App("shop", topology="routing/shop.yaml")
+
+    @app.task
+    def send_receipt(order_id: int) -> str: ...
+
+    send_receipt.delay(42).get(timeout=10)
+
+Everything public is listed here; what is not may move. Importing it loads no AMQP client: that happens with the first use.
+"""
+
+from __future__ import annotations
+
+from amqtask.app import App
+from amqtask.core.result import RemoteTraceback
+from amqtask.errors import (
+    AlreadyRegistered,
+    AmqtaskError,
+    AppNotFound,
+    BootFailed,
+    BrokerError,
+    ConfigurationError,
+    ConfirmTimeout,
+    ConnectFailed,
+    ConnectionLost,
+    ContentRefused,
+    DecodeError,
+    Directive,
+    EncodeError,
+    Ignore,
+    LoginRefused,
+    MessageError,
+    NoRoute,
+    NotRegistered,
+    OperationRefused,
+    PayloadTooLarge,
+    PublishBlocked,
+    PublishNacked,
+    Reject,
+    ResultError,
+    ResultTimeout,
+    SoftTimeLimitExceeded,
+    TaskFailed,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    TopologyConflict,
+    TopologyError,
+    Unroutable,
+    Unsupported,
+    WorkerError,
+    WorkerLostError,
+)
+from amqtask.log import get_task_logger
+from amqtask.request import Request
+from amqtask.results.handle import AsyncResult, EagerResult
+from amqtask.settings import Settings, TaskRoute
+from amqtask.task import CoroutineTask, Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyRegistered",
+    "AmqtaskError",
+    "App",
+    "AppNotFound",
+    "AsyncResult",
+    "BootFailed",
+    "BrokerError",
+    "ConfigurationError",
+    "ConfirmTimeout",
+    "ConnectFailed",
+    "ConnectionLost",
+    "ContentRefused",
+    "CoroutineTask",
+    "DecodeError",
+    "Directive",
+    "EagerResult",
+    "EncodeError",
+    "Ignore",
+    "LoginRefused",
+    "MessageError",
+    "NoRoute",
+    "NotRegistered",
+    "OperationRefused",
+    "PayloadTooLarge",
+    "PublishBlocked",
+    "PublishNacked",
+    "Reject",
+    "RemoteTraceback",
+    "Request",
+    "ResultError",
+    "ResultTimeout",
+    "Settings",
+    "SoftTimeLimitExceeded",
+    "Task",
+    "TaskFailed",
+    "TaskRevokedError",
+    "TaskRoute",
+    "TimeLimitExceeded",
+    "TopologyConflict",
+    "TopologyError",
+    "Unroutable",
+    "Unsupported",
+    "WorkerError",
+    "WorkerLostError",
+    "__version__",
+    "get_task_logger",
+]

@@ -1,0 +1,58 @@
+"""Whether arguments fit a function, found when a task is sent rather than when it runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Parameters:
+    """The parameters of a task's function, read once.
+
+    Args:
+        function: the function.
+        bound: its first parameter is the task itself, which callers do not give.
+    """
+
+    def __init__(self, function: Callable[..., Any], bound: bool) -> None:
+        self._name = getattr(function, "__name__", repr(function))
+        self._signature: inspect.Signature | None
+        try:
+            signature = inspect.signature(function)
+        except (
+            TypeError,
+            ValueError,
+        ):  # some builtins have none: they can only be checked by running them
+            self._signature = None
+            self._fewest, self._most = 0, 1 << 30
+            return
+        parameters = list(signature.parameters.values())
+        if bound and parameters and parameters[0].kind in _POSITIONAL:
+            parameters = parameters[1:]
+        self._signature = signature.replace(parameters=parameters)
+        # The common call, positional arguments only, is decided by counting.
+        required = [p for p in parameters if p.default is p.empty]
+        positional = sum(p.kind in _POSITIONAL for p in parameters)
+        star = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._fewest = sum(p.kind in _POSITIONAL for p in required)
+        self._most = (1 << 30) if star else positional
+        if any(p.kind is p.KEYWORD_ONLY for p in required):
+            self._most = -1  # never enough without keywords
+
+    def check(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """Do nothing when the call is possible.
+
+        Raises:
+            TypeError: as calling the function would, with its name.
+        """
+        if not kwargs and self._fewest <= len(args) <= self._most:
+            return
+        if self._signature is None:
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}() {error}") from None

@@ -1,0 +1,103 @@
+"""Publishes that are waited for together: ``with app.batch():`` and ``delay_many``."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from amqtask.amqp.ports import Publisher
+from amqtask.core.message import Publication
+from amqtask.errors import AmqtaskError, OperationRefused
+from amqtask.results.pending import Awaited
+
+if TYPE_CHECKING:
+    from amqtask.loop_client import AsyncBatch
+
+
+class Batch:
+    """Counts publishes on their way. ``submit`` may be called from several threads, ``wait`` from one."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._changed = threading.Condition()
+        self._left = 0  # guarded by _changed, like the three below
+        self._waiting = False
+        self._total = 0
+        self._failed = 0
+        self._first: AmqtaskError | None = None
+
+    def submit(
+        self,
+        publisher: Publisher,
+        publication: Publication,
+        timeout: float,
+        awaited: Awaited | None,
+        explain: Callable[[AmqtaskError], AmqtaskError],
+    ) -> None:
+        """Hand a publication over. ``awaited`` learns of a failure, so that nobody waits for its result.
+
+        Args:
+            publisher: sends it.
+            publication: what to send.
+            timeout: seconds until it must be confirmed.
+            awaited: where its result is expected.
+            explain: makes of the publisher's error the one to report.
+
+        Raises:
+            AmqtaskError: it could not even be handed over.
+        """
+        with self._changed:
+            self._left += 1
+            self._total += 1
+
+        def settled(error: AmqtaskError | None) -> None:
+            if error is not None:
+                error = explain(error)
+                if awaited is not None:
+                    awaited.fail(error)
+            with self._changed:
+                self._left -= 1
+                if error is not None:
+                    self._failed += 1
+                    self._first = self._first or error
+                if self._waiting and self._left == 0:
+                    self._changed.notify_all()
+
+        try:
+            publisher.submit(publication, settled, timeout)
+        except BaseException:
+            with self._changed:
+                self._left -= 1
+                self._total -= 1
+            raise
+
+    def wait(self) -> AmqtaskError | None:
+        """Return when all have ended: the first error, saying how many failed, or ``None``."""
+        with self._changed:
+            self._waiting = True
+            while self._left:
+                self._changed.wait()
+            return summary(self._first, self._failed, self._total)
+
+
+current_batch: ContextVar[Batch | None] = ContextVar("amqtask_batch", default=None)
+"""The innermost ``with app.batch():`` of this context."""
+
+current_async_batch: ContextVar[AsyncBatch | None] = ContextVar("amqtask_abatch", default=None)
+"""The innermost ``async with app.abatch():`` of this context."""
+
+
+def summary(first: AmqtaskError | None, failed: int, total: int) -> AmqtaskError | None:
+    """The first error, and how many there were; an error of the same class, so that callers can tell them apart."""
+    if first is None or total == 1:
+        return first
+    text = f"{failed} of {total} tasks could not be sent; the first: {first}"
+    if isinstance(first, OperationRefused):
+        error: AmqtaskError = OperationRefused(first.code, first.text, text)
+    else:
+        error = type(first)(text)
+    error.__cause__ = first
+    return error

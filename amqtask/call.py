@@ -1,0 +1,290 @@
+"""One call of a task as a value, and the message it becomes."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, TypedDict
+
+import msgspec
+
+from amqtask.core.message import Message
+from amqtask.errors import Unsupported
+from amqtask.request import Request
+
+Expires = float | timedelta | datetime
+"""Seconds from now, or a moment with a time zone."""
+
+
+class SendOptions(TypedDict, total=False):
+    """What ``apply_async`` and ``send_task`` take besides the arguments. Times are seconds.
+
+    ``None`` means the same as leaving the option out. ``link``, ``link_error``, ``eta`` and a ``countdown`` above zero are
+    known and refused: this version cannot do them.
+    """
+
+    task_id: str | None
+    countdown: float | None
+    eta: datetime | None
+    expires: Expires | None
+    queue: str | None
+    exchange: str | None
+    routing_key: str | None
+    priority: int | None
+    serializer: str | None
+    compression: str | None
+    headers: Mapping[str, object] | None
+    ignore_result: bool | None
+    reply_to: str | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    shadow: str | None
+    link: object
+    link_error: object
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One call: the task's name, its arguments, and how to send it. ``ignore_result=None`` leaves that to the worker."""
+
+    id: str
+    task: str
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = {}
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    priority: int | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    expires: Expires | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    ignore_result: bool | None = None
+    reply_to: str | None = None
+    headers: Mapping[str, object] = {}
+    shadow: str | None = None
+
+    @property
+    def routed_by_name(self) -> bool:
+        """Whether the routes alone decide where this call goes."""
+        return self.queue is None and self.exchange is None and self.routing_key is None
+
+
+CALL_OPTIONS: Final = frozenset(Call.__struct_fields__) - {"id", "task", "args", "kwargs"}
+_KNOWN: Final = frozenset(SendOptions.__annotations__)
+_LATER: Final = {
+    "eta": "Sending a task for later (countdown, eta) needs delays in the broker, which this version does not have; "
+    "send it when it is due.",
+    "link": "Callbacks (link, link_error) need workflows, which this version does not have; call the next task from "
+    "inside this one.",
+}
+_LATER_OF: Final = {"countdown": "eta", "eta": "eta", "link": "link", "link_error": "link"}
+
+
+def new_id() -> str:
+    """A random UUID (version 4) as text. The same as ``str(uuid.uuid4())`` in a third of the time."""
+    text = os.urandom(16).hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
+def make_call(
+    task: str,
+    args: Sequence[object] | None,
+    kwargs: Mapping[str, object] | None,
+    defaults: Mapping[str, Any],
+    options: Mapping[str, Any],
+    function: str = "apply_async",
+) -> Call:
+    """Join a task's own options with those of one call; the call's come first.
+
+    Args:
+        task: the task's name.
+        args: positional arguments of the task.
+        kwargs: keyword arguments of the task.
+        defaults: the task's options, a subset of the fields of ``Call``.
+        options: ``SendOptions`` as the caller wrote them.
+        function: what the caller called, for messages.
+
+    Raises:
+        TypeError: arguments that are no sequence or mapping, or an unknown option, with the nearest known one.
+        ValueError: an option's value makes no sense.
+        Unsupported: an option that this version cannot honour.
+    """
+    arguments = positional(args, function)
+    keywords = named(kwargs, function)
+    if not options:
+        return Call(id=new_id(), task=task, args=arguments, kwargs=keywords, **defaults)
+    merged = dict(defaults)
+    task_id = None
+    for name, value in options.items():
+        if name not in _KNOWN:
+            near = difflib.get_close_matches(name, _KNOWN, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function}() got an unexpected option {name!r}.{hint}")
+        if value is None:
+            continue
+        if name in _LATER_OF:
+            if (name == "countdown" and value == 0) or (name.startswith("link") and not value):
+                continue
+            raise Unsupported(_LATER[_LATER_OF[name]])
+        if name == "task_id":
+            task_id = value
+        else:
+            merged[name] = value
+    if task_id is not None and not (isinstance(task_id, str) and 0 < len(task_id.encode()) <= 255):
+        raise ValueError(f"task_id must be a text of 1 to 255 bytes, not {task_id!r}.")
+    _drop_overruled(merged, options)
+    _check(merged)
+    return Call(id=task_id or new_id(), task=task, args=arguments, kwargs=keywords, **merged)
+
+
+def positional(args: object, function: str) -> Sequence[object]:
+    """Positional arguments as given to ``apply_async``; a lone value is the common slip, and named as such."""
+    if args is None:
+        return ()
+    if isinstance(args, (tuple, list)):
+        return args
+    raise TypeError(
+        f"{function}() takes the task's arguments as a tuple or a list, not {type(args).__name__}; "
+        "for one argument write (value,)."
+    )
+
+
+def named(kwargs: object, function: str) -> Mapping[str, object]:
+    """Keyword arguments as given to ``apply_async``."""
+    if kwargs is None:
+        return {}
+    if isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs):
+        return kwargs
+    raise TypeError(f"{function}() takes the task's keyword arguments as a mapping with text keys.")
+
+
+def _drop_overruled(merged: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """A place named in the call replaces the task's own as a whole: half of each would lead nowhere."""
+    places = ("queue", "exchange", "routing_key")
+    if any(options.get(place) is not None for place in places):
+        for place in places:
+            if options.get(place) is None:
+                merged.pop(place, None)
+
+
+def _check(merged: Mapping[str, Any]) -> None:
+    priority = merged.get("priority")
+    if priority is not None and not (type(priority) is int and 0 <= priority <= 255):
+        raise ValueError(f"priority must be a whole number from 0 to 255, not {priority!r}.")
+    for name in ("time_limit", "soft_time_limit"):
+        limit = merged.get(name)
+        if limit is not None and not (_is_number(limit) and limit > 0):
+            raise ValueError(f"{name} must be seconds above zero, not {limit!r}.")
+    headers = merged.get("headers")
+    if headers is not None and not (
+        isinstance(headers, Mapping) and all(isinstance(name, str) for name in headers)
+    ):
+        raise TypeError("headers must be a mapping with text keys.")
+    for name in (
+        "queue",
+        "exchange",
+        "routing_key",
+        "reply_to",
+        "shadow",
+        "serializer",
+        "compression",
+    ):
+        value = merged.get(name)
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be a text, not {type(value).__name__}.")
+    expires = merged.get("expires")
+    if expires is not None:
+        check_expires(expires)
+
+
+def check_expires(expires: object) -> None:
+    """Refuse what is no time span and no moment.
+
+    Raises:
+        TypeError: neither a number nor a timedelta nor a datetime.
+        ValueError: a datetime without a time zone, or a number that is none.
+    """
+    if isinstance(expires, datetime):
+        if expires.tzinfo is None:
+            raise ValueError(
+                "expires is a datetime without a time zone; write datetime.now(timezone.utc) + timedelta(…)."
+            )
+    elif not isinstance(expires, timedelta):
+        if not _is_number(expires):
+            raise TypeError(
+                f"expires must be seconds, a timedelta or a datetime, not {type(expires).__name__}."
+            )
+        try:
+            timedelta(seconds=expires)  # type: ignore[arg-type]  # a number: _is_number said so
+        except (OverflowError, ValueError):
+            raise ValueError(f"expires is no usable number of seconds: {expires!r}.") from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def expires_at(expires: Expires | None, now: datetime) -> str | None:
+    """The moment a call expires, as it travels: ISO 8601 with microseconds and offset.
+
+    Raises:
+        ValueError: the moment lies outside the calendar.
+    """
+    if expires is None:
+        return None
+    if isinstance(expires, datetime):
+        return expires.isoformat(timespec="microseconds")
+    span = expires if isinstance(expires, timedelta) else timedelta(seconds=expires)
+    try:
+        return (now + span).isoformat(timespec="microseconds")
+    except OverflowError:
+        raise ValueError(f"expires lies outside the calendar: {expires!r}.") from None
+
+
+def message_of(
+    call: Call,
+    *,
+    reply_to: str | None,
+    priority: int,
+    serializer: str,
+    compression: str | None,
+    origin: str,
+    parent: Request | None,
+    expires: str | None,
+) -> Message:
+    """The message of a call.
+
+    Args:
+        call: the call.
+        reply_to: where the result goes; the call's own ``reply_to`` comes first.
+        priority: what the call and its route came to.
+        serializer: used when the call names none.
+        compression: used when the call names none.
+        origin: who sends.
+        parent: the task that runs in this context, which this one then belongs to.
+        expires: what ``expires_at`` made of the call's.
+    """
+    return Message(
+        id=call.id,
+        task=call.task,
+        args=call.args,
+        kwargs=call.kwargs,
+        expires=expires,
+        time_limit=call.time_limit,
+        soft_time_limit=call.soft_time_limit,
+        root_id=call.id if parent is None else (parent.root_id or parent.id or call.id),
+        parent_id=None if parent is None else parent.id,
+        reply_to=call.reply_to or reply_to,
+        correlation_id=call.id,
+        priority=priority,
+        ignore_result=call.ignore_result,
+        origin=origin,
+        shadow=call.shadow,
+        headers=call.headers,
+        serializer=call.serializer or serializer,
+        compression=call.compression or compression,
+    )

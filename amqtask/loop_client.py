@@ -1,0 +1,147 @@
+"""What an app holds at the broker for one event loop: a publisher and a reply queue. ``client.py`` for coroutines.
+
+The one module through which a service loads asyncio and aio-pika, so it is imported with the first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any
+
+from amqtask.amqp.address import Address
+from amqtask.amqp.aio.publisher import AioPublisher
+from amqtask.batch import summary
+from amqtask.errors import AmqtaskError
+from amqtask.results.aio_rpc import AioReplyQueue
+from amqtask.results.loops import running_loop
+from amqtask.results.pending import Awaited, Pending
+from amqtask.settings import Settings
+
+
+class LoopClient:
+    """The asyncio side of an app in one event loop; everything must be called inside that loop.
+
+    Args:
+        addresses: brokers.
+        settings: the app's.
+        pending: where replies go.
+        name: begins the names of the connections.
+        reply_name: the name of this loop's reply queue.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        settings: Settings,
+        pending: Pending,
+        *,
+        name: str,
+        reply_name: str,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.publisher = AioPublisher(
+            addresses,
+            name=f"{name} publisher",
+            heartbeat=settings.broker_heartbeat,
+            connect_timeout=settings.broker_connection_timeout,
+            window=settings.publish_window,
+            buffer=settings.publish_buffer,
+        )
+        self._replies = AioReplyQueue(
+            addresses,
+            pending,
+            name=reply_name,
+            connection_name=f"{name} replies",
+            expires=settings.result_queue_expires,
+            heartbeat=settings.broker_heartbeat,
+            connect_timeout=settings.broker_connection_timeout,
+        )
+        self._replying = False
+        self._closed = False
+        self._farewells: set[asyncio.Task[None]] = set()  # closes under way
+        self._farewell = self._until_the_end()
+
+    async def start(self) -> None:
+        """Tie the client to the end of its loop: ``asyncio.run`` then closes it where the program did not."""
+        await anext(self._farewell)
+
+    async def reply_queue(self, timeout: float) -> str:  # noqa: ASYNC109  # the queue turns its end into the last reason
+        """The name of this loop's reply queue, declared and consumed.
+
+        Raises:
+            BrokerError: it could not be set up within ``timeout`` seconds.
+        """
+        self._replying = True
+        return await self._replies.require(timeout)
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109  # passed on
+        """Wait for what is in flight, delete the reply queue, close the connections. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.publisher.close(timeout)
+        if self._replying:
+            await self._replies.close()
+        await self._farewell.aclose()
+
+    def close_from_outside(self, timeout: float) -> None:
+        """Close from any thread. In the loop's own thread this only begins the closing; a loop that ended is left alone."""
+        loop = self.loop
+        if not loop.is_running():
+            return
+        if running_loop() is loop:
+            self._farewells.add(task := loop.create_task(self.close(timeout)))
+            task.add_done_callback(self._farewells.discard)
+            return
+        closing = asyncio.run_coroutine_threadsafe(self.close(timeout), loop)
+        try:
+            closing.result(timeout + 2.0)
+        except (TimeoutError, RuntimeError, asyncio.CancelledError):
+            pass  # the loop stopped meanwhile
+
+    async def _until_the_end(self) -> AsyncGenerator[None]:
+        # An event loop that is shut down finishes its open async generators, which is the only hook it offers.
+        try:
+            yield
+        finally:
+            if not self._closed:
+                self._closed = True
+                await self.publisher.close(1.0)
+                if self._replying:
+                    await self._replies.close()
+
+
+class AsyncBatch:
+    """``Batch`` for the coroutines of one event loop."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._total = 0
+        self._failed = 0
+        self._first: AmqtaskError | None = None
+
+    async def submit(self, publishing: Coroutine[Any, Any, None], awaited: Awaited | None) -> None:
+        """Start a publish; waits while as many as the window allows are under way."""
+        while len(self._tasks) >= self._window:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        self._total += 1
+        task = asyncio.get_running_loop().create_task(self._follow(publishing, awaited))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def wait(self) -> AmqtaskError | None:
+        """Return when all have ended: the first error, saying how many failed, or ``None``."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        return summary(self._first, self._failed, self._total)
+
+    async def _follow(self, publishing: Coroutine[Any, Any, None], awaited: Awaited | None) -> None:
+        try:
+            await publishing
+        except AmqtaskError as error:
+            if awaited is not None:
+                awaited.fail(error)
+            self._failed += 1
+            self._first = self._first or error

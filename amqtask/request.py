@@ -1,0 +1,83 @@
+"""What a running task may know about itself: ``self.request``.
+
+The worker sets ``current`` around a task's run; everything else only reads it. A context variable, so that threads, coroutines
+and greenlets each see their own task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+
+import msgspec
+
+from amqtask.log import set_context_provider
+
+
+class DeliveryInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How the message came here."""
+
+    exchange: str = ""
+    routing_key: str = ""
+    priority: int | None = None
+    redelivered: bool = False
+    queue: str | None = None
+
+    def __getitem__(self, name: str) -> object:
+        """``delivery_info["exchange"]``, as code written for Celery has it."""
+        if name not in self.__struct_fields__:
+            raise KeyError(name)
+        value: object = getattr(self, name)
+        return value
+
+    def get(self, name: str, default: object = None) -> object:
+        """``delivery_info.get("priority")``, as code written for Celery has it."""
+        return getattr(self, name) if name in self.__struct_fields__ else default
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """The message being run. Names are Celery's; times are ISO 8601 texts, ``timelimit`` is ``(hard, soft)`` in seconds.
+
+    ``called_directly`` is true when no worker runs the task: it was called like a function, or with ``apply()``.
+    """
+
+    id: str | None = None
+    task: str = ""
+    root_id: str | None = None
+    parent_id: str | None = None
+    group: str | None = None
+    group_index: int | None = None
+    retries: int = 0
+    eta: str | None = None
+    expires: str | None = None
+    timelimit: tuple[float | None, float | None] = (None, None)
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    delivery_info: DeliveryInfo = DeliveryInfo()
+    hostname: str | None = None
+    origin: str | None = None
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = {}
+    headers: Mapping[str, object] = {}
+    shadow: str | None = None
+    is_eager: bool = False
+    called_directly: bool = True
+    ignore_result: bool = False
+
+
+DIRECT = Request()
+"""What ``task.request`` is outside a worker."""
+
+current: ContextVar[Request | None] = ContextVar("amqtask_request", default=None)
+"""The task that runs in this context, ``None`` outside a worker."""
+
+
+def _running() -> Mapping[str, object]:
+    """What every line logged now carries: the running task, ``{}`` outside one."""
+    request = current.get()
+    if request is None or request.id is None:
+        return {}
+    return {"task_id": request.id, "task_name": request.task}
+
+
+set_context_provider(_running)

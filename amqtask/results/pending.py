@@ -1,0 +1,235 @@
+"""The table of awaited results: what arrived on a reply queue meets who waits for it.
+
+One table per app and process, fed by every reply consumer of the process (the I/O thread's and each event loop's) and read
+from any thread or loop. The feeding side only files bytes: decoding, which may run a user's code, happens in the thread
+that asks. An entry lives as long as a handle to it; replies to ids nobody holds are kept in a bounded table, newest last,
+so that ``app.AsyncRecord(id)`` still finds them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+from weakref import WeakValueDictionary
+
+from amqtask.core.message import Envelope
+from amqtask.results.record import Known
+
+UNCLAIMED_MAX: Final = 1000  # ids
+UNCLAIMED_MAX_BYTES: Final = (
+    64 * 1024 * 1024
+)  # of bodies: a thousand large results must not fill the process
+FOLD_AT: Final = 32  # undecoded states of one task; above it they are folded on arrival, so that progress cannot pile up
+
+Changed = Callable[[], None]
+Decode = Callable[[Envelope], Known]
+
+
+class Awaited:
+    """The result of one task as far as it is known here. Made by ``Pending`` only.
+
+    Attributes:
+        id: the task's id.
+        error: why no result will come: the publish failed, or the app was closed. Written once.
+    """
+
+    # _fresh, _waiters, error: guarded by the table's lock. _known: guarded by _folding.
+    __slots__ = ("__weakref__", "_folding", "_fresh", "_known", "_table", "_waiters", "error", "id")
+
+    def __init__(self, table: Pending, task_id: str) -> None:
+        self.id = task_id
+        self.error: BaseException | None = None
+        self._table = table
+        self._fresh: list[Envelope] = []
+        self._waiters: list[Changed] = []
+        self._known: Known | None = None
+        self._folding = threading.Lock()
+
+    def latest(self) -> Known | None:
+        """The best known result, ``None`` before any arrived. Decodes what is new in the calling thread."""
+        if self._fresh:
+            self._fold()
+        return self._known
+
+    def settled(self) -> bool:
+        """Whether waiting longer is pointless: a final state is here, or none will come."""
+        known = self.latest()
+        return (known is not None and known.final) or self.error is not None
+
+    @property
+    def in_feeder(self) -> bool:
+        """Whether the caller is an I/O thread that files replies: waiting there would wait for itself."""
+        return threading.get_ident() in self._table.feeders
+
+    def wait(self, timeout: float | None) -> bool:
+        """Block until settled; false when ``timeout`` seconds passed first. Any thread but an I/O thread."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.settled():
+            gate = threading.Lock()
+            gate.acquire()
+            self.on_change(gate.release)
+            try:
+                # Looked at again after the registration: what another thread decoded in between rang no bell of ours.
+                if self.settled():
+                    return True
+                if deadline is None:
+                    gate.acquire()
+                else:
+                    left = min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+                    if not gate.acquire(timeout=left):
+                        return self.settled()
+            finally:
+                self.discard(gate.release)
+        return True
+
+    def on_change(self, callback: Changed) -> None:
+        """Have ``callback`` run once, when something new is here; at once when something undecoded already is.
+
+        Look at ``settled`` after this call, not only before. The callback runs in the thread that files or decodes the
+        reply, and must neither block nor raise.
+        """
+        with self._table.lock:
+            if not self._fresh and self.error is None:
+                self._waiters.append(callback)
+                return
+        callback()
+
+    def discard(self, callback: Changed) -> None:
+        """Forget an ``on_change``; does nothing when it ran."""
+        with self._table.lock:
+            if callback in self._waiters:
+                self._waiters.remove(callback)
+
+    def file(self, envelope: Envelope) -> None:
+        """Take a reply. Called by ``Pending``."""
+        with self._table.lock:
+            self._fresh.append(envelope)
+            full = len(self._fresh) > FOLD_AT
+        self._wake()
+        if full:
+            self._fold()
+
+    def fail(self, error: BaseException) -> None:
+        """No result will come, for this reason."""
+        with self._table.lock:
+            if self.error is None:
+                self.error = error
+        self._wake()
+
+    def forget(self) -> None:
+        """Drop what is known."""
+        with self._folding, self._table.lock:
+            self._fresh.clear()
+            self._known = None
+
+    def _fold(self) -> None:
+        # One thread decodes; a second one that came meanwhile waits here and then finds the outcome.
+        with self._folding:
+            with self._table.lock:
+                fresh, self._fresh = self._fresh, []
+            for envelope in fresh:
+                self._known = better(self._known, self._table.decode(envelope))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiters:
+            with self._table.lock:
+                waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter()
+
+
+def better(known: Known | None, new: Known) -> Known:
+    """Which of two states of one task to believe.
+
+    A final state is never replaced by one on the way, and among final states SUCCESS beats FAILURE beats REVOKED: a
+    duplicate run cannot take back what was reported. Among states on the way the later one holds: their order of arrival
+    is the order in which the task went through them.
+    """
+    if known is None or not known.final:
+        return new
+    if not new.final:
+        return known
+    return new if _FINAL_RANK.get(new.state, 9) < _FINAL_RANK.get(known.state, 9) else known
+
+
+_FINAL_RANK: Final = {"SUCCESS": 0, "FAILURE": 1, "REVOKED": 2}
+
+
+class Pending:
+    """Awaited results by task id. Every method may be called from any thread.
+
+    Args:
+        decode: reads a reply; never raises (what cannot be read is a FAILURE).
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self.decode = decode
+        self.lock = threading.Lock()
+        self.feeders: set[int] = (
+            set()
+        )  # identifiers of I/O threads that file replies here; written by them
+        self._awaited: WeakValueDictionary[str, Awaited] = WeakValueDictionary()
+        self._unclaimed: OrderedDict[str, list[Envelope]] = OrderedDict()  # guarded by lock
+        self._unclaimed_bytes = 0  # guarded by lock
+        self._closed: BaseException | None = None  # guarded by lock
+
+    def expect(self, task_id: str) -> Awaited:
+        """The entry for an id; a new one starts with what arrived before anybody asked."""
+        with self.lock:
+            entry = self._awaited.get(task_id)
+            if entry is None:
+                entry = Awaited(self, task_id)
+                entry.error = self._closed
+                early = self._unclaimed.pop(task_id, None)
+                if early:
+                    self._unclaimed_bytes -= _size(early)
+                    entry._fresh = early  # noqa: SLF001  # the table fills its own entries
+                self._awaited[task_id] = entry
+            return entry
+
+    def arrive(self, task_id: str, envelope: Envelope) -> None:
+        """File a reply: to its entry, or among the unclaimed."""
+        with self.lock:
+            entry = self._awaited.get(task_id)
+            if entry is None:
+                self._keep(task_id, envelope)
+                return
+        entry.file(envelope)
+
+    def after_fork(self, reason: BaseException) -> None:
+        """In a forked child: locks that other threads of the parent held are made anew, and no result will come here."""
+        self.lock = threading.Lock()
+        self._closed = reason
+        for entry in list(self._awaited.values()):
+            entry._folding = threading.Lock()  # noqa: SLF001  # the table fills its own entries
+            entry.error = entry.error or reason
+
+    def close(self, reason: BaseException) -> None:
+        """No reply will come any more: wake everybody who waits, with ``reason``."""
+        with self.lock:
+            if self._closed is None:
+                self._closed = reason
+            entries = list(self._awaited.values())
+        for entry in entries:
+            entry.fail(reason)
+
+    def _keep(self, task_id: str, envelope: Envelope) -> None:
+        kept = self._unclaimed.setdefault(task_id, [])
+        kept.append(envelope)
+        self._unclaimed.move_to_end(task_id)
+        self._unclaimed_bytes += len(envelope.body)
+        if len(kept) > FOLD_AT:
+            self._unclaimed_bytes -= len(kept.pop(0).body)
+        while len(self._unclaimed) > UNCLAIMED_MAX or (
+            self._unclaimed_bytes > UNCLAIMED_MAX_BYTES and len(self._unclaimed) > 1
+        ):
+            _, dropped = self._unclaimed.popitem(last=False)
+            self._unclaimed_bytes -= _size(dropped)
+
+
+def _size(envelopes: list[Envelope]) -> int:
+    return sum(len(envelope.body) for envelope in envelopes)
