@@ -172,10 +172,11 @@ class SpawnFailed(msgspec.Struct, frozen=True):
 
 
 class ChildReady(msgspec.Struct, frozen=True):
-    """A child works."""
+    """A child works. It says so itself, and may be faster than its fork server with ``ChildStarted``."""
 
     index: int
     pid: int
+    generation: int
 
 
 class ChildRetiring(msgspec.Struct, frozen=True):
@@ -183,6 +184,7 @@ class ChildRetiring(msgspec.Struct, frozen=True):
 
     index: int
     pid: int
+    generation: int
 
 
 class ChildStuck(msgspec.Struct, frozen=True):
@@ -447,7 +449,9 @@ class _Work:
                 server, life=Life.RETIRING, kill_at=self.now + self.state.config.server_grace
             )
         )
-        self._generation_failed(event.generation, event.reason, event.code)
+        if event.generation == self.state.incoming:
+            self._set(incoming=0)
+        self._generation_failed(event.reason, event.code)
 
     def server_exited(self, event: ServerExited) -> None:
         server = self.state.servers.get(event.generation)
@@ -462,12 +466,15 @@ class _Work:
             if child.pid:
                 self._do(KillChild(child.index, child.pid))
             self._forget(child)
+        worked = event.generation == self.state.current
+        if worked:
+            self._set(current=0)
+        if event.generation == self.state.incoming:
+            self._set(incoming=0)
         if server.life is Life.RETIRING:
             return
         if server.life is Life.IMPORTING:
-            self._generation_failed(
-                event.generation, f"The process that imports the app died ({event.how}).", 1
-            )
+            self._generation_failed(f"The process that imports the app died ({event.how}).", 1)
             return
         self._say(
             "error",
@@ -476,35 +483,27 @@ class _Work:
             how=event.how,
             children=len(orphans),
         )
-        if event.generation == self.state.incoming:
-            self._set(incoming=0)
-        elif event.generation == self.state.current:
-            self._set(current=0)
-            if self.state.incoming:
-                # the next generation is on its way: it takes over as soon as it can
-                following = self.state.servers[self.state.incoming]
-                if following.life is Life.SERVING:
-                    self._set(current=self.state.incoming, incoming=0, announced=False)
-            elif self.state.mode is Mode.RUNNING:
-                self._import_again()
+        if not worked or self.state.mode is not Mode.RUNNING:
+            return
+        following = self.state.servers.get(self.state.incoming)
+        if following is None:
+            self._import_again()
+        elif following.life is Life.SERVING:
+            # the next generation is on its way already: it takes over at once
+            self._set(current=following.generation, incoming=0, announced=False)
 
-    def _generation_failed(self, generation: int, reason: str, code: int) -> None:
+    def _generation_failed(self, reason: str, code: int) -> None:
+        """Go on without the generation that could not be imported; it is no longer the incoming one."""
         if self.state.mode in STOPPING:
             return
-        if generation == self.state.incoming:
-            self._set(incoming=0)
         if self.state.mode is Mode.BOOTING:
             self._say("error", reason)
             self._set(mode=Mode.CLOSING, failure=code or 1)
             self._retire_servers()
         elif self.state.current:
-            self._say(
-                "error", "reload failed, the old code goes on", generation=generation, reason=reason
-            )
+            self._say("error", "reload failed, the old code goes on", reason=reason)
         else:
-            self._say(
-                "error", "the app cannot be imported again", generation=generation, reason=reason
-            )
+            self._say("error", "the app cannot be imported again", reason=reason)
             self._import_again()
 
     def _import_again(self) -> None:
@@ -557,6 +556,7 @@ class _Work:
         self._crash(True)
 
     def child_ready(self, event: ChildReady) -> None:
+        self.child_started(ChildStarted(event.index, event.pid, event.generation))
         child = self._find(event.index, event.pid)
         if child is None:
             return
@@ -566,6 +566,7 @@ class _Work:
         self._child(msgspec.structs.replace(child, phase=phase, was_ready=True, kill_at=kill_at))
 
     def child_retiring(self, event: ChildRetiring) -> None:
+        self.child_started(ChildStarted(event.index, event.pid, event.generation))
         child = self._find(event.index, event.pid)
         if child is not None and (child.phase, "retire") in MOVES:
             self._child(msgspec.structs.replace(child, phase=MOVES[child.phase, "retire"]))

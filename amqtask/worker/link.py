@@ -81,6 +81,7 @@ class ChildReady(msgspec.Struct, frozen=True, tag=True):
 
     index: int
     pid: int
+    generation: int
 
 
 class ChildRetiring(msgspec.Struct, frozen=True, tag=True):
@@ -88,6 +89,7 @@ class ChildRetiring(msgspec.Struct, frozen=True, tag=True):
 
     index: int
     pid: int
+    generation: int
 
 
 FromChild = ChildReady | ChildRetiring

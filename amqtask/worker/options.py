@@ -36,6 +36,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The options of one worker node. Build it with ``WorkerOptions.parse``; times are seconds."""
 
     app: str
+    broker: str | None = None  # instead of the app's own
     queues: tuple[str, ...] = ()  # empty: the app's default queue
     concurrency: Count = 1
     processes: Count = 1

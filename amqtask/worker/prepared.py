@@ -77,7 +77,7 @@ class ChildContext:
     def ready(self) -> None:
         """Tell the supervisor that this child works now: connected and consuming. Call once."""
         self.record.update(ChildState.READY)
-        self._send(ChildReady(self.index, os.getpid()))
+        self._send(ChildReady(self.index, os.getpid(), self.generation))
 
     def draining(self) -> None:
         """Show on the board that this child takes no new work."""
@@ -90,7 +90,7 @@ class ChildContext:
         """
         if not self._retiring:
             self._retiring = True
-            self._send(ChildRetiring(self.index, os.getpid()))
+            self._send(ChildRetiring(self.index, os.getpid(), self.generation))
 
     def _send(self, frame: FromChild) -> None:
         if self._notify is not None:

@@ -240,9 +240,9 @@ class _Shell:
         for frame in self._notify.feed(data):
             match frame:
                 case link.ChildReady():
-                    yield fleet.ChildReady(frame.index, frame.pid)
+                    yield fleet.ChildReady(frame.index, frame.pid, frame.generation)
                 case link.ChildRetiring():
-                    yield fleet.ChildRetiring(frame.index, frame.pid)
+                    yield fleet.ChildRetiring(frame.index, frame.pid, frame.generation)
                 case _:
                     assert_never(frame)
 

@@ -56,11 +56,11 @@ def test_frames_arrive_whole_however_they_are_cut(
 
 
 def test_frame_of_a_child_fits_one_atomic_write() -> None:
-    assert len(encode(ChildRetiring(2**31, 2**31))) < 512
+    assert len(encode(ChildRetiring(2**31, 2**31, 2**31))) < 512
     reader = Reader[FromChild](FromChild)
-    assert reader.feed(encode(ChildReady(1, 2)) + encode(ChildRetiring(1, 2))) == [
-        ChildReady(1, 2),
-        ChildRetiring(1, 2),
+    assert reader.feed(encode(ChildReady(1, 2, 3)) + encode(ChildRetiring(1, 2, 3))) == [
+        ChildReady(1, 2, 3),
+        ChildRetiring(1, 2, 3),
     ]
 
 

@@ -579,6 +579,7 @@ def test_exit_handlers_run_where_they_were_registered(start: Start) -> None:
     child = node.ready(1)[0]
     node.tell(child["pid"], "atexit")
     node.tell(child["pid"], "exit 79")
+    wait_dead(child["pid"])
     node.ready(1)
 
     node.signal(signal.SIGTERM)
