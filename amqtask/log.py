@@ -201,7 +201,7 @@ def level_number(name: str) -> int:
     return number
 
 
-def configure(level: str, *, json: bool | None = None, node: str | None = None) -> None:
+def configure(level: str, *, json: bool | None = None, node: str | None = None) -> bool:
     """Set up the logging of this process and of those it forks. Main thread, before the app is imported.
 
     One handler on the root logger writes to standard error; those that were there are taken off. An app that sets up
@@ -211,6 +211,9 @@ def configure(level: str, *, json: bool | None = None, node: str | None = None) 
         level: name of the lowest level that is written.
         json: one JSON object per line; ``None`` writes lines for people on a terminal and JSON elsewhere.
         node: name of the worker node, bound to every JSON line.
+
+    Returns:
+        Whether lines are JSON.
 
     Raises:
         ConfigurationError: there is no such level.
@@ -245,6 +248,7 @@ def configure(level: str, *, json: bool | None = None, node: str | None = None) 
         # a library below its threshold is silent even at debug level
         logging.getLogger(name).setLevel(max(lowest, number))
     logging.captureWarnings(True)
+    return json
 
 
 class _StandardError(logging.Handler):

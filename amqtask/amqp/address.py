@@ -9,7 +9,7 @@ import difflib
 import re
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from amqtask.errors import ConfigurationError
@@ -137,6 +137,15 @@ def parse_addresses(urls: str | Sequence[str]) -> tuple[Address, ...]:
             "No broker URL is given; write one like amqp://user:password@host:5672//"
         )
     return found
+
+
+def in_vhost(addresses: Sequence[Address], vhost: str | None) -> tuple[Address, ...]:
+    """Put the virtual host that a topology names where a URL names none but ``/``; a URL that names one wins."""
+    if vhost is None:
+        return tuple(addresses)
+    return tuple(
+        replace(address, vhost=vhost) if address.vhost == "/" else address for address in addresses
+    )
 
 
 def redact(url: str) -> str:

@@ -1,23 +1,60 @@
-"""The ``amqtask`` command: mounts the sub-commands and turns our errors into one sentence."""
+"""The ``amqtask`` command: finds the sub-command and turns our errors into one sentence.
+
+Exit codes: 0 done, 1 an error told in one sentence, 2 wrong usage, 130 interrupted; ``broker status`` and ``topology
+explain`` have their own, told in their help.
+
+Sub-commands are imported when they are called, so that ``amqtask --version`` and completion answer at once.
+"""
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from amqtask.cli import broker
+from amqtask.cli.target import AppOption, BrokerOption, Target
 from amqtask.errors import AmqtaskError
+
+# name: the module whose `app` it is. The order is that of the help.
+COMMANDS = {
+    "worker": "amqtask.cli.worker",
+    "call": "amqtask.cli.tasks",
+    "topology": "amqtask.cli.topology",
+    "queue": "amqtask.cli.queue",
+    "doctor": "amqtask.cli.doctor",
+    "broker": "amqtask.cli.broker",
+}
+
+
+class Commands(TyperGroup):
+    """The sub-commands, each imported when somebody asks for it."""
+
+    def list_commands(self, ctx: object) -> list[str]:
+        """Name all sub-commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: object, cmd_name: str) -> typer.core.TyperCommand | None:
+        """Import a sub-command; ``None`` when there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = typer.main.get_command(importlib.import_module(COMMANDS[cmd_name]).app)
+        command.name = cmd_name
+        return command  # type: ignore[return-value]  # as above
+
 
 app = typer.Typer(
     name="amqtask",
     help="Background tasks on RabbitMQ.",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a traceback is for a mistake of ours: plain and whole
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(broker.app, name="broker")
 
 
 def _print_version(wanted: bool) -> None:
@@ -28,6 +65,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
+    app_name: AppOption = None,
+    broker: BrokerOption = None,
     show_version: Annotated[
         bool,
         typer.Option(
@@ -36,12 +76,42 @@ def root(
     ] = False,
 ) -> None:
     """Background tasks on RabbitMQ."""
+    context.obj = Target(app_name, broker)
 
 
 def main() -> None:
     """Run the command line; an error of ours ends as one sentence and exit code 1."""
     try:
         app()
-    except AmqtaskError as exc:
-        sys.stderr.write(f"{exc}\n")
-        sys.exit(1)
+    except AmqtaskError as error:
+        _tell(str(error))
+        _end(1)
+    except KeyboardInterrupt:
+        _end(130)
+    except SystemExit as stop:
+        _end(stop.code)
+
+
+def _tell(sentence: str) -> None:
+    from amqtask.log import escape
+
+    try:
+        sys.stderr.write("".join(f"{escape(line)}\n" for line in sentence.split("\n")))
+    except (OSError, ValueError, AttributeError):
+        pass  # nobody is there to read it; the exit code still says it
+
+
+def _end(code: object) -> None:
+    """Exit; output that a closed pipe did not take is nobody's failure."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            # or the interpreter would try again while it ends, and say so
+            null = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(null, stream.fileno())
+            except (OSError, ValueError, AttributeError):
+                pass
+            os.close(null)
+    sys.exit(code)  # type: ignore[arg-type]  # what a SystemExit carried

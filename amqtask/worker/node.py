@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from amqtask.amqp.address import Address, parse_addresses
+from amqtask.amqp.address import Address
 from amqtask.amqp.session import Session
 from amqtask.app import App
 from amqtask.core.backoff import exponential, full_jitter
@@ -51,10 +51,12 @@ def prepare(options: WorkerOptions) -> Node:
         BootFailed: a queue is missing and may not be declared, or differs from the topology.
     """
     app = load_app(options.app)
+    if options.broker is not None:
+        app.broker_url = options.broker
     settings = _settings(app.settings, options)
     topology = app.topology
     queues = _queues(topology, options, settings)
-    addresses = parse_addresses(app.broker_url)
+    addresses = app.addresses
     declarations = plan.declarations(topology) if options.declare else ()
     _check_limits(app, options)
     with _session(addresses, settings, options.node) as session:
