@@ -17,9 +17,12 @@ import calendar
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError  # noqa: N812  # a class, named as one
 from typing import cast
+
+from msgspec.structs import astuple
 
 from amqtask.core.message import Properties
 from amqtask.errors import ConnectionLost, DecodeError, EncodeError, PayloadTooLarge
@@ -311,7 +314,7 @@ def _decode_timestamp(seconds: int) -> datetime | int:
 # ---------------------------------------------------------------- basic properties
 
 
-# Property name, flag bit, kind of its value; in wire order.
+# Property name, flag bit, kind of its value; in wire order, which also is the order of the struct's fields.
 _PROPERTIES = (
     ("content_type", 0x8000, "short"),
     ("content_encoding", 0x4000, "short"),
@@ -340,8 +343,7 @@ def encode_properties(properties: Properties) -> bytes:
     """
     flags = 0
     pieces = [b""]
-    for name, flag, kind in _PROPERTIES:
-        value = getattr(properties, name)
+    for (name, flag, kind), value in zip(_PROPERTIES, astuple(properties), strict=True):
         if value is None:
             continue
         flags |= flag
@@ -372,9 +374,7 @@ def decode_properties(buffer: bytes) -> Properties:
         raise DecodeError(f"Unknown message property flags {flags:#06x}.")
     values: dict[str, object] = {}
     offset = 2
-    for name, flag, kind in _PROPERTIES:
-        if not flags & flag:
-            continue
+    for name, _, kind in _present(flags):
         if kind == "table":
             start, stop = _extent(buffer, offset, end)
             values[name] = _decode_fields(buffer, start, stop, 0)
@@ -404,6 +404,11 @@ def decode_properties(buffer: bytes) -> Properties:
     if not values:
         return _NO_PROPERTIES
     return _make_properties(**values)
+
+
+@lru_cache(maxsize=64)  # an application sends its messages with few combinations
+def _present(flags: int) -> tuple[tuple[str, int, str], ...]:
+    return tuple(entry for entry in _PROPERTIES if flags & entry[1])
 
 
 # The names are those of the table above, the types those its kinds produce: checked by the round trip tests.
