@@ -73,9 +73,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     queue: str | None = None
 
 
-_OPTIONAL = ("group_id", "parent_id", "name", "args", "kwargs", "worker", "retries", "queue")
-
-
 def encode_result(
     record: Record,
     serializer: str = "json",
@@ -103,10 +100,22 @@ def encode_result(
         "date_done": record.date_done,
         "task_id": record.task_id,
     }
-    for name in _OPTIONAL:
-        value = getattr(record, name)
-        if value is not None:
-            content[name] = value
+    if record.group_id is not None:
+        content["group_id"] = record.group_id
+    if record.parent_id is not None:
+        content["parent_id"] = record.parent_id
+    if record.name is not None:
+        content["name"] = record.name
+    if record.args is not None:
+        content["args"] = record.args
+    if record.kwargs is not None:
+        content["kwargs"] = record.kwargs
+    if record.worker is not None:
+        content["worker"] = record.worker
+    if record.retries is not None:
+        content["retries"] = record.retries
+    if record.queue is not None:
+        content["queue"] = record.queue
     form = serialization.serializer(serializer)
     try:
         body = form.encode(content)
