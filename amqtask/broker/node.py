@@ -6,7 +6,7 @@ is to know of it::
 
     node.json       ports and version, written before the server is launched
     process         pid and start time, written by the server's own process before it becomes one
-    rabbitmq.conf, enabled_plugins, environment.conf, .erlang.cookie
+    rabbitmq.conf, enabled_plugins, environment.conf, inetrc, .erlang.cookie
     db/  log/       RabbitMQ's data and logs (console.log is what it printed)
     lock            held while a start or a stop is under way
 
@@ -376,6 +376,11 @@ class PrivateNode:
         version = server.resolve().parent.parent.name.partition("-")[2]
         self._write("node.json", msgspec.json.encode(NodeRecord(ports, version, management)))
         self._write("environment.conf", b"")  # so that /etc/rabbitmq/rabbitmq-env.conf is not read
+        # Erlang asks this table first: a machine whose /etc/hosts lacks localhost is no obstacle.
+        self._write(
+            "inetrc",
+            b'{host, {127,0,0,1}, ["localhost"]}.\n{lookup, [file, native]}.\n',
+        )
         self._write("enabled_plugins", b"[rabbitmq_management].\n" if management else b"[].\n")
         self._write("rabbitmq.conf", self._configuration(ports, management).encode())
         command = [self._inside(server)]
@@ -434,6 +439,7 @@ class PrivateNode:
             "PATH": os.pathsep.join([path, "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
             "LANG": "C.UTF-8",
             "HOME": home,  # where Erlang keeps its cookie
+            "ERL_INETRC": f"{home}/inetrc",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(ports.epmd),
             "RABBITMQ_NODENAME": "amqtask@localhost",
