@@ -19,11 +19,15 @@ import typer
 from amqtask.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from amqtask.amqp.address import Address
+    from amqtask.amqp.session import Session
     from amqtask.app import App
     from amqtask.topology.model import Topology
+    from amqtask.topology.routes import Router
 
 APP_VARIABLE = "AMQTASK_APP"
 BROKER_VARIABLE = "AMQTASK_BROKER_URL"
+SECONDS = 10.0  # a command waits so long for each answer of the broker
 
 AppOption = Annotated[
     str | None,
@@ -141,7 +145,10 @@ class Target:
         """
         from amqtask.loading import load_app
 
-        return load_app(self.app_name())
+        app = load_app(self.app_name())
+        if self.broker:
+            app.broker_url = self.broker
+        return app
 
     def apply_broker(self) -> None:
         """Make ``--broker`` hold for every app of this process and of those it starts."""
@@ -163,3 +170,45 @@ class Target:
                 "Which topology? Give a file, or name an app with -A or AMQTASK_APP."
             )
         return self.load_app().topology
+
+    def routing(self, file: Path | None) -> tuple[Topology, Router]:
+        """A topology and what finds the routes in it: a file's alone, or the app's with its settings.
+
+        Raises:
+            ConfigurationError: neither is given, or either has mistakes.
+        """
+        if file is not None or not self.has_app():
+            from amqtask.settings import Settings
+            from amqtask.topology.routes import Router
+
+            topology = self.topology(file)
+            return topology, Router(topology, {}, Settings().task_default_queue)
+        app = self.load_app()
+        return app.topology, app.router
+
+    def addresses(self, topology: Topology | None = None) -> tuple[Address, ...]:
+        """The brokers: the option's, the environment's, the app's if one is named, or the local one.
+
+        Args:
+            topology: its virtual host is used where the URL names none.
+
+        Raises:
+            ConfigurationError: the URL has a mistake, or the app that should tell it cannot be imported.
+        """
+        from amqtask.amqp.address import in_vhost, parse_addresses
+        from amqtask.app import DEFAULT_BROKER_URL
+
+        url = self.broker or os.environ.get(BROKER_VARIABLE)
+        if not url:
+            url = self.load_app().broker_url if self.has_app() else DEFAULT_BROKER_URL
+        return in_vhost(parse_addresses(url), topology.vhost if topology is not None else None)
+
+    def session(self, topology: Topology | None = None) -> Session:
+        """A conversation with the broker, to be used in a ``with`` block.
+
+        Raises:
+            ConfigurationError: as ``addresses``.
+        """
+        from amqtask.amqp.session import Session
+
+        return Session(self.addresses(topology), name="amqtask command", timeout=SECONDS)

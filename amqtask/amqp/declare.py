@@ -1,0 +1,157 @@
+"""Carrying a topology out on a broker: declare what is missing, check what is there, delete nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from amqtask.amqp.session import Session
+from amqtask.errors import OperationRefused, TopologyConflict, Unsupported
+from amqtask.topology import plan
+from amqtask.topology.model import Topology
+from amqtask.topology.plan import (
+    BindExchange,
+    BindQueue,
+    Declaration,
+    DeclareExchange,
+    DeclareQueue,
+)
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """One declaration that was carried out; ``created`` is false for what was there already, ``None`` for bindings."""
+
+    declaration: Declaration
+    created: bool | None
+    text: str
+
+
+def carry_out(
+    session: Session, topology: Topology, warn: Callable[[str], None] = lambda text: None
+) -> Iterator[Carried]:
+    """Declare a topology, yielding each step when the broker has done it.
+
+    What is there already is compared first, so that a conflict is found before anything new is made.
+
+    Args:
+        session: an open session.
+        topology: what to declare.
+        warn: told what this broker will ignore.
+
+    Raises:
+        Unsupported: this broker lacks something the topology needs.
+        TopologyConflict: a queue or an exchange is there and differs; names the argument and both values.
+        OperationRefused: the user may not do this.
+    """
+    check_support(session, topology, warn)
+    declarations = plan.declarations(topology)
+    there = {
+        item for item in map(_name, declarations) if item is not None and exists(session, item)
+    }
+    for declaration in declarations:
+        if _name(declaration) in there:
+            declare(session, declaration)
+    for declaration in declarations:
+        name = _name(declaration)
+        if name not in there:
+            declare(session, declaration)
+        created = None if name is None else name not in there
+        yield Carried(declaration, created, declaration_text(declaration))
+
+
+def check_support(session: Session, topology: Topology, warn: Callable[[str], None]) -> None:
+    """Refuse a topology this broker cannot carry.
+
+    Raises:
+        Unsupported: says what it lacks and which version has it.
+    """
+    lacks = plan.unsupported(topology, release(session))
+    for sentence in lacks.warnings:
+        warn(sentence)
+    if lacks.errors:
+        raise Unsupported("\n".join(lacks.errors))
+
+
+def release(session: Session) -> tuple[int, int, int]:
+    """The broker's version as three numbers."""
+    major, minor, patch = (*session.version, 0, 0, 0)[:3]
+    return major, minor, patch
+
+
+def declare(session: Session, declaration: Declaration) -> None:
+    """Carry out one declaration.
+
+    Raises:
+        TopologyConflict: it is there and differs, or the broker refuses its arguments.
+        OperationRefused: anything else the broker has against it, as one sentence.
+    """
+    try:
+        session.declare(declaration)
+    except OperationRefused as error:
+        if error.code == 406:
+            raise TopologyConflict(plan.explain_conflict(error.text, declaration)) from None
+        raise OperationRefused(
+            error.code, error.text, refusal_text(session, declaration, error)
+        ) from None
+
+
+def refusal_text(session: Session, declaration: Declaration, error: OperationRefused) -> str:
+    """Why the broker refused a declaration, with the remedy."""
+    what = declaration_text(declaration)
+    if error.code == 403:
+        return (
+            f"User {session.address.user!r} may not declare {what} in virtual host {session.address.vhost!r}: "
+            "grant configure, write and read permissions (rabbitmqctl set_permissions)."
+        )
+    if error.code == 405:
+        return f"The {what} is locked: another connection holds it exclusively."
+    return f"The broker refused {what}: {error.code} {error.text.strip().rstrip('.')}."
+
+
+def exists(session: Session, item: tuple[str, str]) -> bool:
+    """Whether a queue or an exchange is there, whatever its arguments."""
+    kind, name = item
+    try:
+        return session.queue(name) is not None if kind == "queue" else session.exchange_exists(name)
+    except OperationRefused as error:
+        if error.code in (403, 405):
+            return True  # there, and not ours to look at: declaring it says why
+        raise
+
+
+def _name(declaration: Declaration) -> tuple[str, str] | None:
+    match declaration:
+        case DeclareQueue():
+            return "queue", declaration.name
+        case DeclareExchange():
+            return "exchange", declaration.name
+        case _:
+            return None
+
+
+def declaration_text(declaration: Declaration) -> str:
+    """What is declared, in a few words."""
+    match declaration:
+        case DeclareExchange():
+            return f"exchange {declaration.name} ({declaration.type})"
+        case DeclareQueue():
+            return (
+                f"queue {declaration.name} ({declaration.arguments.get('x-queue-type', 'classic')})"
+            )
+        case BindQueue():
+            return (
+                f"binding {declaration.exchange} → queue {declaration.queue}"
+                f"{_condition(declaration)}"
+            )
+        case BindExchange():
+            return (
+                f"binding {declaration.source} → exchange {declaration.destination}"
+                f"{_condition(declaration)}"
+            )
+
+
+def _condition(binding: BindQueue | BindExchange) -> str:
+    key = f", key {binding.routing_key}" if binding.routing_key else ""
+    headers = ", ".join(f"{name}={value}" for name, value in binding.arguments.items())
+    return key + (f", headers {headers}" if headers else "")
