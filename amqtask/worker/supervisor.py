@@ -167,15 +167,27 @@ class _Shell:
         if signal.SIGCHLD in numbers:
             yield from self._buried()
 
+    def _dead(self) -> Iterator[tuple[int, int]]:
+        """Reap what died: our own processes, and, as process 1 of a container, anybody's orphans."""
+        if os.getpid() == 1:
+            wanted = [-1]
+        else:
+            # not -1: whoever called ``run`` may wait for processes of its own
+            wanted = [server.pid for server in self._servers.values()]
+            wanted += [self._reloader] if self._reloader else []
+        for which in wanted:
+            pid = which
+            while pid:
+                try:
+                    pid, status = os.waitpid(which, os.WNOHANG)
+                except ChildProcessError:
+                    break
+                if pid:
+                    yield pid, status
+
     def _buried(self) -> Iterator[fleet.Event]:
-        """Reap whatever died: fork servers, the reloader, and, as process 1 of a container, anybody's orphans."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        """Tell of the processes that died."""
+        for pid, status in self._dead():
             if pid == self._reloader:
                 self._reloader = 0
                 self._log.warning("the reloader ended: changes are not noticed any more")
