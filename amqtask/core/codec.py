@@ -184,6 +184,10 @@ def encode(
     if type(task) is not str or not task or type(task_id) is not str or not task_id:
         _refuse_identity(task, task_id)
     _check_short(task, "id", task_id)
+    if _utf8_size(task) < 0:
+        raise EncodeError(
+            f"The name of a task must be valid Unicode, not {serialization.shown(task)}."
+        )
     headers: dict[str, object] = {"lang": "py", "task": task, "id": task_id}
     measure = _add_headers(headers, message)
     serializer = serialization.serializer(message.serializer)
@@ -228,13 +232,16 @@ def encode(
 
 
 def _add_headers(headers: dict[str, object], message: Message) -> bool:
-    """Add what differs from its default; return whether the table is worth measuring."""
+    """Add what differs from its default; return whether the table is worth checking and measuring."""
+    harmless = 3
     if message.retries:
         headers["retries"] = message.retries
     if message.origin is not None:
         headers["origin"] = message.origin
+        harmless += type(message.origin) is str and len(message.origin) <= _SMALL_TEXT
     if message.ignore_result is not None:
         headers["ignore_result"] = message.ignore_result
+        harmless += type(message.ignore_result) is bool
     if message.time_limit is not None or message.soft_time_limit is not None:
         headers["timelimit"] = [message.time_limit, message.soft_time_limit]
     if message.eta is not None:
@@ -263,7 +270,7 @@ def _add_headers(headers: dict[str, object], message: Message) -> bool:
         headers["stamps"] = dict(message.stamps)
     if message.headers:
         _add_user_headers(headers, message.task, message.headers)
-    return len(headers) > 3
+    return len(headers) > harmless
 
 
 def _add_user_headers(headers: dict[str, object], task: str, extra: object) -> None:
@@ -368,6 +375,14 @@ def _check_short(task: str, what: str, value: object) -> None:
 
 
 def _check_headers(headers: Headers, task: str, limits: Limits) -> None:
+    """Refuse what no receiver would accept: fields of the wrong type, tables that are too large."""
+    for name, value in headers.items():
+        read = _READERS.get(name)
+        if read is not None:
+            try:
+                read(name, value)
+            except DecodeError as error:
+                raise EncodeError(f"Task {task:.200}: {error}") from None
     try:
         size = headers_size(headers)
     except EncodeError as error:

@@ -280,6 +280,12 @@ def test_a_user_header_cannot_take_the_place_of_the_protocols() -> None:
         ({"headers": {5: 1}}, "A header name must be a string"),
         ({"headers": {"a": {1}}}, "'a' is of type set, which an AMQP header cannot carry"),
         ({"headers": {"a": [{"b": 2**63}]}}, "'b' is an integer of 64 bits"),
+        ({"task": "\ud800"}, "must be valid Unicode"),
+        ({"time_limit": float("nan")}, "'timelimit' must be two numbers"),
+        ({"soft_time_limit": -1}, "'timelimit' must be two numbers"),
+        ({"retries": "2"}, "'retries' must be a whole number"),
+        ({"eta": "tomorrow"}, "'eta' must be an ISO 8601 time"),
+        ({"group_index": -1}, "'group_index' must be a whole number"),
         ({"args": [{1}]}, r"args\[0\] is of type set"),
     ],
 )
