@@ -12,7 +12,7 @@ from typing import Any
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.publisher import AioPublisher
 from amqtask.batch import summary
-from amqtask.errors import AmqtaskError
+from amqtask.errors import AmqtaskError, BrokerError
 from amqtask.results.aio_rpc import AioReplyQueue
 from amqtask.results.loops import running_loop
 from amqtask.results.pending import Awaited, Pending
@@ -107,9 +107,12 @@ class LoopClient:
         finally:
             if not self._closed:
                 self._closed = True
-                await self.publisher.close(1.0)
-                if self._replying:
-                    await self._replies.close()
+                try:
+                    await self.publisher.close(1.0)
+                    if self._replying:
+                        await self._replies.close()
+                except (BrokerError, RuntimeError, OSError):
+                    pass  # asyncio.run has cancelled the connections' tasks by now, and with them closed the sockets
 
 
 class AsyncBatch:

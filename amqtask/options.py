@@ -103,10 +103,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             checked["expires"] = values["expires"]
         plain = {name: value for name, value in values.items() if name not in checked}
         try:
-            options = msgspec.convert({k: v for k, v in plain.items() if k != "expires"}, cls)
+            options = msgspec.convert(plain, cls)
         except msgspec.ValidationError as error:
-            raise ConfigurationError(f"Task {task} has a bad option: {error}.") from None
+            what, _, name = str(error).partition(" - at `$.")
+            raise ConfigurationError(
+                f"Task {task}, option {name.rstrip('`')}: {what[:1].lower()}{what[1:]}."
+            ) from None
         options = msgspec.structs.replace(options, **checked)
+        if options.retry_backoff < 0:
+            raise ConfigurationError(
+                f"Task {task}, option retry_backoff: it must not be below zero."
+            )
         hard, soft = options.time_limit, options.soft_time_limit
         if hard is not None and soft is not None and soft > hard:
             raise ConfigurationError(

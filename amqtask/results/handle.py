@@ -54,8 +54,9 @@ class AsyncResult(Generic[R_co]):
         awaited = self._awaited
         if awaited is None:
             return cast(R_co, None)
+        self._may_block()  # always, so that the mistake does not hide while results happen to be early
         if not awaited.settled():
-            self._may_wait()
+            self._may_live()
             if not awaited.wait(timeout):
                 raise self._timed_out(timeout)
         return self._outcome(propagate)
@@ -181,8 +182,7 @@ class AsyncResult(Generic[R_co]):
             raise record.value.with_traceback(None)
         return cast(R_co, record.value)
 
-    def _may_wait(self) -> None:
-        self._may_live()
+    def _may_block(self) -> None:
         if self._awaited is not None and self._awaited.in_feeder:
             raise RuntimeError(
                 "get() on the thread that receives results would wait for ever; call it in a thread of your own."

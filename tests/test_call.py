@@ -1,0 +1,159 @@
+"""A call: options merged and checked, ids, expiry, the message."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from amqtask.call import Call, SendOptions, expires_at, make_call, message_of, new_id
+from amqtask.core.message import Message
+from amqtask.errors import Unsupported
+from amqtask.request import Request
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def make(options: dict[str, Any], defaults: dict[str, Any] | None = None) -> Call:
+    return make_call("t", (1,), None, defaults or {}, options)
+
+
+def to_message(call: Call, parent: Request | None = None) -> Message:
+    return message_of(
+        call,
+        reply_to="replies",
+        priority=4,
+        serializer="json",
+        compression=None,
+        origin="me",
+        parent=parent,
+        expires=None,
+    )
+
+
+def test_ids_are_random_uuids_of_version_4() -> None:
+    ids = {new_id() for _ in range(1000)}
+
+    assert len(ids) == 1000
+    assert all(str(uuid.UUID(each)) == each and uuid.UUID(each).version == 4 for each in ids)
+    assert all(uuid.UUID(each).variant == uuid.RFC_4122 for each in ids)
+
+
+def test_options_of_the_call_come_before_the_tasks_own() -> None:
+    call = make({"priority": 3, "time_limit": None}, {"priority": 1, "time_limit": 9.0})
+
+    assert (call.priority, call.time_limit) == (3, 9.0)
+
+
+@pytest.mark.parametrize("option", [{"queue": "q"}, {"exchange": "e"}, {"routing_key": "k"}])
+def test_a_place_replaces_the_tasks_own_place_as_a_whole(option: dict[str, str]) -> None:
+    call = make(option, {"queue": "own", "exchange": "own", "routing_key": "own"})
+
+    places = {"queue": call.queue, "exchange": call.exchange, "routing_key": call.routing_key}
+    assert {name: value for name, value in places.items() if value is not None} == option
+
+
+def test_a_lone_value_for_args_is_named_as_the_slip_it_is() -> None:
+    with pytest.raises(
+        TypeError, match=r"tuple or a list, not int; for one argument write \(value,\)"
+    ):
+        make_call("t", 42, None, {}, {})  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(TypeError, match="not str"):
+        make_call("t", "abc", None, {}, {})
+    with pytest.raises(TypeError, match="mapping with text keys"):
+        make_call("t", (), {1: 2}, {}, {})  # type: ignore[dict-item]  # the mistake under test
+
+
+def test_an_unknown_option_is_answered_with_the_nearest() -> None:
+    with pytest.raises(TypeError, match=r"'priorty'.*Did you mean 'priority'"):
+        make({"priorty": 1})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"priority": -1},
+        {"priority": 256},
+        {"priority": True},
+        {"time_limit": 0},
+        {"soft_time_limit": "1"},
+        {"expires": math.nan},
+        {"expires": 1e300},
+        {"expires": datetime(2026, 1, 1)},  # noqa: DTZ001  # the mistake under test
+        {"task_id": ""},
+        {"task_id": "x" * 256},
+        {"task_id": 7},
+    ],
+)
+def test_values_that_make_no_sense(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        make(options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"queue": 1}, {"headers": [1]}, {"headers": {1: 2}}, {"expires": "soon"}]
+)
+def test_values_of_the_wrong_type(options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(options))):
+        make(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"countdown": 5}, {"eta": NOW}, {"link": object()}, {"link_error": [1]}, {"countdown": -1}],
+)
+def test_what_this_version_cannot_do_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match="does not have"):
+        make(options)
+
+
+@pytest.mark.parametrize("options", [{"countdown": 0}, {"eta": None}, {"link": []}, {"link": None}])
+def test_what_asks_for_nothing_is_accepted(options: dict[str, Any]) -> None:
+    assert make(options).args == (1,)
+
+
+def test_every_option_is_known_to_the_call() -> None:
+    later = {"countdown", "eta", "link", "link_error", "task_id"}
+
+    assert set(SendOptions.__annotations__) - later == set(Call.__struct_fields__) - {
+        "id", "task", "args", "kwargs",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("expires", "text"),
+    [
+        (60, "2026-01-02T03:05:05.000000+00:00"),
+        (0.5, "2026-01-02T03:04:05.500000+00:00"),
+        (timedelta(days=1), "2026-01-03T03:04:05.000000+00:00"),
+        (NOW, "2026-01-02T03:04:05.000000+00:00"),
+        (None, None),
+    ],
+)
+def test_expiry_as_it_travels(expires: Any, text: str | None) -> None:
+    assert expires_at(expires, NOW) == text
+
+
+def test_expiry_outside_the_calendar() -> None:
+    with pytest.raises(ValueError, match="calendar"):
+        expires_at(timedelta(days=999_999_999), NOW)
+
+
+def test_a_task_nobody_started_is_its_own_root() -> None:
+    message = to_message(make({"task_id": "a"}))
+
+    assert (message.root_id, message.parent_id, message.correlation_id) == ("a", None, "a")
+
+
+def test_a_task_sent_by_a_task_belongs_to_it() -> None:
+    message = to_message(make({"task_id": "a"}), Request(id="p", root_id="r"))
+
+    assert (message.root_id, message.parent_id) == ("r", "p")
+
+
+def test_the_calls_own_reply_address_comes_first() -> None:
+    assert to_message(make({})).reply_to == "replies"
+    assert to_message(make({"reply_to": "other"})).reply_to == "other"
