@@ -1,0 +1,65 @@
+"""The public API is a list, complete and sorted; importing it is cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import amqtask
+from amqtask import errors
+
+IMPORT_BUDGET = 0.1  # seconds of the process's own time, as promised
+
+
+def test_all_is_sorted_and_complete() -> None:
+    assert amqtask.__all__ == sorted(amqtask.__all__)
+    public = {
+        name
+        for name, value in vars(amqtask).items()
+        if not name.startswith("_") and not isinstance(value, type(sys))
+    } - {"annotations"}
+    assert public == set(amqtask.__all__) - {"__version__"}
+
+
+def test_every_error_is_public() -> None:
+    theirs = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and value.__module__ == "amqtask.errors"
+    }
+    assert theirs <= set(amqtask.__all__)
+
+
+def test_the_version_is_the_packages() -> None:
+    assert amqtask.__version__ == version("amqtask")
+
+
+def in_new_process(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_importing_and_declaring_load_no_amqp_client() -> None:
+    loaded = in_new_process(
+        "import sys, amqtask\n"
+        "app = amqtask.App('x')\n"
+        "@app.task(bind=True)\n"
+        "def f(self): ...\n"
+        "app.close()\n"
+        "heavy = {'pika', 'aio_pika', 'aiormq', 'pamqp', 'asyncio', 'ruamel', 'structlog', 'typer', 'cloudpickle'}\n"
+        "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
+    )
+    assert loaded == "[]"
+
+
+def test_importing_is_within_its_budget() -> None:
+    # CPU time, and the best of several: another process on the machine must not decide.
+    program = "import time; import amqtask; print(time.process_time())"
+    bare = "import time; print(time.process_time())"
+    best = min(float(in_new_process(program)) for _ in range(5))
+    python = min(float(in_new_process(bare)) for _ in range(5))
+
+    assert best - python < IMPORT_BUDGET
