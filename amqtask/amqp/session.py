@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 import pika
@@ -36,6 +36,13 @@ class QueueState(msgspec.Struct, frozen=True):
     consumers: int
 
 
+class Taken(msgspec.Struct, frozen=True):
+    """A message that ``Session.take`` took: its body, and its headers as pika decodes them."""
+
+    body: bytes
+    headers: dict[str, Any]
+
+
 class Session:
     """One blocking connection; a context manager. One thread at a time.
 
@@ -55,10 +62,10 @@ class Session:
         self._channel: Any = None
         self.address = self._addresses[0]
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         return self if self._connection is not None else self.open()
 
-    def open(self) -> Session:
+    def open(self) -> Self:
         """Connect to the first broker that answers.
 
         Raises:
@@ -154,6 +161,31 @@ class Session:
     def delete_exchange(self, name: str) -> None:
         """Delete an exchange."""
         self._do(lambda channel: channel.exchange_delete(name))
+
+    def publish(self, exchange: str, routing_key: str, body: bytes) -> None:
+        """Publish a small message and have it confirmed: for checks, not for tasks.
+
+        Raises:
+            OperationRefused: the user may not write there, or there is no such exchange.
+            BrokerError: nacked, or the connection is lost.
+        """
+
+        def send(channel: Any) -> None:
+            # twice is once: pika knows that a channel confirms already, and warns
+            if not channel._delivery_confirmation:  # noqa: SLF001  # pika offers no other way to ask
+                channel.confirm_delivery()
+            channel.basic_publish(exchange, routing_key, body)
+
+        self._do(send)
+
+    def take(self, name: str) -> Taken | None:
+        """Take one message off a queue, acked at once, or ``None`` when it is empty: for checks, not for tasks.
+
+        Raises:
+            OperationRefused: the user may not read it, or there is no such queue.
+        """
+        method, properties, body = self._do(lambda channel: channel.basic_get(name, auto_ack=True))
+        return None if method is None else Taken(body, dict(properties.headers or {}))
 
     def _do(self, operation: Callable[[Any], T]) -> T:
         timer = self._connection.call_later(self._timeout, self._give_up)

@@ -1,0 +1,441 @@
+"""What can be wrong between an app and its broker, looked up check by check. ``amqtask doctor`` prints it.
+
+Each check returns findings and raises nothing that a broker or a configuration can cause. Nothing is changed on the broker:
+what a check makes is exclusive to its connection and gone with it.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from amqtask.amqp import declare
+from amqtask.amqp.address import Address
+from amqtask.amqp.management import Management, NoAnswer
+from amqtask.amqp.session import Session
+from amqtask.amqp.threaded.seams import missing_seams
+from amqtask.errors import (
+    AmqtaskError,
+    BrokerError,
+    LoginRefused,
+    OperationRefused,
+    TopologyConflict,
+)
+from amqtask.topology import plan
+from amqtask.topology.model import Queue, Topology
+from amqtask.topology.simulate import reach
+from amqtask.topology.units import format_duration
+
+if TYPE_CHECKING:
+    from amqtask.app import App
+
+OLDEST_TESTED = (3, 10, 0)
+QUEUE_TIMEOUTS = (3, 12, 0)  # consumer_timeout per queue since then
+CLASSIC_NEVER = (4, 3, 0)  # classic queues have no consumer timeout since then
+GLOBAL_TIMEOUT = (
+    1800.0  # s a consumer may hold a message, unless the broker is configured otherwise
+)
+CLOCK_TOLERANCE = 3.0  # s between two clocks; broker times have whole seconds
+DEAD_LETTER_WAIT = 3.0  # s an expired message has to arrive
+SECONDS = 5.0  # for each answer of the broker or its management API
+
+
+class Status(enum.Enum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one check found: ``remedy`` is empty where there is nothing to do."""
+
+    check: str
+    status: Status
+    text: str
+    remedy: str = ""
+
+
+def ok(check: str, text: str) -> Finding:
+    """All is well."""
+    return Finding(check, Status.OK, text)
+
+
+def warn(check: str, text: str, remedy: str = "") -> Finding:
+    """It works, with a but."""
+    return Finding(check, Status.WARN, text, remedy)
+
+
+def fail(check: str, text: str, remedy: str = "") -> Finding:
+    """It does not work."""
+    return Finding(check, Status.FAIL, text, remedy)
+
+
+# ---------------------------------------------------------------- this machine
+
+
+def check_python() -> Finding:
+    """Which Python and which amqtask this is."""
+    return ok(
+        "python",
+        f"amqtask {version('amqtask')} on Python {platform.python_version()} ({sys.platform})",
+    )
+
+
+def check_client(fast: bool = True) -> Finding:
+    """Whether the installed pika is one that the frame codec can hook into.
+
+    Args:
+        fast: the setting ``broker_fast_frames``.
+    """
+    pika = version("pika")
+    moved = missing_seams()
+    if not moved:
+        return ok("pika", f"pika {pika}, with the seams of the frame codec in place")
+    text = f"pika {pika} has moved {', '.join(moved)}, which the frame codec hooks into"
+    remedy = "install pika>=1.4.4,<1.5, or set broker_fast_frames to false"
+    return fail("pika", text, remedy) if fast else warn("pika", f"{text}; it is switched off")
+
+
+# ---------------------------------------------------------------- the broker
+
+
+def check_addresses(addresses: Sequence[Address]) -> tuple[Session | None, list[Finding]]:
+    """Log in to every broker; the session with the first that lets us in stays open, for the other checks."""
+    findings: list[Finding] = []
+    opened: Session | None = None
+    for address in addresses:
+        session = Session((address,), name="amqtask doctor", timeout=SECONDS)
+        try:
+            session.open()
+        except LoginRefused as error:
+            findings.append(ok("broker", f"a broker answers at {address.endpoint}"))
+            findings.append(_told("login", error))
+            continue
+        except AmqtaskError as error:
+            findings.append(_told("broker", error))
+            continue
+        findings.append(ok("broker", f"a broker answers at {address.endpoint}"))
+        findings.append(ok("login", f"user {address.user!r}, virtual host {address.vhost!r}"))
+        if opened is None:
+            opened = session
+        else:
+            session.__exit__(None, None, None)
+    if opened is not None:
+        # one broker of several is enough to work
+        findings = [
+            warn(f.check, f.text, f.remedy) if f.status is Status.FAIL else f for f in findings
+        ]
+    return opened, findings
+
+
+def check_version(session: Session, topology: Topology | None) -> list[Finding]:
+    """Which RabbitMQ it is, and what it lacks for the topology."""
+    server = session.server
+    release = declare.release(session)
+    name = f"{server['product'] or 'unknown product'} {server['version']}"
+    if server["product"] != "RabbitMQ":
+        return [warn("version", f"{name} is not RabbitMQ", "amqtask is tested with RabbitMQ alone")]
+    findings = [ok("version", name)]
+    if release < OLDEST_TESTED:
+        findings = [
+            warn(
+                "version", f"{name} is older than what amqtask is tested with", "use 3.10 or later"
+            )
+        ]
+    if topology is not None:
+        lacks = plan.unsupported(topology, release)
+        findings += [_sentence("version", Status.FAIL, text) for text in lacks.errors]
+        findings += [_sentence("version", Status.WARN, text) for text in lacks.warnings]
+    return findings
+
+
+def check_permissions(session: Session) -> list[Finding]:
+    """Whether the user may configure, write and read a queue named like those that results come back on."""
+    name = _scratch("permissions")
+    tried = [
+        ("configure", "declare reply queues", lambda: session.declare(_exclusive(name))),
+        ("write", "publish", lambda: session.publish("", name, b"amqtask doctor")),
+        ("read", "consume", lambda: session.take(name)),
+    ]
+    findings: list[Finding] = []
+    for right, purpose, attempt in tried:
+        refused = _refused(attempt)
+        if refused is None:
+            continue
+        user, vhost = session.address.user, session.address.vhost
+        findings.append(
+            fail(
+                "permissions",
+                f"user {user!r} may not {purpose}: no {right} permission ({refused})",
+                f"grant {right} on amqtask\\..* and the queues of the topology: "
+                f"rabbitmqctl set_permissions -p {vhost} {user} CONFIGURE WRITE READ",
+            )
+        )
+        if right == "configure":
+            break  # without a queue there is nothing to write to or to read
+    return findings or [ok("permissions", "configure, write and read, tried on a queue of its own")]
+
+
+def check_topology(session: Session, topology: Topology) -> list[Finding]:
+    """Whether each exchange and queue of the topology is there, and as declared. Bindings cannot be seen over AMQP."""
+    findings: list[Finding] = []
+    count = 0
+    for declaration in plan.declarations(topology):
+        match declaration:
+            case plan.DeclareExchange(name=name):
+                kind = "exchange"
+            case plan.DeclareQueue(name=name):
+                kind = "queue"
+            case _:
+                continue
+        count += 1
+        try:
+            if not declare.exists(session, (kind, name)):
+                findings.append(
+                    fail(
+                        "topology",
+                        f"{kind} {name!r} is not on the broker",
+                        "declare it with amqtask topology apply, or start a worker, which does",
+                    )
+                )
+            else:
+                declare.declare(session, declaration)  # there already: this only compares
+        except (TopologyConflict, BrokerError) as error:
+            findings.append(_told("topology", error))
+    return findings or [
+        ok("topology", f"{count} exchanges and queues are there as {topology.source} declares")
+    ]
+
+
+def check_clock(session: Session) -> Finding:
+    """Whether this machine and the broker agree on the time, which ``expires`` and ``eta`` rely on."""
+    before = datetime.now(UTC)
+    try:
+        told = broker_time(session)
+    except BrokerError as error:
+        return warn("clock", f"the broker's time cannot be had: {_bare(error)}")
+    if told is None:
+        return warn("clock", "the broker's time cannot be had: no dead letter came back")
+    return judge_clock(told, before, datetime.now(UTC))
+
+
+def judge_clock(told: datetime, before: datetime, after: datetime) -> Finding:
+    """Compare the broker's time, in whole seconds, with ours before and after asking."""
+    off = max((before - told).total_seconds() - 1, (told - after).total_seconds(), 0.0)
+    if off <= CLOCK_TOLERANCE:
+        return ok("clock", "the broker's clock agrees with this machine's, as far as seconds tell")
+    side = "behind" if told < before else "ahead of"
+    return warn(
+        "clock",
+        f"the broker's clock is {off:.0f} s {side} this machine's",
+        "synchronise both with NTP: expires and eta compare times of different machines",
+    )
+
+
+def broker_time(session: Session) -> datetime | None:
+    """The broker's time, in whole seconds: it stamps what it dead-letters, so a message is made to expire at once.
+
+    Raises:
+        BrokerError: the queues for it cannot be made.
+    """
+    lands, expires = _scratch("clock"), _scratch("clock")
+    session.declare(_exclusive(lands))
+    session.declare(
+        _exclusive(
+            expires,
+            {"x-message-ttl": 0, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": lands},
+        )
+    )
+    session.publish("", expires, b"")
+    deadline = time.monotonic() + DEAD_LETTER_WAIT
+    while time.monotonic() < deadline:
+        letter = session.take(lands)
+        if letter is not None:
+            deaths = letter.headers.get("x-death") or [{}]
+            stamped = deaths[0].get("time")
+            if not isinstance(stamped, datetime):
+                return None
+            return stamped if stamped.tzinfo is not None else stamped.replace(tzinfo=UTC)
+        time.sleep(0.02)
+    return None
+
+
+# ---------------------------------------------------------------- the app
+
+
+def check_time_limits(app: App, release: tuple[int, int, int]) -> list[Finding]:
+    """Tasks that may run longer than the broker lets a consumer hold a message: it would give them to another one."""
+    findings: list[Finding] = []
+    for name, task in sorted(app.tasks.items()):
+        limit = task.options.time_limit or app.settings.task_time_limit
+        if limit is None:
+            continue
+        try:
+            route = app.router.resolve(
+                name, task.options.queue, task.options.exchange, task.options.routing_key
+            )
+            queues = reach(app.topology, route.exchange, route.routing_key).queues
+        except AmqtaskError:
+            continue  # a task that leads nowhere has no queue to time out; sending it says so
+        known = app.topology.all_queues()
+        for queue in sorted(queues):
+            allowed, configured = consumer_timeout(known[queue], release)
+            if allowed is not None and limit > allowed:
+                findings.append(_too_long(name, limit, queue, allowed, configured, release))
+    return findings or [
+        ok("time limits", "no task may run longer than the broker lets its message be held")
+    ]
+
+
+def consumer_timeout(queue: Queue, release: tuple[int, int, int]) -> tuple[float | None, bool]:
+    """How long a consumer of this queue may hold a message: seconds, ``None`` for ever; and whether the queue says so."""
+    if queue.type == "classic" and release >= CLASSIC_NEVER:
+        return None, False
+    if queue.consumer_timeout is not None and release >= QUEUE_TIMEOUTS:
+        return queue.consumer_timeout, True
+    return GLOBAL_TIMEOUT, False
+
+
+def _too_long(
+    task: str,
+    limit: float,
+    queue: str,
+    allowed: float,
+    configured: bool,
+    release: tuple[int, int, int],
+) -> Finding:
+    text = (
+        f"task {task!r} may run {format_duration(limit)}, and the broker takes a message of queue {queue!r} back after "
+        f"{format_duration(allowed)}" + ("" if configured else " unless configured otherwise")
+    )
+    if configured:
+        remedy = "raise the queue's consumer_timeout above the time limit"
+    elif release >= QUEUE_TIMEOUTS:
+        remedy = "give the queue a consumer_timeout above the time limit"
+    else:
+        remedy = "raise consumer_timeout in rabbitmq.conf; this version has it for the whole broker alone"
+    return warn("time limits", text, remedy)
+
+
+# ---------------------------------------------------------------- the management API, where there is one
+
+
+def check_management(
+    management: Management, session: Session, topology: Topology | None
+) -> list[Finding]:
+    """What only the management API tells: alarms, and bindings that are missing. It is optional."""
+    try:
+        overview = management.get("overview")
+        mine = session.server
+        theirs = {"version": overview["rabbitmq_version"], "cluster_name": overview["cluster_name"]}
+        if any(mine[name] not in ("", theirs[name]) for name in theirs):
+            raise NoAnswer(f"what answers there is another broker, {theirs['cluster_name']}")
+        nodes = management.get("nodes")
+        bindings = management.get("bindings", session.address.vhost) if topology is not None else []
+    except (NoAnswer, KeyError, TypeError) as error:
+        why = str(error) if isinstance(error, NoAnswer) else "what answers there is something else"
+        return [
+            ok(
+                "management",
+                f"none at {management.url} ({why}); it is optional, alarms and bindings go unchecked",
+            )
+        ]
+    findings = [
+        fail(
+            "management",
+            f"{name} alarm on {node.get('name')}: publishers are held back",
+            f"free {name} there",
+        )
+        for node in nodes
+        for name, key in (("memory", "mem_alarm"), ("disk", "disk_free_alarm"))
+        if node.get(key)
+    ]
+    if topology is not None:
+        findings += missing_bindings(topology, bindings)
+    seen = "no alarms" + (", all bindings in place" if topology is not None else "")
+    return findings or [ok("management", f"answers at {management.url}: {seen}")]
+
+
+def missing_bindings(topology: Topology, live: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """The bindings of a topology that are not among the live ones, as the management API lists these."""
+    there = {
+        _binding_key(
+            b["destination_type"], b["destination"], b["source"], b["routing_key"], b["arguments"]
+        )
+        for b in live
+    }
+    findings = []
+    for declaration in plan.declarations(topology):
+        match declaration:
+            case plan.BindQueue(queue, exchange, key, arguments):
+                wanted = _binding_key("queue", queue, exchange, key, arguments)
+            case plan.BindExchange(destination, source, key, arguments):
+                wanted = _binding_key("exchange", destination, source, key, arguments)
+            case _:
+                continue
+        if wanted not in there:
+            findings.append(
+                fail(
+                    "topology",
+                    f"{declare.declaration_text(declaration)} is not on the broker",
+                    "declare it with amqtask topology apply, or start a worker, which does",
+                )
+            )
+    return findings
+
+
+def _binding_key(
+    kind: str, destination: str, source: str, key: str, arguments: Mapping[str, Any]
+) -> tuple[str, str, str, str, str]:
+    return kind, destination, source, key, json.dumps(arguments, sort_keys=True, default=str)
+
+
+# ---------------------------------------------------------------- small things
+
+
+def _exclusive(name: str, arguments: Mapping[str, Any] | None = None) -> plan.DeclareQueue:
+    """A queue that nobody else sees and that is gone with the connection."""
+    return plan.DeclareQueue(
+        name, durable=False, exclusive=True, auto_delete=True, arguments=arguments or {}
+    )
+
+
+def _scratch(purpose: str) -> str:
+    # named like a reply queue: the permissions that callers need are the ones that are tried
+    return f"amqtask.reply.doctor-{purpose}-{uuid.uuid4().hex}"
+
+
+def _refused(attempt: Callable[[], object]) -> str | None:
+    """Why the broker refused, ``None`` when it did not."""
+    try:
+        attempt()
+    except OperationRefused as error:
+        return f"{error.code} {error.text.strip().rstrip('.')}"
+    except BrokerError as error:
+        return _bare(error)
+    return None
+
+
+def _told(check: str, error: AmqtaskError) -> Finding:
+    """An error of ours, which has its remedy behind the colon."""
+    return _sentence(check, Status.FAIL, str(error))
+
+
+def _sentence(check: str, status: Status, sentence: str) -> Finding:
+    return Finding(check, status, sentence.strip().rstrip("."))
+
+
+def _bare(error: Exception) -> str:
+    return str(error).strip().rstrip(".")
