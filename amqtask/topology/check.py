@@ -32,6 +32,7 @@ class Doubts:
         self.exchanges: set[str] = set()
         self.queues: set[str] = set()
         self.routes: set[Path] = set()
+        self.dead_letters: set[Path] = set()
 
 
 def check(topology: Topology, problems: Problems, doubts: Doubts) -> None:
@@ -147,12 +148,13 @@ class _Checker:
                 path,
                 f"the name of its dead-letter queue, {queue.name[:20]}….dead, would be longer than "
                 f"the {MAX_KEY_BYTES} bytes AMQP allows: shorten the name, or set dead_letter: false",
+                at_key=True,
             )
 
     def _dead_letters(self) -> None:
         after: dict[str, list[str]] = {}
         for queue in self._topology.queues.values():
-            path: Path = ("queues", queue.name, "dead_letter")
+            path = self._dead_letter_path(queue.name)
             target = queue.dead_letter
             if target is True:
                 after[queue.name] = [dead_queue_name(queue.name)]
@@ -160,6 +162,8 @@ class _Checker:
                 if target.exchange != "" and not self._exchange_exists(
                     (*path, "exchange"), target.exchange
                 ):
+                    continue
+                if path in self._doubts.dead_letters:
                     continue
                 reached = self._dead_letters_of(queue, target)
                 after[queue.name] = [name for name in self._queues if name in reached]
@@ -172,9 +176,17 @@ class _Checker:
                     )
         for cycle in _cycles(after):
             self._problems.add(
-                ("queues", cycle[0], "dead_letter"),
+                self._dead_letter_path(cycle[0]),
                 f"a cycle of dead letters: {' → '.join((*cycle, cycle[0]))}",
             )
+
+    def _dead_letter_path(self, queue: str) -> Path:
+        """Where a queue's dead letters are written: with the queue, or with the defaults of all."""
+        path: Path = ("queues", queue, "dead_letter")
+        default: Path = ("defaults", "dead_letter")
+        return (
+            path if self._problems.written(path) or not self._problems.written(default) else default
+        )
 
     def _dead_letters_of(self, queue: Queue, target: DeadLetter) -> set[str]:
         """The queues that the dead letters of a queue can get to."""

@@ -5,11 +5,14 @@ Pure: the command line draws the tree, in colour on a terminal and with the same
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
-from amqtask.topology.model import PREDECLARED, Binding, DeadLetter, Link, Queue, Topology
-from amqtask.topology.simulate import Reach
-from amqtask.topology.units import format_duration, format_size
+from amqtask.topology import render
+from amqtask.topology.model import DEFAULT_MAX_CRASHES, Topology
+from amqtask.topology.simulate import Reach, Step
 
 
 class Branch(msgspec.Struct, frozen=True):
@@ -17,145 +20,6 @@ class Branch(msgspec.Struct, frozen=True):
 
     text: str
     children: tuple[Branch, ...] = ()
-
-
-def tree_of(topology: Topology) -> Branch:
-    """The whole topology: exchanges and what they lead to, queues that only their name reaches, routes."""
-    links: dict[str, list[Link]] = {}
-    for link in topology.bindings:
-        links.setdefault(link.binding.exchange, []).append(link)
-    fed = {link.destination for link in topology.bindings if link.kind == "exchange"}
-    names = [*topology.exchanges, *(name for name in PREDECLARED if name in links)]
-    roots = [name for name in names if name not in fed]
-    shown: set[str] = set()
-    branches = [_exchange(topology, name, links, shown) for name in roots]
-    # exchanges bound in a circle have no first one
-    branches += [_exchange(topology, name, links, shown) for name in names if name not in shown]
-    bound = {link.destination for link in topology.bindings if link.kind == "queue"}
-    by_name = [queue for name, queue in topology.all_queues().items() if name not in bound]
-    if by_name:
-        branches.append(
-            Branch(
-                "(default exchange)",
-                tuple(Branch(f"{queue.name} → {queue_text(queue)}") for queue in by_name),
-            )
-        )
-    if topology.routes:
-        branches.append(Branch("routes", tuple(Branch(text) for text in _routes(topology))))
-    where = f" (virtual host {topology.vhost})" if topology.vhost is not None else ""
-    return Branch(f"{topology.source}{where}", tuple(branches))
-
-
-def _exchange(
-    topology: Topology, name: str, links: dict[str, list[Link]], shown: set[str], via: str = ""
-) -> Branch:
-    kind = topology.exchange_type(name) or "?"
-    marks: list[str] = [kind]
-    declared = topology.exchanges.get(name)
-    if declared is not None:
-        if not declared.durable:
-            marks.append("not durable")
-        if declared.internal:
-            marks.append("internal")
-        if declared.alternate_exchange is not None:
-            marks.append(f"alternate {declared.alternate_exchange}")
-    text = f"{via}exchange {name} ({', '.join(marks)})"
-    if name in shown:
-        return Branch(f"{text}, shown above" if links.get(name) else text)
-    shown.add(name)
-    children: list[Branch] = []
-    queues = topology.all_queues()
-    for link in links.get(name, ()):
-        key = binding_text(kind, link.binding)
-        if link.kind == "queue":
-            children.append(Branch(f"{key} → {queue_text(queues[link.destination])}"))
-        else:
-            children.append(_exchange(topology, link.destination, links, shown, f"{key} → "))
-    return Branch(text, tuple(children))
-
-
-def binding_text(kind: str, binding: Binding) -> str:
-    """What a binding of an exchange of this kind asks of a message."""
-    if kind == "headers":
-        return (
-            ", ".join(f"{name}={value}" for name, value in binding.arguments.items()) or "anything"
-        )
-    if kind == "fanout":
-        return "*"
-    return binding.routing_key or '""'
-
-
-def queue_text(queue: Queue) -> str:
-    """A queue's name and what is special about it."""
-    marks: list[str] = [queue.type]
-    if not queue.durable:
-        marks.append("not durable")
-    if queue.max_priority is not None:
-        marks.append(f"max_priority {queue.max_priority}")
-    for name in ("message_ttl", "expires", "consumer_timeout"):
-        seconds = getattr(queue, name)
-        if seconds is not None:
-            marks.append(f"{name} {format_duration(seconds)}")
-    if queue.max_length is not None:
-        marks.append(f"max_length {queue.max_length}")
-    if queue.max_length_bytes is not None:
-        marks.append(f"max_length_bytes {format_size(queue.max_length_bytes)}")
-    if queue.overflow is not None:
-        marks.append(f"overflow {queue.overflow}")
-    if queue.delivery_limit is not None:
-        marks.append(f"delivery_limit {queue.delivery_limit}")
-    if queue.single_active_consumer:
-        marks.append("single active consumer")
-    marks += [f"{name} {value}" for name, value in queue.arguments.items()]
-    match queue.dead_letter:
-        case True:
-            marks.append(f"dead letters to {queue.name}.dead")
-        case DeadLetter(exchange=exchange, routing_key=key):
-            to = f"exchange {exchange}" if exchange else "the default exchange"
-            marks.append(f"dead letters to {to}" + (f" with key {key}" if key is not None else ""))
-        case _:
-            pass
-    return f"{queue.name} ({', '.join(marks)})"
-
-
-def _routes(topology: Topology) -> list[str]:
-    texts = []
-    for rule in topology.routes:
-        to = (
-            f"queue {rule.queue}"
-            if rule.queue is not None
-            else f"exchange {rule.exchange}, key {rule.routing_key or chr(34) * 2}"
-        )
-        priority = f", priority {rule.priority}" if rule.priority is not None else ""
-        texts.append(f"{rule.task} → {to}{priority}")
-    return texts
-
-
-def reach_tree(topology: Topology, reach: Reach) -> Branch:
-    """Where a message goes: one branch for each queue that gets it, with the bindings on the way."""
-    origin = f"exchange {reach.exchange}" if reach.exchange else "the default exchange"
-    queues = topology.all_queues()
-    branches = []
-    for name, steps in reach.paths.items():
-        way = tuple(
-            Branch(
-                f"{step.exchange or '(default exchange)'} → {step.kind} {step.destination}: "
-                + (
-                    "its name is the key"
-                    if step.via == "default"
-                    else "alternate exchange"
-                    if step.via == "alternate"
-                    else "binding "
-                    + binding_text(
-                        topology.exchange_type(step.exchange) or "?",
-                        Binding(step.exchange, step.routing_key, step.arguments),
-                    )
-                )
-            )
-            for step in steps
-        )
-        branches.append(Branch(queue_text(queues[name]), way))
-    return Branch(f"{origin}, key {reach.routing_key or chr(34) * 2}", tuple(branches))
 
 
 def lines_of(branch: Branch) -> list[str]:
@@ -167,3 +31,131 @@ def lines_of(branch: Branch) -> list[str]:
         lines.append(("└── " if last else "├── ") + first)
         lines += [("    " if last else "│   ") + line for line in rest]
     return lines
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def tree_of(topology: Topology) -> Branch:
+    """Exchanges and what they lead to, then the queues that only their own name reaches, then the routes."""
+    shape = render.tree(topology)
+    queues = {queue["name"]: queue_text(queue) for queue in shape["queues"]}
+    drawing = _Drawing({exchange["name"]: exchange for exchange in shape["exchanges"]}, queues)
+    fed = {
+        binding["name"]
+        for exchange in shape["exchanges"]
+        for binding in exchange["bindings"]
+        if binding["to"] == "exchange"
+    }
+    branches = [drawing.exchange(name) for name in drawing.exchanges if name not in fed]
+    # exchanges that are bound in a circle have no first one
+    branches += [drawing.exchange(name) for name in drawing.exchanges if name not in drawing.drawn]
+    by_name = [Branch(text) for name, text in queues.items() if name not in drawing.bound]
+    if by_name:
+        branches.append(Branch("(default exchange, by the queue's name)", tuple(by_name)))
+    if shape["routes"]:
+        branches.append(Branch("routes", tuple(Branch(_route(rule)) for rule in shape["routes"])))
+    where = f" (virtual host {topology.vhost})" if topology.vhost is not None else ""
+    return Branch(f"{topology.source}{where}", tuple(branches))
+
+
+class _Drawing:
+    """Draws each exchange once, however many lead to it."""
+
+    def __init__(self, exchanges: Mapping[str, render.Tree], queues: Mapping[str, str]) -> None:
+        self.exchanges = exchanges
+        self.drawn: set[str] = set()
+        self.bound: set[str] = set()
+        self._queues = queues
+
+    def exchange(self, name: str, via: str = "") -> Branch:
+        found = self.exchanges.get(name, {"name": name, "bindings": []})
+        text = f"{via}exchange {name} ({', '.join(_marks(found, ('name', 'type', 'bindings')))})"
+        if name in self.drawn:
+            return Branch(f"{text}, drawn above" if found["bindings"] else text)
+        self.drawn.add(name)
+        children = []
+        for binding in found["bindings"]:
+            key = _condition(binding.get("routing_key"), binding.get("arguments"))
+            if binding["to"] == "exchange":
+                children.append(self.exchange(binding["name"], f"{key} → "))
+            else:
+                self.bound.add(binding["name"])
+                children.append(Branch(f"{key} → {self._queues[binding['name']]}"))
+        return Branch(text, tuple(children))
+
+
+def queue_text(queue: render.Tree) -> str:
+    """A queue's name and what is special about it."""
+    usual = queue.get("max_crashes") == DEFAULT_MAX_CRASHES
+    hidden = ("name", "type", "max_crashes") if usual else ("name", "type")
+    return f"{queue['name']} ({', '.join(_marks(queue, hidden))})"
+
+
+def _marks(item: render.Tree, hidden: tuple[str, ...]) -> list[str]:
+    """The properties of an exchange or a queue, in words."""
+    marks = [str(item["type"])] if item.get("type") else []
+    for name, value in item.items():
+        words = name.replace("_", " ")
+        if name in hidden:
+            continue
+        if name == "arguments":
+            marks += [f"{argument} {_value(entry)}" for argument, entry in value.items()]
+        elif name == "dead_letter":
+            marks.append(f"dead letters to {value}")
+        elif isinstance(value, bool):
+            marks.append(words if value else f"not {words}")
+        else:
+            marks.append(f"{name} {value}")
+    return marks
+
+
+def _condition(key: str | None, arguments: Mapping[str, Any] | None) -> str:
+    """What a binding asks of a message: its key, its headers, or nothing (``*``)."""
+    if key is not None:
+        return key or '""'
+    return ", ".join(f"{name}={_value(value)}" for name, value in (arguments or {}).items()) or "*"
+
+
+def _value(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _route(rule: render.Tree) -> str:
+    if "queue" in rule:
+        to = f"queue {rule['queue']}"
+    else:
+        to = f"exchange {rule.get('exchange', '')}, key {rule.get('routing_key') or _EMPTY}"
+    return f"{rule['task']} → {to}" + (
+        f", priority {rule['priority']}" if "priority" in rule else ""
+    )
+
+
+_EMPTY = '""'
+
+
+# ---------------------------------------------------------------- one message
+
+
+def reach_tree(topology: Topology, reach: Reach) -> Branch:
+    """Where a message goes: one branch for each queue that gets it, with the bindings on the way."""
+    origin = f"exchange {reach.exchange}" if reach.exchange else "the default exchange"
+    queues = {queue["name"]: queue_text(queue) for queue in render.tree(topology)["queues"]}
+    branches = [
+        Branch(queues[name], tuple(Branch(_step(topology, step)) for step in steps))
+        for name, steps in reach.paths.items()
+    ]
+    return Branch(f"{origin}, key {reach.routing_key or _EMPTY}", tuple(branches))
+
+
+def _step(topology: Topology, step: Step) -> str:
+    way = f"{step.exchange or '(default exchange)'} → {step.kind} {step.destination}"
+    match step.via:
+        case "default":
+            return f"{way}: its name is the key"
+        case "alternate":
+            return f"{way}: alternate exchange"
+        case "binding":
+            kind = topology.exchange_type(step.exchange)
+            key = step.routing_key if kind in ("direct", "topic") else None
+            return f"{way}: binding {_condition(key, step.arguments)}"

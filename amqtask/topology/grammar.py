@@ -24,6 +24,7 @@ Kind = Literal[
     "size",
     "choice",
     "arguments",  # a mapping from text to anything an AMQP table holds
+    "headers",  # a mapping like it, in which x-match has its meaning
     "bindings",  # a list of mappings by BINDING
     "dead_letter",  # true, false, or a mapping by DEAD_LETTER
     "defaults",  # a mapping by DEFAULTS
@@ -78,7 +79,7 @@ BINDING = (
     ),
     Key(
         name="arguments",
-        kind="arguments",
+        kind="headers",
         default="{}",
         doc="the headers a headers exchange compares, and x-match: all, any, all-with-x or any-with-x",
     ),

@@ -143,6 +143,8 @@ def _yaml_problem(error: Any) -> str:
     what = str(error.problem or error.context or "it cannot be read")
     if what.startswith("found character '\\t'"):
         return "a tab; YAML is indented with spaces only"
+    if "another document" in what:
+        return "a second document begins here, and a topology file is one"
     context = str(error.context or "")
     if error.problem and context.startswith("while parsing"):
         what += f" ({context} that begins in line {error.context_mark.line + 1})"
@@ -169,7 +171,8 @@ class _Reader:
             "duration": self._duration,
             "size": self._size,
             "choice": self._choice,
-            "arguments": lambda node, path, key: self._arguments(node, path),
+            "arguments": self._arguments,
+            "headers": self._arguments,
             "bindings": lambda node, path, key: self._list(node, path, self._binding),
             "dead_letter": self._dead_letter,
             "defaults": lambda node, path, key: self._mapping(node, path, grammar.DEFAULTS),
@@ -412,6 +415,8 @@ class _Reader:
             )
             return None
         values = self._mapping(node, path, grammar.DEAD_LETTER)
+        if path in self._unread:
+            self.doubts.dead_letters.add(path)
         return DeadLetter(**values) if values is not None and "exchange" in values else None
 
     def _route(self, node: Node, path: KeyPath) -> RouteRule:
@@ -565,14 +570,14 @@ class _Reader:
 
     # ------------------------------------------------------------ raw arguments
 
-    def _arguments(self, node: Node, path: KeyPath) -> Values | None:
+    def _arguments(self, node: Node, path: KeyPath, key: Key) -> Values | None:
         if _is(node, "null"):
             return {}
         if not _is(node, "map"):
             self._report(path, f"must be a mapping from argument names to values; {_found(node)}")
             return None
         values: Values = {}
-        binding = isinstance(path[-2], int)  # …bindings[0].arguments
+        binding = key.kind == "headers"
         for name, value in self._entries(node, path):
             own = grammar.OWN_ARGUMENTS.get(name)
             if own is not None and not binding:

@@ -426,10 +426,10 @@ def compare(
         kind = "queue"
         # a queue declared without a type has one nonetheless
         arguments.setdefault("x-queue-type", live.get("type", "classic"))
-        properties = ("durable", "exclusive", "auto_delete")
+        properties = ["durable", "exclusive", "auto_delete"]
     else:
         kind = "exchange"
-        properties = ("type", "durable", "auto_delete", "internal")
+        properties = ["type", "durable", "auto_delete", "internal"]
     pairs = {name: (getattr(declared, name), live[name]) for name in properties if name in live}
     for name in (*declared.arguments, *(set(arguments) - set(declared.arguments))):
         pairs[name] = (declared.arguments.get(name), arguments.get(name))

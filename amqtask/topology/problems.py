@@ -36,6 +36,10 @@ class Problems:
             if str(value.tag) == "tag:yaml.org,2002:null":
                 self._values[path] = self._keys[path]  # nothing stands there to point at
 
+    def written(self, path: Path) -> bool:
+        """Does the file have a value at this path."""
+        return path in self._values
+
     def add(self, path: Path, what: str, *, at_key: bool = False) -> None:
         """Report a mistake at the value of a path, or at its key; a path that was left out is at what should hold it."""
         near = path
@@ -66,11 +70,13 @@ def format_path(path: Path) -> str:
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif _BARE.fullmatch(part):
+        elif _BARE.fullmatch(part) and len(part) <= 60:
             text += f".{part}" if text else part
         else:
             shown = part if len(part) <= 60 else part[:59] + "…"
-            text += '["' + shown.encode("unicode_escape").decode().replace('"', '\\"') + '"]'
+            # everything but plain printable text is escaped: a path is one line on every terminal
+            shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+            text += '["' + shown.replace('"', '\\"') + '"]'
     return text
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from amqtask.topology import grammar
-from amqtask.topology.grammar import Key
+from amqtask.topology.grammar import Key, Kind
 from amqtask.topology.keys import MAX_KEY_BYTES
 from amqtask.topology.units import DURATION_PATTERN, SIZE_PATTERN
 
@@ -33,7 +34,14 @@ def json_schema() -> Schema:
             "exchange": _nullable_unless_required(grammar.EXCHANGE),
             "queue": _queue(),
             "route": _route(),
-            "arguments": {"type": ["object", "null"]},
+            "arguments": {
+                "type": ["object", "null"],
+                "propertyNames": {"not": {"enum": sorted(grammar.OWN_ARGUMENTS)}},
+            },
+            "headers": {
+                "type": ["object", "null"],
+                "properties": {"x-match": {"enum": list(grammar.X_MATCHES)}},
+            },
         },
     }
 
@@ -122,7 +130,7 @@ def _list(what: str) -> Schema:
     return {"type": ["array", "null"], "items": {"$ref": f"#/$defs/{what}"}}
 
 
-_KINDS = {
+_KINDS: Mapping[Kind, Callable[[Key], Schema]] = {
     "version": lambda key: {"const": grammar.VERSION},
     "text": lambda key: {"type": "string"},
     "name": lambda key: {"type": "string", "minLength": 1, "maxLength": grammar.MAX_NAME_BYTES},
@@ -144,6 +152,7 @@ _KINDS = {
     },
     "choice": lambda key: {"enum": list(key.choices)},
     "arguments": lambda key: {"$ref": "#/$defs/arguments"},
+    "headers": lambda key: {"$ref": "#/$defs/headers"},
     "bindings": lambda key: _list("binding"),
     "dead_letter": lambda key: {"oneOf": [{"type": "boolean"}, {"$ref": "#/$defs/dead_letter"}]},
     "defaults": lambda key: {"$ref": "#/$defs/defaults"},

@@ -30,8 +30,8 @@ SIZES: dict[str, int] = {
     "TiB": 2**40,
 }
 
-# 15 digits hold every second of the next thirty million years, and keep the arithmetic small whatever is written.
-_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+# 18 digits hold more than any broker takes, and keep the arithmetic small whatever is written.
+_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,9})?"
 DURATION_PATTERN = (
     r"^\s*(?=[0-9])(?:"
     + "".join(rf"(?:{_NUMBER}\s*{unit}\s*)?" for unit in DURATIONS)
@@ -105,7 +105,7 @@ def format_size(size: int) -> str:
 
 
 def _number(value: float, what: str) -> Fraction:
-    if not abs(value) < 10**15:  # true for nan as well
+    if not abs(value) < 10**18:  # true for nan as well
         raise ValueError(f"{value!r} is not a {what}")
     # through the decimal text: 0.1 means a tenth, not the binary fraction beside it
     number = Fraction(repr(value))
