@@ -13,6 +13,7 @@ from amqtask.broker.node import NodeStatus, PrivateNode, default_home
 app = typer.Typer(
     help="Run a private RabbitMQ for development: own ports on loopback, own data folder.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: a table would cut the names of options
 )
 
 NOT_RUNNING = 3  # as `systemctl status` and LSB scripts answer for a stopped service

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from amqtask.diagnosis import Finding
     from amqtask.topology.model import Topology
 
-app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 
 COLORS = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "FAIL": typer.colors.RED}
 

@@ -52,6 +52,7 @@ app = typer.Typer(
     help="Background tasks on RabbitMQ.",
     cls=Commands,
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: a table would cut the names of options
     pretty_exceptions_enable=False,  # a traceback is for a mistake of ours: plain and whole
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Look at queues and empty them.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: a table would cut the names of options
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -36,7 +36,7 @@ AppOption = Annotated[
         "--app",
         metavar="MODULE[:APP]",
         show_default=False,
-        help="The application. Else AMQTASK_APP, else app under \\[tool.amqtask] in pyproject.toml.",
+        help="The application. Else AMQTASK_APP, else app under [tool.amqtask] in pyproject.toml.",
     ),
 ]
 BrokerOption = Annotated[
@@ -46,7 +46,7 @@ BrokerOption = Annotated[
         "--broker",
         metavar="URL",
         show_default=False,
-        help="The broker's URL. Else the app's, else AMQTASK_BROKER_URL, else the local broker.",
+        help="The broker's URL. Else AMQTASK_BROKER_URL, else the app's, else the local broker.",
     ),
 ]
 TopologyOption = Annotated[

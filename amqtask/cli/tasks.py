@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from amqtask.app import App
     from amqtask.results.handle import AsyncResult
 
-app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 @app.command()

@@ -16,6 +16,7 @@ from amqtask.errors import ConfigurationError
 app = typer.Typer(
     help="Check, show, explain and declare exchanges, queues and routes.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: a table would cut the names of options
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -86,11 +87,22 @@ def apply(
 
 
 @app.command()
-def show(context: typer.Context, file: File = None, app_name: AppOption = None) -> None:
+def show(
+    context: typer.Context,
+    file: File = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    app_name: AppOption = None,
+) -> None:
     """Show a topology as a tree: exchanges, their bindings, the queues behind them, routes."""
+    topology = _target(context, app_name).topology(file)
+    if as_json:
+        from amqtask.topology.render import tree
+
+        typer.echo(json.dumps(tree(topology), indent=2, default=str))
+        return
     from amqtask.topology.diagram import tree_of
 
-    output.print_tree(tree_of(_target(context, app_name).topology(file)))
+    output.print_tree(tree_of(topology))
 
 
 @app.command()

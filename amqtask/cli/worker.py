@@ -12,7 +12,7 @@ from amqtask import log
 from amqtask.cli.target import AppOption, BrokerOption, Target
 from amqtask.errors import ConfigurationError
 
-app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 
 # The settings that stand in for a flag that is not given.
 FROM_SETTINGS = {
