@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from msgspec.structs import replace
+
 from amqtask.topology.keys import MAX_KEY_BYTES, Shape
 from amqtask.topology.model import (
     PREDECLARED,
@@ -47,6 +49,7 @@ class _Checker:
         self._doubts = doubts
         self._queues = topology.all_queues()
         self._exchanges = (*topology.exchanges, *PREDECLARED)
+        self._meant = self._as_meant()
 
     def run(self) -> None:
         for exchange in self._topology.exchanges.values():
@@ -67,8 +70,6 @@ class _Checker:
         if binding.exchange == "":
             return  # could not be read; reported already
         if not self._exchange_exists((*path, "exchange"), binding.exchange):
-            # it may have been meant for the exchange with the nearest name
-            self._doubts.exchanges.add(nearest(binding.exchange, self._exchanges) or "")
             return
         kind = self._topology.exchange_type(binding.exchange)
         if binding.exchange in self._doubts.exchanges:
@@ -194,9 +195,7 @@ class _Checker:
             shapes = [Shape(target.routing_key)]
         else:
             shapes = [Shape(queue.name), *self._keys_into(queue)]
-        return {
-            name for shape in shapes for name in may_reach(self._topology, target.exchange, shape)
-        }
+        return {name for shape in shapes for name in may_reach(self._meant, target.exchange, shape)}
 
     def _keys_into(self, queue: Queue) -> Iterable[Shape]:
         """The keys messages can have in a queue, as far as its bindings and other queues' dead letters tell."""
@@ -235,7 +234,7 @@ class _Checker:
                 )
                 return
             targets = may_reach(
-                self._topology, exchange, Shape.of_route(route.routing_key, route.task)
+                self._meant, exchange, Shape.of_route(route.routing_key, route.task)
             )
             if not self._certain(exchange):
                 return
@@ -286,6 +285,34 @@ class _Checker:
             )
 
     # ------------------------------------------------------------ shared
+
+    def _as_meant(self) -> Topology:
+        """The draft with each misspelled exchange of a binding replaced by the one most likely meant.
+
+        Where messages go is asked of this one, so that a misspelling is not reported again at every route behind it.
+        """
+
+        def corrected(bindings: tuple[Binding, ...]) -> tuple[Binding, ...]:
+            return tuple(
+                binding
+                if self._topology.exchange_type(binding.exchange) is not None
+                else replace(
+                    binding, exchange=nearest(binding.exchange, self._exchanges) or binding.exchange
+                )
+                for binding in bindings
+            )
+
+        return replace(
+            self._topology,
+            exchanges={
+                name: replace(exchange, bindings=corrected(exchange.bindings))
+                for name, exchange in self._topology.exchanges.items()
+            },
+            queues={
+                name: replace(queue, bindings=corrected(queue.bindings))
+                for name, queue in self._topology.queues.items()
+            },
+        )
 
     def _certain(self, exchange: str) -> bool:
         """Is everything known that lies behind this exchange."""

@@ -532,10 +532,11 @@ class _Reader:
         value = str(node.value) if _is(node, "str") else None
         if value in key.choices:
             return value
-        near = did_you_mean(str(node.value), key.choices) if value else ""
+        near = nearest(value, key.choices) if value else None
+        hint = f"; did you mean {near!r}?" if near is not None else ""
         *most, last = key.choices
-        self._report(path, f"must be {', '.join(most)} or {last}; {_found(node)}{near}")
-        return None
+        self._report(path, f"must be {', '.join(most)} or {last}; {_found(node)}{hint}")
+        return near  # the other checks go on with what was most likely meant
 
     def _in_range(self, value: N, path: KeyPath, key: Key, write: Callable[[N], str]) -> N | None:
         if key.minimum is not None and value < key.minimum:

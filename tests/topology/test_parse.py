@@ -226,7 +226,7 @@ def test_an_alias_bomb_ends_soon() -> None:
         f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" if n else "  a0: &a0 [x, x, x]"
         for n in range(12)
     )
-    found = problems(f"version: 1\nqueues:\n q:\n  arguments:\n" + levels.replace("\n", "\n ").replace("  a0", "   a0", 1))  # fmt: skip  # noqa: F541
+    found = problems("version: 1\nqueues:\n q:\n  arguments:\n" + levels.replace("\n", "\n ").replace("  a0", "   a0", 1))  # fmt: skip
 
     assert len(found) == 1
     assert "aliases" in found[0]
@@ -499,6 +499,7 @@ def test_every_mistake_in_one_run_and_no_echoes() -> None:
           - {task: "shop.images.*", exchange: events}
           - {task: "x", queue: plane}
           - {task: "y", queue: plain, priority: 3}
+          - {task: "z.*", exchange: tasks, routing_key: "mail.{name}"}
     """)
 
     assert [re.sub(r"^t\.yaml:(\d+:\d+: \S+?):? .*", r"\1", line) for line in found] == [
@@ -512,6 +513,7 @@ def test_every_mistake_in_one_run_and_no_echoes() -> None:
         "11:17: queues.plain.type",
         "12:23: queues.loop.dead_letter",
         "16:24: routes[2].queue",
+        "18:49: routes[4].routing_key",
     ]
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import urllib.parse
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import pika.exceptions
 import pytest
 
-from amqtask.amqp.address import Address
 from amqtask.errors import ConfigurationError
 from amqtask.topology.model import Queue, Topology
 from amqtask.topology.parse import parse
@@ -287,16 +284,9 @@ def prefix(broker: Broker) -> Iterator[str]:
 
 
 def live(broker: Broker, kind: str, name: str) -> dict[str, Any]:
-    address = Address.parse(broker.url)
-    login = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    assert broker.management_url is not None
-    login.add_password(None, broker.management_url, address.user, address.password)
-    opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(login))
-    vhost = urllib.parse.quote(address.vhost, safe="")
-    url = f"{broker.management_url.rstrip('/')}/api/{kind}/{vhost}/{name}"
-    with opener.open(url, timeout=10) as answer:
-        found: dict[str, Any] = json.load(answer)
-        return found
+    vhost = urllib.parse.quote(broker.vhost, safe="")
+    found: dict[str, Any] = broker.api("GET", f"/api/{kind}/{vhost}/{name}")
+    return found
 
 
 EVERYTHING = """
