@@ -131,6 +131,33 @@ def test_anchors_and_merge_keys() -> None:
     assert shape.queues["c"].max_length == 3
 
 
+def test_merges_inside_merges() -> None:
+    shape = good("""
+        version: 1
+        defaults: &all {type: classic}
+        queues:
+          a: &a {<<: *all, max_length: 3}
+          b: {<<: *a, max_priority: 5}
+        routes: [&r {task: "x.*", queue: b}, {<<: *r, priority: 5}]
+    """)
+
+    assert (shape.queues["b"].type, shape.queues["b"].max_length) == ("classic", 3)
+    assert shape.routes[1].queue == "b"
+
+
+def test_yaml_1_1_is_honoured_where_the_file_asks_for_it() -> None:
+    shape = good("%YAML 1.1\n---\nversion: 1\nqueues: {q: {type: classic, durable: no}}\n")
+
+    assert shape.queues["q"].durable is False
+
+
+def test_numbers_in_other_bases() -> None:
+    shape = good("version: 1\nqueues: {q: {max_length: 0x10, max_length_bytes: 1_000, arguments: {x-a: 1.5, x-b: 2024-01-01, x-c: true}}}")  # fmt: skip
+
+    assert (shape.queues["q"].max_length, shape.queues["q"].max_length_bytes) == (16, 1000)
+    assert shape.queues["q"].arguments == {"x-a": 1.5, "x-b": "2024-01-01", "x-c": True}
+
+
 def test_predeclared_exchanges_can_be_used() -> None:
     shape = good("""
         version: 1

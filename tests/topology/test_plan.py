@@ -268,6 +268,37 @@ def test_conflicts_are_explained(text: str, sentence: str) -> None:
     assert explain_conflict(text, DeclareQueue("q")).startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("declaration", "begin"),
+    [
+        (DeclareExchange("e", "topic"), "Exchange 'e' exists on the broker with type that differs, and the topology declares it with topic: "),
+        (DeclareQueue("e", durable=False), "Queue 'e' exists on the broker with type that differs, and the topology declares it without it: "),
+    ],
+)  # fmt: skip
+def test_an_answer_that_was_cut_off_still_names_the_argument(
+    declaration: Declaration, begin: str
+) -> None:
+    text = "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'e' in vhost '/': rec..."
+
+    assert explain_conflict(text, declaration).startswith(begin)
+
+
+def test_a_refused_binding_names_its_end() -> None:
+    assert explain_conflict("NOT_FOUND - no queue", BindQueue("q", "e")).startswith("The broker refuses queue 'q': ")  # fmt: skip
+    assert explain_conflict("NOT_FOUND", BindExchange("d", "s")) == "The broker refuses exchange 'd': NOT_FOUND."  # fmt: skip
+
+
+def test_dead_letters_that_keep_their_key_bring_all_queues_behind() -> None:
+    shape = topology("""
+exchanges: {failed: {type: topic}}
+queues:
+  a: {dead_letter: {exchange: failed}, bindings: [{exchange: amq.topic, routing_key: "x.#"}]}
+  sink: {dead_letter: false, bindings: [{exchange: failed, routing_key: "x.#"}]}
+""")
+
+    assert names(declarations(shape, ["a", "a"])) == ["failed", "a", "sink"]
+
+
 # ---------------------------------------------------------------- the real broker
 
 

@@ -121,7 +121,7 @@ def test_a_written_duration_is_read_back_to_the_millisecond(count: int) -> None:
     assert milliseconds(parse_duration(text)) == count
 
 
-@given(st.integers(0, 2**60))
+@given(st.integers(0, 10**18 - 1))
 def test_a_written_size_is_read_back_exactly(size: int) -> None:
     assert parse_size(format_size(size)) == size
 
