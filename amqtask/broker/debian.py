@@ -24,13 +24,14 @@ if [ ! -e "$policy" ] || grep -qxF "$mark" "$policy"; then
     trap 'exit 143' TERM HUP
 fi
 export DEBIAN_FRONTEND=noninteractive
-known=no
-[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && known=yes
+units=
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || units=rabbitmq-server.service
+[ -x /usr/bin/epmd ] || units="$units epmd.service epmd.socket"
 options='-q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3'
 apt-get $options update
 apt-get $options install --no-install-recommends rabbitmq-server || exit
-if [ "$known" = no ] && [ -d /run/systemd/system ]; then
-    systemctl disable --now rabbitmq-server.service >/dev/null 2>&1
+if [ -n "$units" ] && [ -d /run/systemd/system ]; then
+    systemctl disable --now $units >/dev/null 2>&1
 fi
 exit 0
 """
