@@ -235,14 +235,14 @@ class App:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The brokers to try, in order.
+        """The brokers to try, in order, in the topology's virtual host.
 
         Raises:
-            ConfigurationError: the URL has a mistake.
+            ConfigurationError: the URL has a mistake, or the topology cannot be read.
         """
-        from amqtask.amqp.address import parse_addresses  # first needed with the first connection
+        from amqtask.amqp.address import in_vhost, parse_addresses  # with the first connection
 
-        return parse_addresses(self.broker_url)
+        return in_vhost(parse_addresses(self.broker_url), self.topology.vhost)
 
     @property
     def topology(self) -> Topology:
@@ -340,7 +340,7 @@ class App:
             BrokerError: at the end, the first error, saying how many were not taken. An exception from the block itself
                 goes first; the confirms are waited for all the same.
         """
-        batch = Batch()
+        batch = Batch(2 * self.settings.publish_window)
         token = current_batch.set(batch)
         try:
             yield
@@ -399,7 +399,7 @@ class App:
 
     def send_many(self, calls: Iterator[Call]) -> list[handle.AsyncResult[Any]]:
         """Publish calls together. Used by ``Task.delay_many``."""
-        batch = Batch()
+        batch = Batch(2 * self.settings.publish_window)
         results = []
         client = self._connected()
         try:
@@ -573,11 +573,12 @@ class App:
         if client is None:
             from amqtask.client import Client  # pika is loaded with the first use, not with amqtask
 
+            addresses = self.addresses  # reads the topology, which takes the lock itself
             with self._lock:
                 client = self._client
                 if client is None:
                     client = self._client = Client(
-                        self.addresses,
+                        addresses,
                         self.settings,
                         self._pending,
                         name=f"{self.name} {self._origin}",
@@ -611,9 +612,10 @@ class App:
         """
         from amqtask.client import Client
 
+        addresses = self.addresses  # reads the topology, which takes the lock itself
         with self._lock:
             self._client = Client(
-                self.addresses,
+                addresses,
                 self.settings,
                 self._pending,
                 name=f"{self.name} {self._origin}",

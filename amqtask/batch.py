@@ -18,13 +18,22 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """Counts publishes on their way. ``submit`` may be called from several threads, ``wait`` from one."""
+    """Counts publishes on their way. ``submit`` may be called from several threads, ``wait`` from one.
 
-    def __init__(self) -> None:
+    Args:
+        most: how many may be on their way; ``submit`` waits above that. Each has its own deadline from ``submit`` on, so
+            what waits here would only wait longer in the publisher, and run out of its time there on a slow broker.
+    """
+
+    def __init__(self, most: int) -> None:
         self.pid = os.getpid()
+        self._most = most
+        self._resume = (
+            most // 2
+        )  # waits end when half of them have ended: fewer wake-ups, and always enough to send
         self._changed = threading.Condition()
         self._left = 0  # guarded by _changed, like the three below
-        self._waiting = False
+        self._waiting = -1  # at which number left somebody wants to be woken
         self._total = 0
         self._failed = 0
         self._first: AmqtaskError | None = None
@@ -50,6 +59,10 @@ class Batch:
             AmqtaskError: it could not even be handed over.
         """
         with self._changed:
+            if self._left >= self._most:
+                self._waiting = self._resume
+                while self._left > self._resume:
+                    self._changed.wait()
             self._left += 1
             self._total += 1
 
@@ -63,7 +76,7 @@ class Batch:
                 if error is not None:
                     self._failed += 1
                     self._first = self._first or error
-                if self._waiting and self._left == 0:
+                if self._left == self._waiting:
                     self._changed.notify_all()
 
         try:
@@ -72,12 +85,14 @@ class Batch:
             with self._changed:
                 self._left -= 1
                 self._total -= 1
+                if self._left == self._waiting:
+                    self._changed.notify_all()
             raise
 
     def wait(self) -> AmqtaskError | None:
         """Return when all have ended: the first error, saying how many failed, or ``None``."""
         with self._changed:
-            self._waiting = True
+            self._waiting = 0
             while self._left:
                 self._changed.wait()
             return summary(self._first, self._failed, self._total)

@@ -64,7 +64,7 @@ def publish_reply(channel: Any, reply_to: str, record: Record) -> None:
         "",
         reply_to,
         envelope.body,
-        pika.BasicProperties(
+        pika.BasicProperties(  # type: ignore[no-untyped-call]  # the stubs leave its constructor out
             content_type=properties.content_type,
             content_encoding=properties.content_encoding,
             correlation_id=properties.correlation_id,

@@ -36,7 +36,7 @@ from amqtask.errors import (
 from amqtask.request import Request, current
 from amqtask.topology.model import Topology
 from tests.answering import answering, done, publish_reply, total
-from tests.brokers import Broker
+from tests.brokers import Broker, OwnBroker
 from tests.waiting import eventually
 
 Put = Callable[..., int]
@@ -61,13 +61,13 @@ def app_on(broker: Broker, queue: str, **settings: Any) -> Iterator[App]:
 
 def messages(broker: Broker, queue: str) -> list[dict[str, Any]]:
     """Take everything out of a queue: the headers of each message, in order."""
-    found = []
+    found: list[dict[str, Any]] = []
     with broker.channel() as channel:
         while True:
             method, properties, _ = channel.basic_get(queue, auto_ack=True)
-            if method is None:
+            if method is None or properties is None:
                 return found
-            found.append({"priority": properties.priority, **properties.headers})
+            found.append({"priority": properties.priority, **(properties.headers or {})})
 
 
 def declare(broker: Broker, queue: str) -> None:
@@ -396,6 +396,18 @@ def test_a_batch_is_confirmed_when_it_ends(broker: Broker, queue_name: str) -> N
         assert outer.get(timeout=10) == 2
 
 
+def test_a_batch_larger_than_the_window_waits_in_between(broker: Broker, queue_name: str) -> None:
+    declare(broker, queue_name)
+    with app_on(broker, queue_name, publish_window=2, publish_buffer=3) as app:
+        task = app.task(add)
+        with app.batch():
+            for n in range(300):
+                task.delay(n)
+        task.delay_many([(n,) for n in range(300)])
+
+    assert len(messages(broker, queue_name)) == 600
+
+
 def test_a_batch_raises_the_first_error_and_says_how_many(broker: Broker, queue_name: str) -> None:
     with answering(broker, queue_name, total), app_on(broker, queue_name) as app:
         task = app.task(add)
@@ -628,11 +640,27 @@ def test_the_reply_queue_comes_back_after_it_was_deleted(broker: Broker, queue_n
         task = app.task(add)
         assert task.delay(1).get(timeout=10) == 1
         reply_to = seen[0].reply_to
+        assert reply_to is not None
         with broker.channel() as channel:
             channel.queue_delete(reply_to)
         eventually(lambda: reply_to in reply_queues(broker))
 
         assert task.delay(2).get(timeout=10) == 1
+
+
+def test_results_survive_a_restart_of_the_broker(fresh_broker: OwnBroker) -> None:
+    queue = "restarted"
+    with App("shop", broker_url=fresh_broker.url, task_default_queue=queue) as app:
+        task = app.task(add)
+        declare(fresh_broker, queue)
+        waiting = task.delay(1, 2)
+
+        fresh_broker.stop()
+        fresh_broker.start()
+
+        with answering(fresh_broker, queue, total):
+            assert waiting.get(timeout=30) == 3
+            assert task.delay(4, 5).get(timeout=30) == 9
 
 
 def test_no_answer_is_a_timeout(broker: Broker, queue_name: str) -> None:

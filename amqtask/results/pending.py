@@ -2,8 +2,8 @@
 
 One table per app and process, fed by every reply consumer of the process (the I/O thread's and each event loop's) and read
 from any thread or loop. The feeding side only files bytes: decoding, which may run a user's code, happens in the thread
-that asks. An entry lives as long as a handle to it; replies to ids nobody holds are kept in a bounded table, newest last,
-so that ``app.AsyncRecord(id)`` still finds them.
+that asks. An entry lives as long as a handle to it; those that got a reply last are kept beyond that, a bounded number of
+them, so that ``app.AsyncResult(id)`` finds a result whose handle was dropped before or after it came.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from weakref import WeakValueDictionary
 from amqtask.core.message import Envelope
 from amqtask.results.record import Known
 
-UNCLAIMED_MAX: Final = 1000  # ids
-UNCLAIMED_MAX_BYTES: Final = (
-    64 * 1024 * 1024
-)  # of bodies: a thousand large results must not fill the process
+KEPT_MAX: Final = 1000  # tasks
+KEPT_MAX_BYTES: Final = 64 * 1024 * 1024  # of bodies: a thousand large results must not fill us
 FOLD_AT: Final = 32  # undecoded states of one task; above it they are folded on arrival, so that progress cannot pile up
 
 Changed = Callable[[], None]
@@ -173,31 +171,21 @@ class Pending:
             set()
         )  # identifiers of I/O threads that file replies here; written by them
         self._awaited: WeakValueDictionary[str, Awaited] = WeakValueDictionary()
-        self._unclaimed: OrderedDict[str, list[Envelope]] = OrderedDict()  # guarded by lock
-        self._unclaimed_bytes = 0  # guarded by lock
+        # The entries that got a reply last, newest last, each with the bytes of its replies. Guarded by lock.
+        self._kept: OrderedDict[str, tuple[Awaited, int]] = OrderedDict()
+        self._kept_bytes = 0  # guarded by lock
         self._closed: BaseException | None = None  # guarded by lock
 
     def expect(self, task_id: str) -> Awaited:
-        """The entry for an id; a new one starts with what arrived before anybody asked."""
+        """The entry for an id, with what arrived before anybody asked."""
         with self.lock:
-            entry = self._awaited.get(task_id)
-            if entry is None:
-                entry = Awaited(self, task_id)
-                entry.error = self._closed
-                early = self._unclaimed.pop(task_id, None)
-                if early:
-                    self._unclaimed_bytes -= _size(early)
-                    entry._fresh = early  # noqa: SLF001  # the table fills its own entries
-                self._awaited[task_id] = entry
-            return entry
+            return self._entry(task_id)
 
     def arrive(self, task_id: str, envelope: Envelope) -> None:
-        """File a reply: to its entry, or among the unclaimed."""
+        """File a reply, whether or not anybody holds a handle."""
         with self.lock:
-            entry = self._awaited.get(task_id)
-            if entry is None:
-                self._keep(task_id, envelope)
-                return
+            entry = self._entry(task_id)
+            self._keep(entry, len(envelope.body))
         entry.file(envelope)
 
     def after_fork(self, reason: BaseException) -> None:
@@ -217,19 +205,18 @@ class Pending:
         for entry in entries:
             entry.fail(reason)
 
-    def _keep(self, task_id: str, envelope: Envelope) -> None:
-        kept = self._unclaimed.setdefault(task_id, [])
-        kept.append(envelope)
-        self._unclaimed.move_to_end(task_id)
-        self._unclaimed_bytes += len(envelope.body)
-        if len(kept) > FOLD_AT:
-            self._unclaimed_bytes -= len(kept.pop(0).body)
-        while len(self._unclaimed) > UNCLAIMED_MAX or (
-            self._unclaimed_bytes > UNCLAIMED_MAX_BYTES and len(self._unclaimed) > 1
-        ):
-            _, dropped = self._unclaimed.popitem(last=False)
-            self._unclaimed_bytes -= _size(dropped)
+    def _entry(self, task_id: str) -> Awaited:
+        entry = self._awaited.get(task_id)
+        if entry is None:
+            entry = self._awaited[task_id] = Awaited(self, task_id)
+            entry.error = self._closed
+        return entry
 
-
-def _size(envelopes: list[Envelope]) -> int:
-    return sum(len(envelope.body) for envelope in envelopes)
+    def _keep(self, entry: Awaited, size: int) -> None:
+        kept = self._kept
+        before = kept.pop(entry.id, None)
+        kept[entry.id] = (entry, size if before is None else before[1] + size)
+        self._kept_bytes += size
+        while len(kept) > KEPT_MAX or (self._kept_bytes > KEPT_MAX_BYTES and len(kept) > 1):
+            _, (_, dropped) = kept.popitem(last=False)
+            self._kept_bytes -= dropped

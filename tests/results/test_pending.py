@@ -55,26 +55,36 @@ def test_two_handles_of_one_task_share_what_is_known(table: Pending) -> None:
     assert table.expect("a") is table.expect("a")
 
 
-def test_an_entry_lives_as_long_as_its_handles(table: Pending) -> None:
+def test_an_entry_without_a_reply_lives_as_long_as_its_handles(table: Pending) -> None:
     entry = table.expect("a")
     del entry
     gc.collect()
+    assert len(table._awaited) == 0
 
     table.arrive("a", reply("SUCCESS", "late"))
 
     assert table.expect("a").latest() == Known("SUCCESS", "late")
 
 
-def test_unclaimed_replies_are_bounded_in_number_and_the_newest_stay(table: Pending) -> None:
-    for number in range(module.UNCLAIMED_MAX + 10):
+def test_a_result_outlives_a_handle_dropped_before_it_was_read(table: Pending) -> None:
+    entry = table.expect("a")
+    table.arrive("a", reply("SUCCESS", "early"))
+    del entry
+    gc.collect()
+
+    assert table.expect("a").latest() == Known("SUCCESS", "early")
+
+
+def test_replies_nobody_holds_are_bounded_in_number_and_the_newest_stay(table: Pending) -> None:
+    for number in range(module.KEPT_MAX + 10):
         table.arrive(str(number), reply("SUCCESS", str(number)))
 
     assert table.expect("9").latest() is None
     assert table.expect("10").latest() == Known("SUCCESS", "10")
 
 
-def test_unclaimed_replies_are_bounded_in_bytes(table: Pending) -> None:
-    large = Envelope(b"SUCCESS:" + b"x" * (module.UNCLAIMED_MAX_BYTES // 2), Properties())
+def test_replies_nobody_holds_are_bounded_in_bytes(table: Pending) -> None:
+    large = Envelope(b"SUCCESS:" + b"x" * (module.KEPT_MAX_BYTES // 2), Properties())
     for name in ("a", "b", "c"):
         table.arrive(name, large)
 
@@ -82,7 +92,7 @@ def test_unclaimed_replies_are_bounded_in_bytes(table: Pending) -> None:
     assert table.expect("c").latest() is not None
 
 
-def test_unclaimed_progress_of_one_task_is_bounded(table: Pending) -> None:
+def test_progress_of_a_task_nobody_holds_is_bounded(table: Pending) -> None:
     for number in range(1000):
         table.arrive("a", reply("PROGRESS", str(number)))
 
