@@ -23,7 +23,7 @@ def exponential(attempt: int, base: float, cap: float) -> float:
         attempt > 60
     ):  # 2**61 bases is past any cap; do not build giant floats for a worker that tried for days
         return cap
-    return min(cap, base * 2**attempt)
+    return min(cap, base * 2.0**attempt)
 
 
 def full_jitter(delay: float, rng: Random) -> float:

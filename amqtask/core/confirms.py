@@ -68,6 +68,8 @@ class InFlight(Generic[T]):
     def give_up(self, condition: Callable[[T], bool]) -> list[T]:
         """Stop following the entries that meet the condition; their confirms will be ignored."""
         numbers = [number for number, entry in self._entries.items() if condition(entry)]
+        for number in numbers:
+            self._returned.pop(number, None)
         return [self._entries.pop(number) for number in numbers]
 
     def entries(self) -> list[T]:

@@ -19,9 +19,7 @@ from amqtask.core.outcome import (
 DONE = Settlement(Verdict.ACK)
 
 
-def decide(
-    outcome: Outcome, result: Publication | None, letter: Publication | None
-) -> Settlement:
+def decide(outcome: Outcome, result: Publication | None, letter: Publication | None) -> Settlement:
     """The settlement of an outcome.
 
     Args:

@@ -31,7 +31,9 @@ from amqtask.worker.settle import Settler
 
 log = get_logger("amqtask.worker")
 
-SETTLE_GRACE = 10.0  # seconds a stopping child waits for the broker to confirm what its tasks left behind
+SETTLE_GRACE = (
+    10.0  # seconds a stopping child waits for the broker to confirm what its tasks left behind
+)
 CLOSE_GRACE = 3.0
 
 
@@ -216,9 +218,7 @@ class Child:
         self._pool.take_back()
         self._io.call_later(CLOSE_GRACE, lambda: os._exit(int(ChildExit.DONE)))
         # Closing the connection returns every unsettled delivery at once.
-        self._settler.when_idle(
-            lambda: self._consumer.close(lambda: os._exit(int(ChildExit.DONE)))
-        )
+        self._settler.when_idle(lambda: self._consumer.close(lambda: os._exit(int(ChildExit.DONE))))
 
     def _io_hard_limit(self) -> None:
         """A task is past its hard limit: settle it here, give the rest back, and end the process that is stuck in it."""
@@ -238,5 +238,3 @@ class Child:
 
 def _noted(_signal: int, _frame: object) -> None:
     """The number went to the wake-up socket already; a Python handler is what makes the interpreter write it."""
-
-

@@ -160,7 +160,9 @@ class Executor:
             try:
                 outcome = self._call(delivery, head, task, started)
                 mine = self._limits.end()
-            except SoftTimeLimitExceeded as error:  # it came between the task's last instruction and ours
+            except (
+                SoftTimeLimitExceeded
+            ) as error:  # it came between the task's last instruction and ours
                 mine = self._limits.end()
                 outcome = Failed(error, None, "soft time limit", time.monotonic() - started)
         if not mine:
@@ -399,7 +401,10 @@ class Executor:
                 attempts=attempts,
                 time=datetime.now(UTC).isoformat(),
             ),
-            target,
+            (
+                target.exchange,
+                delivery.routing_key if target.routing_key is None else target.routing_key,
+            ),
         )
 
     def _refuse(self, delivery: Delivery, error: MessageError) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from amqtask.amqp.address import Address
 from amqtask.app import App
 from amqtask.settings import Settings
-from amqtask.topology.plan import Declaration
+from amqtask.topology.plan import DeadLetterTarget, Declaration
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Job:
     queues: tuple[str, ...]
     prefetch: int
     declarations: tuple[Declaration, ...]
-    dead_letters: Mapping[str, tuple[str, str]]
+    dead_letters: Mapping[str, DeadLetterTarget]
     max_crashes: Mapping[str, int]
     settings: Settings
     max_tasks: int | None

@@ -12,7 +12,14 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.session import Session
 from amqtask.app import App
 from amqtask.core.backoff import exponential, full_jitter
-from amqtask.errors import BootFailed, ConfigurationError, ConnectFailed, LoginRefused, OperationRefused, Unsupported
+from amqtask.errors import (
+    BootFailed,
+    ConfigurationError,
+    ConnectFailed,
+    LoginRefused,
+    OperationRefused,
+    Unsupported,
+)
 from amqtask.loading import load_app
 from amqtask.log import get_logger
 from amqtask.settings import Settings
@@ -75,13 +82,11 @@ def prepare(options: WorkerOptions) -> Node:
         prefetch=options.prefetch,
         declarations=declarations,
         dead_letters={
-            queue: target for queue in queues if (target := plan.dead_letter_of(topology, queue))
+            queue: target
+            for queue in queues
+            if (target := plan.dead_letter_of(topology, queue)) is not None
         },
-        max_crashes={
-            name: queue.max_crashes
-            for name, queue in topology.queues.items()
-            if queue.max_crashes is not None
-        },
+        max_crashes={name: queue.max_crashes for name, queue in topology.queues.items()},
         settings=settings,
         max_tasks=options.max_tasks_per_child,
         max_memory=options.max_memory_per_child,
@@ -97,7 +102,6 @@ def prepare(options: WorkerOptions) -> Node:
         "slots": options.slots,
         "prefetch": options.prefetch,
         "tasks": sorted(app.tasks),
-        "sources": [],
     }
     return Node(job, info)
 
@@ -157,7 +161,8 @@ def _session(addresses: tuple[Address, ...], settings: Settings, node: str) -> S
 
 
 def _check_version(topology: Topology, version: tuple[int, ...]) -> None:
-    lacking = plan.unsupported(topology, version)
+    major, minor, patch = (*version, 0, 0, 0)[:3]
+    lacking = plan.unsupported(topology, (major, minor, patch))
     for sentence in lacking.warnings:
         log.warning(sentence)
     if lacking.errors:

@@ -61,9 +61,7 @@ class Settler:
 
     # ------------------------------------------------------------ the slot's thread
 
-    def post(
-        self, delivery: Delivery, settlement: Settlement, key: Key | None, now: float
-    ) -> None:
+    def post(self, delivery: Delivery, settlement: Settlement, key: Key | None, now: float) -> None:
         """Hand a settlement over. ``now`` is monotonic seconds; ``key`` identifies the execution, if one took place.
 
         The I/O thread is woken when the last wake is older than a few milliseconds; while it finds something in the outbox

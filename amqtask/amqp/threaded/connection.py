@@ -36,6 +36,7 @@ log = get_logger("amqtask.amqp")
 RETRY_BASE = 0.1  # seconds
 RETRY_CAP = 3.0  # a broker that is back is found within seconds
 REFUSED_CAP = 30.0  # a refused password is not tried more often than brokers lock accounts for
+CLOSE_TIMEOUT = 2.0  # seconds a broker gets to answer a close
 HEALTHY_AFTER = 10.0  # seconds open before the next loss counts as the first again
 
 
@@ -140,6 +141,11 @@ class Connection:
         if channel is not None and channel.is_open:
             channel.close(0, "renewed")
 
+    def drop(self) -> None:
+        """Drop the connection as if it were lost; a new attempt follows."""
+        if self._pika is not None:
+            self._pika.abort()
+
     def _want(self) -> None:
         if not self._wanted and self._closed is None:
             self._wanted = True
@@ -165,10 +171,11 @@ class Connection:
             custom_ioloop=self.io.loop,
         )
 
-    def _connected(self, connection: Any) -> None:
-        if connection is not self._pika or not self._wanted:
-            connection.close()
+    def _connected(self, opened: Any) -> None:
+        if opened is not self._pika or not self._wanted:
+            opened.close()
             return
+        connection: Any = opened
         connection.add_on_connection_blocked_callback(self._blocked)
         connection.add_on_connection_unblocked_callback(self._unblocked)
         self._open_channel()
@@ -206,7 +213,7 @@ class Connection:
             self._pika = None
             self._failed(connect_error(self.address, reason))
 
-    def _disconnected(self, connection: Any, reason: Exception) -> None:
+    def _disconnected(self, connection: Any, reason: BaseException) -> None:
         if connection is not self._pika:
             return
         had_channel = self._opened_at > 0
@@ -271,15 +278,13 @@ class Connection:
             return
         if not connection.is_closing:
             connection.close(200, "closed by amqtask")
-        self._timer = self.io.call_later(2.0, self._finish_close)
+        self._timer = self.io.call_later(CLOSE_TIMEOUT, connection.abort)
 
     def _finish_close(self) -> None:
         if self._timer is not None:
             self.io.cancel(self._timer)
             self._timer = None
-        if self._pika is not None:
-            self._pika.detach_socket()
-            self._pika = None
+        self._pika = None
         self._channel = None
         done, self._closed = self._closed, _nothing
         if done is not None and done is not _nothing:
@@ -350,7 +355,7 @@ def connect_error(address: Address, reason: BaseException | str) -> ConnectFaile
     )
 
 
-def lost_error(address: Address, reason: Exception) -> BrokerError:
+def lost_error(address: Address, reason: BaseException) -> BrokerError:
     """Why an open connection ended."""
     if isinstance(reason, pika.exceptions.ConnectionClosedByBroker):
         return ConnectionLost(

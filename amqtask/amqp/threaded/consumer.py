@@ -21,7 +21,7 @@ from amqtask.topology.plan import (
 )
 from pika.channel import Channel
 
-from amqtask.amqp import frames
+from amqtask.amqp import frames, ports
 from amqtask.amqp.address import Address
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
@@ -158,7 +158,7 @@ class ThreadedConsumer:
         self._flush_timer: Any = None
         self._rebuild_timer: Any = None
         # appended by any thread, drained by the I/O thread:
-        self._verdicts: deque[tuple[Delivery, Verdict]] = deque()
+        self._verdicts: deque[tuple[ports.Delivery, Verdict]] = deque()
         self._connection = Connection(
             io,
             addresses,
@@ -191,7 +191,7 @@ class ThreadedConsumer:
         """Connect, declare, consume; again after every loss."""
         self._connection.open()
 
-    def settle(self, delivery: Delivery, verdict: Verdict) -> None:
+    def settle(self, delivery: ports.Delivery, verdict: Verdict) -> None:
         """Decide a delivery. Acks are coalesced for a few milliseconds; a stale epoch is dropped."""
         self._verdicts.append((delivery, verdict))
         self._io.post(self._take_verdicts)

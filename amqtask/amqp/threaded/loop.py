@@ -111,7 +111,13 @@ class IoThread:
         close_loop_quietly(self.loop)
 
     def _run(self) -> None:
-        self.loop.start()
+        while True:
+            try:
+                self.loop.start()
+            except Exception:  # noqa: BLE001  # the loop belongs to several connections: one must not end the others
+                log.exception("the I/O loop failed and goes on", thread=self.name)
+            else:
+                return
 
     def _drain(self) -> None:
         self._awake = False

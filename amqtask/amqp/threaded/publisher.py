@@ -41,6 +41,11 @@ from amqtask.log import get_logger
 
 log = get_logger("amqtask.amqp")
 
+# Seconds without any confirm while publishes are in flight, after which they are sent again on a new channel. RabbitMQ can
+# swallow what reaches a quorum queue in the moment after the broker's restart (seen on 3.10: accepted, never confirmed).
+# Doubled each time it passes, so that a broker that is merely slow is not flooded.
+STALLED = 3.0
+STALLED_CAP = 60.0
 SEND_BATCH = 256  # messages per write: enough to amortise the system call, few enough to keep the loop lively
 
 GRACE = 5.0  # seconds beyond a publish timeout in which the I/O thread must have given its verdict
@@ -107,6 +112,9 @@ class ThreadedPublisher:
         self._channel_number = 0
         self._sweep_at: float | None = None
         self._sweep_timer: Any = None
+        self._stall_timer: Any = None  # I/O thread, these three
+        self._stall_after = STALLED
+        self._confirms_seen = 0
         self._opened = False
         self._closing: threading.Event | None = None
         self._closed = False
@@ -291,6 +299,29 @@ class ThreadedPublisher:
             chunks.append(data)
         if chunks:
             self._connection.raw.send(b"".join(chunks))
+        if self._stall_timer is None and len(self._in_flight):
+            self._watch()
+
+    def _watch(self) -> None:
+        """Look again later whether confirms still come."""
+        seen = self._confirms_seen
+
+        def look() -> None:
+            self._stall_timer = None
+            if not self._ready or not len(self._in_flight):
+                return
+            if self._confirms_seen == seen and self._blocked is None:
+                log.warning(
+                    "no confirm for a while; sending again on a new channel",
+                    in_flight=len(self._in_flight),
+                    seconds=self._stall_after,
+                )
+                self._stall_after = min(self._stall_after * 2, STALLED_CAP)
+                self._connection.renew_channel()
+                return
+            self._watch()
+
+        self._stall_timer = self._io.call_later(self._stall_after, look)
 
     def _send_by_pika(self, entry: _Entry) -> None:
         publication = entry.publication
@@ -317,6 +348,8 @@ class ThreadedPublisher:
     def _confirmed(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
         if channel != self._channel_number:
             return
+        self._confirms_seen += 1
+        self._stall_after = STALLED
         for entry, returned in self._in_flight.confirmed(tag, multiple):
             if self._suspects:
                 self._suspects -= 1
@@ -422,9 +455,10 @@ class ThreadedPublisher:
     def _shut(self) -> None:
         closing = self._closing
         assert closing is not None
-        if self._sweep_timer is not None:
-            self._io.cancel(self._sweep_timer)
-            self._sweep_timer = None
+        for timer in (self._sweep_timer, self._stall_timer):
+            if timer is not None:
+                self._io.cancel(timer)
+        self._sweep_timer = self._stall_timer = None
         self._connection.close(closing.set)
 
 
@@ -494,7 +528,7 @@ def _refused(publication: Publication, error: OperationRefused) -> BrokerError:
 
 def pika_properties(properties: Properties) -> pika.BasicProperties:
     """The same properties in pika's form, for the path that uses pika's own codec."""
-    return pika.BasicProperties(
+    return pika.BasicProperties(  # type: ignore[no-untyped-call]  # pika leaves this constructor without annotations
         content_type=properties.content_type,
         content_encoding=properties.content_encoding,
         headers=None if properties.headers is None else dict(properties.headers),

@@ -14,6 +14,7 @@ from typing import Any
 
 import pika
 import pika.connection
+import pika.exceptions
 import pika.frame
 from pika.adapters.base_connection import BaseConnection
 from pika.adapters.select_connection import IOLoop, SelectConnection
@@ -34,6 +35,7 @@ def missing_seams() -> tuple[str, ...]:
     wanted: tuple[tuple[object, str, tuple[str, ...]], ...] = (
         (pika.connection.Connection, "_on_data_available", ("self", "data_in")),
         (pika.connection.Connection, "_process_frame", ("self", "frame_value")),
+        (pika.connection.Connection, "_terminate_stream", ("self", "error")),
         (BaseConnection, "_adapter_emit_data", ("self", "data")),
         (BaseConnection, "_proto_connection_made", ("self", "transport")),
         (BaseConnection, "_init_connection_state", ("self",)),
@@ -73,6 +75,11 @@ class PlainConnection(SelectConnection):
         sock = getattr(transport, "_sock", None)
         if isinstance(sock, socket.socket):
             sock.close()
+
+    def abort(self) -> None:
+        """Drop the connection without waiting for the broker; pika reports it as lost. I/O thread only."""
+        if not self.is_closed:
+            self._terminate_stream(pika.exceptions.StreamLostError("given up"))
 
     def send(self, data: bytes) -> None:
         """Put frames that are encoded already on the wire. I/O thread only."""
@@ -141,8 +148,7 @@ class FastConnection(PlainConnection):
         _, value = pika.frame.decode_frame(frame)
         method = getattr(value, "method", None)
         if self.on_large is not None and isinstance(method, pika.spec.Basic.Deliver):
-            assert value is not None
-            self._content = _Content(value.channel_number, method)
+            self._content = _Content(int.from_bytes(frame[1:3], "big"), method)
         elif value is not None:
             self._process_frame(value)
 

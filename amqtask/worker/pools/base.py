@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from amqtask.amqp.ports import Delivery
@@ -10,7 +11,7 @@ from amqtask.amqp.ports import Delivery
 class Pool(Protocol):
     """Runs deliveries in slots."""
 
-    def hand_over(self, batch: list[Delivery]) -> None:
+    def hand_over(self, batch: Sequence[Delivery]) -> None:
         """Take deliveries to run, in order. I/O thread; never blocks."""
         ...
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from amqtask.amqp.ports import Delivery
 
@@ -20,9 +20,7 @@ class SingleSlot:
         on_idle: called on the slot's thread each time the work runs out.
     """
 
-    def __init__(
-        self, execute: Callable[[Delivery], None], on_idle: Callable[[], None]
-    ) -> None:
+    def __init__(self, execute: Callable[[Delivery], None], on_idle: Callable[[], None]) -> None:
         self._execute = execute
         self._on_idle = on_idle
         self._inbox: deque[Delivery] = deque()  # I/O thread appends and clears, slot pops
@@ -30,7 +28,7 @@ class SingleSlot:
         self._idle = False  # written by the slot; the I/O thread wakes it only when it waits
         self._stopped = False  # written by the I/O thread, or by `execute` through `stop`
 
-    def hand_over(self, batch: list[Delivery]) -> None:
+    def hand_over(self, batch: Sequence[Delivery]) -> None:
         """Take deliveries to run, in order."""
         self._inbox.extend(batch)
         if self._idle:

@@ -1,0 +1,354 @@
+"""The threaded publisher on a real broker: confirmed or an error, never silence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+
+from amqtask.amqp.address import parse_addresses
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.amqp.threaded.publisher import ThreadedPublisher
+from amqtask.core.message import Envelope, Properties, Publication
+from amqtask.errors import (
+    ConfirmTimeout,
+    ConnectFailed,
+    ConnectionLost,
+    LoginRefused,
+    OperationRefused,
+    PublishBlocked,
+    PublishNacked,
+    Unroutable,
+)
+from tests.brokers import Broker, OwnBroker
+
+PERSISTENT = Properties(content_type="application/json", delivery_mode=2)
+
+
+@contextmanager
+def publisher(
+    url: str, *, fast: bool = True, window: int = 1000, buffer: int = 10_000
+) -> Iterator[ThreadedPublisher]:
+    io = IoThread("test-io")
+    made = ThreadedPublisher(
+        io,
+        parse_addresses(url),
+        name="test",
+        heartbeat=10,
+        connect_timeout=4,
+        window=window,
+        buffer=buffer,
+        fast=fast,
+    )
+    try:
+        yield made
+    finally:
+        made.close(5)
+        io.stop()
+
+
+def to_queue(queue: str, body: bytes = b"[]", **properties: object) -> Publication:
+    return Publication("", queue, Envelope(body, msgspec.structs.replace(PERSISTENT, **properties)))
+
+
+@contextmanager
+def declared(broker: Broker, queue: str, **arguments: object) -> Iterator[Callable[[], int]]:
+    with broker.channel() as channel:
+        channel.queue_declare(queue, durable=True, arguments=arguments)
+        yield lambda: channel.queue_declare(queue, passive=True).method.message_count
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["frames", "pika"])
+def test_a_confirmed_message_is_in_the_queue(broker: Broker, queue_name: str, fast: bool) -> None:
+    with declared(broker, queue_name) as depth, publisher(broker.url, fast=fast) as out:
+        out.publish(to_queue(queue_name), timeout=5)
+
+        assert depth() == 1
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["frames", "pika"])
+def test_properties_arrive_as_they_were_sent(broker: Broker, queue_name: str, fast: bool) -> None:
+    sent = Properties(
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers={"task": "a.b", "number": 7, "text": "ü", "none": None, "list": [1, "x"]},
+        delivery_mode=2,
+        priority=3,
+        correlation_id="c",
+        reply_to="r",
+        expiration="60000",
+        message_id="m",
+        type="t",
+        app_id="a",
+    )
+    with broker.channel() as channel, publisher(broker.url, fast=fast) as out:
+        channel.queue_declare(queue_name, durable=True)
+        out.publish(Publication("", queue_name, Envelope(b"body", sent)), timeout=5)
+
+        _, properties, body = channel.basic_get(queue_name, auto_ack=True)
+
+    assert body == b"body"
+    for name in Properties.__struct_fields__:
+        assert getattr(properties, name) == getattr(sent, name), name
+
+
+def test_a_large_body_crosses_several_frames(broker: Broker, queue_name: str) -> None:
+    body = os.urandom(3_000_000)
+    with broker.channel() as channel, publisher(broker.url) as out:
+        channel.queue_declare(queue_name, durable=True)
+        out.publish(to_queue(queue_name, body), timeout=10)
+
+        assert channel.basic_get(queue_name, auto_ack=True)[2] == body
+
+
+def test_many_are_pipelined_and_all_confirmed(broker: Broker, queue_name: str) -> None:
+    with declared(broker, queue_name) as depth, publisher(broker.url, window=50) as out:
+        out.publish_many([to_queue(queue_name)] * 1234, timeout=20)
+
+        assert depth() == 1234
+
+
+def test_fifty_threads_share_one_publisher(broker: Broker, queue_name: str) -> None:
+    failures: list[BaseException] = []
+
+    def work(out: ThreadedPublisher) -> None:
+        try:
+            for _ in range(20):
+                out.publish(to_queue(queue_name), timeout=10)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    with declared(broker, queue_name) as depth, publisher(broker.url) as out:
+        threads = [threading.Thread(target=work, args=(out,)) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert failures == []
+        assert depth() == 1000
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["frames", "pika"])
+def test_a_message_no_queue_takes_is_an_error(broker: Broker, fast: bool) -> None:
+    with publisher(broker.url, fast=fast) as out, pytest.raises(Unroutable, match="no-such-queue"):
+        out.publish(to_queue("no-such-queue"), timeout=5)
+
+
+def test_a_missing_exchange_fails_its_own_message_only(broker: Broker, queue_name: str) -> None:
+    good, bad = (
+        to_queue(queue_name),
+        Publication("no-such-exchange", "k", Envelope(b"", PERSISTENT)),
+    )
+    with declared(broker, queue_name) as depth, publisher(broker.url) as out:
+        with pytest.raises(Unroutable, match="no-such-exchange"):
+            out.publish_many([good] * 20 + [bad] + [good] * 20, timeout=10)
+
+        assert depth() >= 40  # neighbours may come twice, never not at all
+        out.publish(good, timeout=5)
+
+
+def test_a_full_queue_refuses(broker: Broker, queue_name: str) -> None:
+    with (
+        declared(broker, queue_name, **{"x-max-length": 1, "x-overflow": "reject-publish"}),
+        publisher(broker.url) as out,
+        pytest.raises(PublishNacked, match="full"),
+    ):
+        for _ in range(3):
+            out.publish(to_queue(queue_name), timeout=5)
+
+
+def test_a_false_user_id_is_the_senders_fault_alone(broker: Broker, queue_name: str) -> None:
+    with declared(broker, queue_name), publisher(broker.url) as out:
+        with pytest.raises(OperationRefused, match="user_id"):
+            out.publish(to_queue(queue_name, user_id="somebody-else"), timeout=5)
+        out.publish(to_queue(queue_name), timeout=5)
+
+
+def test_connect_refused_names_host_and_port_not_the_password() -> None:
+    with publisher("amqp://user:sesame@127.0.0.1:1//") as out:
+        with pytest.raises(ConnectFailed, match=r"127\.0\.0\.1:1\b") as caught:
+            out.publish(to_queue("q"), timeout=0.5)
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_refused_login_is_told_at_once_without_the_password(broker: Broker) -> None:
+    (address,) = parse_addresses(broker.url)
+    url = f"amqp://guest:sesame@{address.host}:{address.port}/%2F"
+    with publisher(url) as out:
+        with pytest.raises(LoginRefused, match="guest") as caught:
+            out.publish(to_queue("q"), timeout=30)
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_closed_publisher_refuses(broker: Broker) -> None:
+    with publisher(broker.url) as out:
+        out.close()
+        with pytest.raises(ConnectionLost, match="closed"):
+            out.publish(to_queue("q"), timeout=1)
+
+
+def test_close_waits_for_what_was_handed_over(broker: Broker, queue_name: str) -> None:
+    settled: list[object] = []
+    with declared(broker, queue_name) as depth, publisher(broker.url) as out:
+        for _ in range(500):
+            out.submit(to_queue(queue_name), settled.append)
+        out.close(10)
+
+        assert settled == [None] * 500
+        assert depth() == 500
+
+
+def test_a_connection_closed_by_the_operator_is_made_again(broker: Broker, queue_name: str) -> None:
+    failures: list[object] = []
+    stop = threading.Event()
+    count = 0
+
+    def work(out: ThreadedPublisher) -> None:
+        nonlocal count
+        while not stop.is_set():
+            try:
+                out.publish(to_queue(queue_name), timeout=10)
+            except Exception as error:  # noqa: BLE001  # collected for the assertion
+                failures.append(error)
+            else:
+                count += 1
+
+    from tests.waiting import eventually
+
+    with declared(broker, queue_name) as depth, publisher(broker.url) as out:
+        thread = threading.Thread(target=work, args=(out,))
+        thread.start()
+        eventually(lambda: count > 10)
+
+        def close() -> bool:
+            found = [
+                connection["name"]
+                for connection in broker.api("GET", "/api/connections")
+                if connection.get("client_properties", {}).get("connection_name") == "test"
+            ]
+            for name in found:
+                broker.api(
+                    "DELETE", f"/api/connections/{name.replace(' ', '%20').replace('>', '%3E')}"
+                )
+            return bool(found)
+
+        eventually(close, timeout=15, interval=0.3)
+        after = count
+        eventually(lambda: count > after + 10, timeout=15)
+        stop.set()
+        thread.join()
+
+        assert failures == []
+        assert depth() >= count
+
+
+def test_a_killed_broker_loses_nothing_confirmed(fresh_broker: OwnBroker) -> None:
+    queue = "kept"
+    with fresh_broker.channel() as channel:
+        channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    confirmed = 0
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def work(out: ThreadedPublisher) -> None:
+        nonlocal confirmed
+        while not stop.is_set():
+            try:
+                out.publish_many([to_queue(queue)] * 50, timeout=60)
+            except Exception as error:  # noqa: BLE001  # collected for the assertion
+                failures.append(error)
+            else:
+                confirmed += 50
+
+    from tests.waiting import eventually
+
+    with publisher(fresh_broker.url) as out:
+        thread = threading.Thread(target=work, args=(out,))
+        thread.start()
+        eventually(lambda: confirmed > 500, timeout=30)
+        fresh_broker.kill()
+        fresh_broker.start()
+        before = confirmed
+        eventually(lambda: confirmed > before + 200, timeout=30)
+        stop.set()
+        thread.join()
+
+    assert failures == []
+    with fresh_broker.channel() as channel:
+        assert channel.queue_declare(queue, passive=True).method.message_count >= confirmed
+
+
+def test_a_frozen_broker_is_an_error_within_the_timeout(fresh_broker: OwnBroker) -> None:
+    with fresh_broker.channel() as channel:
+        channel.queue_declare("q", durable=True)
+    with publisher(fresh_broker.url) as out:
+        out.publish(to_queue("q"), timeout=5)
+        fresh_broker.pause()
+        try:
+            with pytest.raises(ConfirmTimeout, match="did not confirm"):
+                out.publish(to_queue("q"), timeout=1)
+        finally:
+            fresh_broker.resume()
+
+
+def test_a_full_buffer_makes_the_caller_wait_and_then_fail(fresh_broker: OwnBroker) -> None:
+    with fresh_broker.channel() as channel:
+        channel.queue_declare("q", durable=True)
+    with publisher(fresh_broker.url, window=5, buffer=10) as out:
+        out.publish(to_queue("q"), timeout=5)
+        fresh_broker.pause()
+        try:
+            with pytest.raises(ConfirmTimeout):
+                for _ in range(100):
+                    out.submit(to_queue("q"), lambda error: None, timeout=0.5)
+        finally:
+            fresh_broker.resume()
+
+
+def test_an_alarm_blocks_publishers_and_says_why(
+    private_node: Callable[..., OwnBroker],
+) -> None:
+    own = private_node(config="vm_memory_high_watermark.absolute = 1MB")
+    with own.channel() as channel:
+        channel.queue_declare("q", durable=True)
+    with publisher(own.url) as out, pytest.raises(PublishBlocked, match="memory"):
+        out.publish(to_queue("q"), timeout=2)
+
+
+def test_a_forked_child_drops_the_connection_and_the_parent_keeps_it(
+    broker: Broker, queue_name: str
+) -> None:
+    with declared(broker, queue_name) as depth, publisher(broker.url) as out:
+        out.publish(to_queue(queue_name), timeout=5)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                targets = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+            except OSError:
+                targets = set()
+            os.write(writer, b"%d" % sum(target.startswith("socket:") for target in targets))
+            os.close(writer)
+            signal.pause()
+        os.close(writer)
+        sockets_in_child = int(os.read(reader, 16))
+        os.close(reader)
+        sockets_here = sum(
+            os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+            for fd in os.listdir("/proc/self/fd")
+            if os.path.lexists(f"/proc/self/fd/{fd}")
+        )
+        out.publish(to_queue(queue_name), timeout=5)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        out.publish(to_queue(queue_name), timeout=5)
+
+        assert depth() == 3
+        assert sockets_in_child < sockets_here
