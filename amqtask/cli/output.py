@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import typer
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from amqtask.topology.diagram import Branch
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody sits before a stream; a closed one has nobody."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
 
 
 def safe(text: str) -> str:
@@ -41,7 +49,7 @@ def _end_with(sentences: Sequence[str]) -> NoReturn:
 
 def print_tree(branch: Branch) -> None:
     """Print a tree: with rich on a terminal, as plain lines elsewhere."""
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         from rich.console import Console
 
         Console().print(_rich(branch))
@@ -75,7 +83,7 @@ def print_table(
         numbers: the columns that are aligned to the right.
     """
     right = set(numbers)
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text

@@ -71,7 +71,7 @@ def purge(
         if state is None:
             raise ConfigurationError(f"There is no queue {name!r} on the broker.")
         if not yes:
-            if not sys.stdin.isatty():
+            if not output.is_terminal(sys.stdin):
                 raise ConfigurationError(
                     f"Purging {name!r} deletes its messages for good: give --yes where nobody can be asked."
                 )
