@@ -89,5 +89,5 @@ def _failure(name: str, error: BaseException) -> str:
         if "importlib" not in frame.filename and frame.filename != __file__
     ]
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    text = str(error)
+    text = " ".join(str(error).split())
     return f"Importing {name} failed: {type(error).__name__}{': ' + text if text else ''}{where}."

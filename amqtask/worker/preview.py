@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import traceback
 from typing import NoReturn
 
 import msgspec
@@ -74,11 +76,16 @@ def _answer(target: str, parent: int, pipe: int) -> NoReturn:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
+        sys.stdout = sys.stderr = os.fdopen(null, "w")  # they may be something else than 1 and 2
         try:
             answer = _Answer(settings=load_app(target).settings)
         except BaseException as error:  # noqa: BLE001  # SystemExit in the user's module is a failed import too
-            refused = refusal(error)
-            answer = _Answer(reason=refused.reason, traceback=refused.traceback or "")
+            # load_app puts the user's exception into a sentence; behind it are the user's frames
+            raised = error.__context__ or error
+            answer = _Answer(
+                reason=refusal(error).reason,
+                traceback="".join(traceback.format_exception(raised)),
+            )
         left = memoryview(msgspec.msgpack.encode(answer))
         while left:
             left = left[os.write(pipe, left) :]
