@@ -364,8 +364,11 @@ class _ForPeople:
 
     def __call__(self, logger: Any, method: str, fields: Fields) -> str:
         exc_info = _exc_info(fields.pop("exc_info", None))
-        stack = fields.pop("stack", None)
-        exception = fields.pop("exception", None)
+        blocks = [
+            fields.pop(name)
+            for name in ("stack", "exception", "traceback")
+            if isinstance(fields.get(name), str)
+        ]
         shown: dict[str, Any] = {}
         for name, value in fields.items():
             if name in ("event", "level", "logger", "timestamp"):
@@ -375,9 +378,8 @@ class _ForPeople:
         if exc_info:
             shown["exc_info"] = exc_info
         text = str(self._render(logger, method, shown))
-        for block in (stack, exception):
-            if block:
-                text += "\n" + _indented(str(block))
+        for block in blocks:
+            text += "\n" + _indented(block.rstrip("\n"))
         return text
 
 

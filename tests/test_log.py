@@ -203,6 +203,15 @@ def test_an_exception_is_a_field_in_json_and_a_moved_in_block_for_people() -> No
     assert "  ValueError: boom" in lines.text
 
 
+def test_a_traceback_given_as_text_is_a_block_for_people() -> None:
+    with logging_as(as_json=False) as lines:
+        log.get_logger("ours").error("failed", traceback="Traceback:\n  here\nE: x\x1b\n", n=1)
+
+    first, *rest = lines.text.splitlines()
+    assert first.endswith("n=1")
+    assert rest == ["  Traceback:", "    here", "  E: x\\x1b"]
+
+
 def test_wrong_arguments_do_not_lose_the_line() -> None:
     with logging_as(as_json=True) as lines:
         logging.getLogger("theirs").info("%d items", "many")

@@ -8,6 +8,7 @@ Sub-commands are imported when they are called, so that ``amqtask --version`` an
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -39,8 +40,17 @@ class Commands(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: object, cmd_name: str) -> typer.core.TyperCommand | None:
-        """Import a sub-command; ``None`` when there is none of this name."""
+        """Import a sub-command; ``None`` when there is none of this name.
+
+        Raises:
+            BadParameter: there is none, and one that is spelt nearly so.
+        """
         if cmd_name not in COMMANDS:
+            near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            if near:
+                raise typer.BadParameter(
+                    f"there is no command {cmd_name!r}; did you mean {near[0]!r}?"
+                )
             return None
         command = typer.main.get_command(importlib.import_module(COMMANDS[cmd_name]).app)
         command.name = cmd_name

@@ -76,6 +76,13 @@ def test_wrong_usage_ends_with_2(folder: Folder, arguments: list[str]) -> None:
     assert "Traceback" not in found.stderr
 
 
+def test_a_misspelt_command_finds_the_nearest(folder: Folder) -> None:
+    found = folder.run("wroker")
+
+    assert found.returncode == 2
+    assert "did you mean 'worker'?" in found.stderr
+
+
 def test_completion(folder: Folder) -> None:
     found = folder.run(**COMPLETE, COMP_WORDS="amqtask to")
 
