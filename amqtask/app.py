@@ -17,12 +17,13 @@ import time
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-from amqtask.batch import Batch, current_async_batch, current_batch
+from amqtask.batch import Batch
 from amqtask.call import Call, SendOptions, expires_at, make_call, message_of
 from amqtask.core import codec, compression, serialization
 from amqtask.core.message import Envelope, Publication
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from amqtask.amqp.ports import Publisher
     from amqtask.amqp.threaded.loop import IoThread
     from amqtask.client import Client
-    from amqtask.loop_client import LoopClient
+    from amqtask.loop_client import AsyncBatch, LoopClient
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +65,10 @@ R = TypeVar("R")
 BROKER_URL_VARIABLE = "AMQTASK_BROKER_URL"
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost//"
 CLOSE_TIMEOUT = 10.0  # seconds
+
+# The innermost ``with app.batch():`` and ``async with app.abatch():`` of this context.
+_batch: ContextVar[Batch | None] = ContextVar("amqtask_batch", default=None)
+_async_batch: ContextVar[AsyncBatch | None] = ContextVar("amqtask_abatch", default=None)
 
 
 class App:
@@ -341,17 +346,17 @@ class App:
                 goes first; the confirms are waited for all the same.
         """
         batch = Batch(2 * self.settings.publish_window)
-        token = current_batch.set(batch)
+        token = _batch.set(batch)
         try:
             yield
         except BaseException as raised:
-            current_batch.reset(token)
+            _batch.reset(token)
             if batch.pid == os.getpid():
                 error = batch.wait()
                 if error is not None:
                     raised.add_note(f"In the same batch: {error}")
             raise
-        current_batch.reset(token)
+        _batch.reset(token)
         if batch.pid == os.getpid():
             error = batch.wait()
             if error is not None:
@@ -367,23 +372,23 @@ class App:
         from amqtask.loop_client import AsyncBatch  # aio-pika is loaded with the first use
 
         batch = AsyncBatch(self.settings.publish_window)
-        token = current_async_batch.set(batch)
+        token = _async_batch.set(batch)
         try:
             yield
         except BaseException as raised:
-            current_async_batch.reset(token)
+            _async_batch.reset(token)
             error = await batch.wait()
             if error is not None:
                 raised.add_note(f"In the same batch: {error}")
             raise
-        current_async_batch.reset(token)
+        _async_batch.reset(token)
         error = await batch.wait()
         if error is not None:
             raise error
 
     def send(self, call: Call) -> handle.AsyncResult[Any]:
         """Publish a call. Used by tasks; ``send_task`` is for users."""
-        batch = current_batch.get()
+        batch = _batch.get()
         client = self._connected()
         deadline = time.monotonic() + self.settings.publish_timeout
         reply_to = self._reply_to(client, call)
@@ -425,7 +430,7 @@ class App:
         reply_to = await client.reply_queue(timeout) if self._wants_reply(call) else None
         publication, awaited, result = self._prepare(call, reply_to)
         publishing = self._apublish(client, publication, max(0.001, deadline - time.monotonic()))
-        batch = current_async_batch.get()
+        batch = _async_batch.get()
         if batch is not None:
             await batch.submit(publishing, awaited)
         else:

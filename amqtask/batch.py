@@ -5,16 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 from amqtask.amqp.ports import Publisher
 from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, OperationRefused
 from amqtask.results.pending import Awaited
-
-if TYPE_CHECKING:
-    from amqtask.loop_client import AsyncBatch
 
 
 class Batch:
@@ -96,13 +91,6 @@ class Batch:
             while self._left:
                 self._changed.wait()
             return summary(self._first, self._failed, self._total)
-
-
-current_batch: ContextVar[Batch | None] = ContextVar("amqtask_batch", default=None)
-"""The innermost ``with app.batch():`` of this context."""
-
-current_async_batch: ContextVar[AsyncBatch | None] = ContextVar("amqtask_abatch", default=None)
-"""The innermost ``async with app.abatch():`` of this context."""
 
 
 def summary(first: AmqtaskError | None, failed: int, total: int) -> AmqtaskError | None:

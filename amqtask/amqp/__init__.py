@@ -1,0 +1,1 @@
+"""Everything that speaks AMQP: one frame codec, two adapters (threads and asyncio), and the only imports of a client library."""
