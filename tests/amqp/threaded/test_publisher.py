@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -26,6 +27,7 @@ from amqtask.errors import (
     Unroutable,
 )
 from tests.brokers import Broker, OwnBroker
+from tests.waiting import eventually
 
 PERSISTENT = Properties(content_type="application/json", delivery_mode=2)
 
@@ -160,8 +162,7 @@ def test_a_full_queue_refuses(broker: Broker, queue_name: str) -> None:
         publisher(broker.url) as out,
         pytest.raises(PublishNacked, match="full"),
     ):
-        for _ in range(3):
-            out.publish(to_queue(queue_name), timeout=5)
+        out.publish_many([to_queue(queue_name)] * 3, timeout=5)
 
 
 def test_a_false_user_id_is_the_senders_fault_alone(broker: Broker, queue_name: str) -> None:
@@ -172,18 +173,19 @@ def test_a_false_user_id_is_the_senders_fault_alone(broker: Broker, queue_name: 
 
 
 def test_connect_refused_names_host_and_port_not_the_password() -> None:
-    with publisher("amqp://user:sesame@127.0.0.1:1//") as out:
-        with pytest.raises(ConnectFailed, match=r"127\.0\.0\.1:1\b") as caught:
-            out.publish(to_queue("q"), timeout=0.5)
+    with (
+        publisher("amqp://user:sesame@127.0.0.1:1//") as out,
+        pytest.raises(ConnectFailed, match=r"127\.0\.0\.1:1\b") as caught,
+    ):
+        out.publish(to_queue("q"), timeout=0.5)
     assert "sesame" not in str(caught.value)
 
 
 def test_a_refused_login_is_told_at_once_without_the_password(broker: Broker) -> None:
     (address,) = parse_addresses(broker.url)
     url = f"amqp://guest:sesame@{address.host}:{address.port}/%2F"
-    with publisher(url) as out:
-        with pytest.raises(LoginRefused, match="guest") as caught:
-            out.publish(to_queue("q"), timeout=30)
+    with publisher(url) as out, pytest.raises(LoginRefused, match="guest") as caught:
+        out.publish(to_queue("q"), timeout=30)
     assert "sesame" not in str(caught.value)
 
 
@@ -220,8 +222,6 @@ def test_a_connection_closed_by_the_operator_is_made_again(broker: Broker, queue
             else:
                 count += 1
 
-    from tests.waiting import eventually
-
     with declared(broker, queue_name) as depth, publisher(broker.url) as out:
         thread = threading.Thread(target=work, args=(out,))
         thread.start()
@@ -253,6 +253,8 @@ def test_a_killed_broker_loses_nothing_confirmed(fresh_broker: OwnBroker) -> Non
     queue = "kept"
     with fresh_broker.channel() as channel:
         channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    # RabbitMQ 3.10 can forget a queue that was declared just before a kill; that is not what is shown here.
+    fresh_broker.restart()
     confirmed = 0
     stop = threading.Event()
     failures: list[Exception] = []
@@ -266,8 +268,6 @@ def test_a_killed_broker_loses_nothing_confirmed(fresh_broker: OwnBroker) -> Non
                 failures.append(error)
             else:
                 confirmed += 50
-
-    from tests.waiting import eventually
 
     with publisher(fresh_broker.url) as out:
         thread = threading.Thread(target=work, args=(out,))
@@ -305,9 +305,11 @@ def test_a_full_buffer_makes_the_caller_wait_and_then_fail(fresh_broker: OwnBrok
         out.publish(to_queue("q"), timeout=5)
         fresh_broker.pause()
         try:
+            # five are in flight and ten wait: the sixteenth finds no room
+            for _ in range(15):
+                out.submit(to_queue("q"), lambda error: None)
             with pytest.raises(ConfirmTimeout):
-                for _ in range(100):
-                    out.submit(to_queue("q"), lambda error: None, timeout=0.5)
+                out.submit(to_queue("q"), lambda error: None, timeout=0.5)
         finally:
             fresh_broker.resume()
 
@@ -330,21 +332,13 @@ def test_a_forked_child_drops_the_connection_and_the_parent_keeps_it(
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            try:
-                targets = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
-            except OSError:
-                targets = set()
-            os.write(writer, b"%d" % sum(target.startswith("socket:") for target in targets))
+            os.write(writer, b"%d" % open_sockets())
             os.close(writer)
             signal.pause()
         os.close(writer)
         sockets_in_child = int(os.read(reader, 16))
         os.close(reader)
-        sockets_here = sum(
-            os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
-            for fd in os.listdir("/proc/self/fd")
-            if os.path.lexists(f"/proc/self/fd/{fd}")
-        )
+        sockets_here = open_sockets()
         out.publish(to_queue(queue_name), timeout=5)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -352,3 +346,14 @@ def test_a_forked_child_drops_the_connection_and_the_parent_keeps_it(
 
         assert depth() == 3
         assert sockets_in_child < sockets_here
+
+
+def open_sockets() -> int:
+    """How many sockets this process has open."""
+    count = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            count += str(descriptor.readlink()).startswith("socket:")
+        except FileNotFoundError:
+            pass  # the one that listed the folder
+    return count
