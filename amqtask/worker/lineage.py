@@ -95,6 +95,29 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def fork_clean(*signals: signal.Signals) -> None:
+    """Have what this process forks from now on find ``signals`` at their default, and tell this process of none.
+
+    Without it a forked process shares the wakeup descriptor: ``terminate()`` on a ``multiprocessing.Process`` that a task started
+    would not end that process but drain ours. Signals are held back while the fork is under way, so that none comes too early.
+    """
+    before = threading.local()
+
+    def hold_back() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+    def let_through() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def clean() -> None:
+        signal.set_wakeup_fd(-1)
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+        let_through()
+
+    os.register_at_fork(before=hold_back, after_in_parent=let_through, after_in_child=clean)
+
+
 class Wakeup:
     """Signals as bytes on a pipe, for a loop to wait on. The main thread only; one per process at a time.
 
