@@ -25,6 +25,7 @@ from amqtask.log import get_logger
 from amqtask.worker.execution import Executor
 from amqtask.worker.job import Job
 from amqtask.worker.limits import MainThreadLimits
+from amqtask.worker.lineage import fork_clean
 from amqtask.worker.pools.single import SingleSlot
 from amqtask.worker.prepared import ChildContext
 from amqtask.worker.settle import Settler
@@ -133,6 +134,7 @@ class Child:
             signal.signal(number, _noted)
             signal.siginterrupt(number, False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        fork_clean(signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGHUP)
         self._io.post(
             lambda: self._io.loop.add_handler(
                 reader.fileno(), lambda _fd, _events: self._io_signal(reader), self._io.loop.READ
