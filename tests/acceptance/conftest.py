@@ -1,0 +1,42 @@
+"""Places to start nodes in, and a broker that these tests may stop and kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.nodes import Place
+from tests.brokers import Broker, OwnBroker, own_broker
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.acceptance)
+            item.add_marker(pytest.mark.broker)
+
+
+@pytest.fixture
+def place(tmp_path: Path, broker: Broker) -> Iterator[Callable[..., Place]]:
+    """Make a place on the run's broker: ``place(type="quorum", …)``. At most one of the same folder name."""
+    with ExitStack() as stack:
+
+        def make(*, on: Broker | None = None, **options: Any) -> Place:
+            folder = tmp_path / f"place-{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            return stack.enter_context(Place(folder, on or broker, **options))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def own() -> Iterator[OwnBroker]:
+    """A broker of these tests' own, to stop, kill and freeze; left running by every test."""
+    with own_broker() as broker:
+        yield broker

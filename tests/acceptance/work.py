@@ -1,0 +1,204 @@
+"""The app that the nodes of these tests run; copied into each test's folder.
+
+Every task writes what it does to ``ledger`` in that folder, one line a write, so that a killed process leaves whole lines:
+``start <pid> <what>`` and ``end <pid> <what>``. Tasks that must be seen running wait for a file instead of a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+from amqtask import App, Ignore, Reject, SoftTimeLimitExceeded, Task, get_task_logger
+
+HERE = Path(__file__).parent
+app = App(
+    "work",
+    topology=HERE / "topology.yaml",
+    settings=json.loads((HERE / "settings.json").read_text()),
+)
+logger = get_task_logger(__name__)
+
+
+class Broken(Exception):
+    """An exception of the app's own, with arguments of its own."""
+
+    def __init__(self, what: str, code: int) -> None:
+        super().__init__(what, code)
+        self.code = code
+
+
+def log(event: str, what: object) -> None:
+    line = f"{event} {os.getpid()} {what}\n"
+    descriptor = os.open(HERE / "ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
+
+
+def wait_for(name: str) -> None:
+    while not (HERE / name).exists():
+        time.sleep(0.01)
+
+
+@app.task
+def note(what: str, seconds: float = 0.0) -> str:
+    log("start", what)
+    if seconds:
+        time.sleep(seconds)
+    log("end", what)
+    return what
+
+
+@app.task
+def hold(what: str, until: str) -> str:
+    """Run until a file is there."""
+    log("start", what)
+    wait_for(until)
+    log("end", what)
+    return what
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task
+def version() -> str:
+    return "one"
+
+
+@app.task
+def fail(what: str) -> None:
+    log("start", what)
+    raise Broken(what, 42)
+
+
+@app.task
+def leave(how: str) -> None:
+    """Raise what is no Exception."""
+    raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "base": BaseException("odd")}[how]
+
+
+@app.task
+def steer(how: str) -> None:
+    raise {"ignore": Ignore(), "reject": Reject("not now")}[how]
+
+
+class Grumpy(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise RuntimeError("no pickle")
+
+
+@app.task
+def grumble() -> None:
+    raise Grumpy
+
+
+@app.task
+def unwritable() -> object:
+    return object()
+
+
+@app.task
+def large(size: int) -> str:
+    return "x" * size
+
+
+@app.task
+def die(what: str, how: str) -> None:
+    log("start", what)
+    if how == "exit":
+        os._exit(3)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.string_at(0)
+
+
+@app.task
+def spin(what: str) -> int:
+    """Hold the GIL for many seconds in one C call."""
+    log("start", what)
+    return sum(range(4 * 10**8))
+
+
+@app.task
+def linger(what: str, swallow: bool = False) -> str:
+    """Run for ever; stop at the soft limit unless that is swallowed."""
+    log("start", what)
+    while True:
+        try:
+            time.sleep(0.02)
+        except SoftTimeLimitExceeded:
+            log("soft", what)
+            if not swallow:
+                return "cleaned up"
+
+
+@app.task
+async def nap(what: str, seconds: float) -> str:
+    """A coroutine that notices its soft limit."""
+    log("start", what)
+    try:
+        await asyncio.sleep(seconds)
+    except SoftTimeLimitExceeded:
+        log("soft", what)
+        raise
+    log("end", what)
+    return what
+
+
+@app.task
+def grow(mib: int) -> int:
+    """Keep memory for good."""
+    KEPT.append(b"x" * (mib << 20))
+    log("start", mib)
+    return os.getpid()
+
+
+KEPT: list[bytes] = []
+
+
+def _sleep_for_ever() -> None:
+    while True:
+        signal.pause()
+
+
+@app.task
+def start_a_process() -> int | None:
+    """Fork a process and terminate it, as multiprocessing does; its exit code."""
+    process = multiprocessing.get_context("fork").Process(target=_sleep_for_ever)
+    process.start()
+    process.terminate()
+    process.join(5)
+    code = process.exitcode
+    process.kill()
+    process.join()
+    return code
+
+
+@app.task
+def leave_a_process(what: str) -> None:
+    """Fork a process that outlives the task, then say so and wait to be killed."""
+    if os.fork() == 0:
+        _sleep_for_ever()
+    log("start", what)
+    _sleep_for_ever()
+
+
+@app.task(bind=True)
+def who(self: Task[[], dict[str, object]]) -> dict[str, object]:
+    logger.info("asked")
+    logging.getLogger("elsewhere").warning("asked too")
+    request = self.request
+    return {"id": request.id, "task": request.task, "host": request.hostname, "pid": os.getpid()}
