@@ -71,7 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # workers
     worker_concurrency: Count | None = None  # None: one slot per CPU
-    worker_prefetch_multiplier: Count = 4
+    worker_prefetch_multiplier: Count | None = None  # None: hold about 100 ms of work per slot
     worker_pool: str = "prefork"
     worker_max_tasks_per_child: Count | None = None
     worker_max_memory_per_child: Count | None = None  # KiB of resident memory, as in Celery

@@ -82,7 +82,8 @@ def worker(
             "--prefetch-multiplier",
             min=1,
             show_default=False,
-            help="Messages a child may hold for each of its slots. Else worker_prefetch_multiplier (4).",
+            help="Messages a child may hold for each of its slots. Else worker_prefetch_multiplier, else as many as"
+            " make 100 ms of work.",
         ),
     ] = None,
     max_tasks_per_child: Annotated[
@@ -250,7 +251,12 @@ def banner(info: Mapping[str, object], processes: int = 1) -> list[tuple[str, st
         ("broker", f"{info['broker']} (RabbitMQ {info['version']})"),
         ("queues", ", ".join(map(str, queues))),
         ("pool", shape),
-        ("prefetch", f"{_many(info['prefetch'], 'message')} per process"),
+        (
+            "prefetch",
+            "follows the length of the tasks"
+            if info["prefetch"] is None
+            else f"{_many(info['prefetch'], 'message')} per process",
+        ),
         ("tasks", "\n".join(map(str, tasks)) or "none"),
     ]
 

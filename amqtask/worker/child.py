@@ -11,21 +11,23 @@ import os
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
+from amqtask.amqp import ports
 from amqtask.amqp.threaded.consumer import Delivery, ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.fleet import ChildExit
-from amqtask.core.outcome import Settlement, Verdict
+from amqtask.core.outcome import Verdict
+from amqtask.core.prefetch import FIRST
 from amqtask.errors import BrokerError
 from amqtask.log import get_logger
 from amqtask.worker.execution import Executor
 from amqtask.worker.job import Job
 from amqtask.worker.limits import MainThreadLimits
 from amqtask.worker.lineage import fork_clean
+from amqtask.worker.pilot import Pilot
 from amqtask.worker.pools.single import SingleSlot
 from amqtask.worker.prepared import ChildContext
 from amqtask.worker.settle import Settler
@@ -57,7 +59,7 @@ class Child:
             heartbeat=job.settings.broker_heartbeat,
             connect_timeout=job.settings.broker_connection_timeout,
             queues=job.queues,
-            prefetch=job.prefetch,
+            prefetch=job.prefetch or FIRST * context.slots,
             declarations=job.declarations,
             on_batch=self._io_batch,
             on_lost=self._io_lost,
@@ -67,11 +69,18 @@ class Child:
         self._settler = Settler(
             self._io, self._consumer, self._io_publisher, job.settings.worker_successful_max
         )
+        self._settler.set_window(job.prefetch or FIRST * context.slots)
         self._executor = Executor(
             job, context, self._settler, self._limits, lambda: self._consumer.epoch
         )
         self._pool = SingleSlot(self._execute, self._settler.flush)
         self._draining = False  # written by the I/O thread
+        # I/O thread: the prefetch autopilot, when no multiplier was given
+        self._pilot: Pilot | None = None
+        if job.prefetch is None:
+            self._pilot = Pilot(
+                self._io, self._executor, self._pool, self._io_prefetch, context.slots
+            )
         self._told = False  # I/O thread: the supervisor knows that we are ready
         self._exit = ChildExit.DONE
         self._signals: socket.socket | None = None
@@ -170,10 +179,18 @@ class Child:
     def _io_batch(self, batch: list[Delivery]) -> None:
         if self._draining:
             self._io_give_back(batch)
-        else:
-            self._pool.hand_over(batch)
+            return
+        self._pool.hand_over(batch)
+        if self._pilot is not None:
+            self._pilot.wake()
 
-    def _io_give_back(self, deliveries: list[Any]) -> None:
+    def _io_prefetch(self, prefetch: int, unstarted: Sequence[ports.Delivery]) -> None:
+        """The autopilot asks for another prefetch, and hands over what the child should not hoard."""
+        self._io_give_back(unstarted)
+        self._consumer.set_prefetch(prefetch)
+        self._settler.set_window(prefetch)
+
+    def _io_give_back(self, deliveries: Sequence[ports.Delivery]) -> None:
         for delivery in deliveries:
             self._consumer.settle(delivery, Verdict.GIVE_BACK)
 

@@ -97,7 +97,10 @@ class Executor:
             headers_max_bytes=settings.headers_max_bytes,
             decompressed_max_bytes=settings.decompressed_max_bytes,
         )
-        self._count = 0
+        # Read by the I/O thread for the prefetch: tasks ended, seconds spent on them, start of the one that runs (or 0).
+        self.ended = 0
+        self.busy = 0.0
+        self.running_since = 0.0
         self._runner: asyncio.Runner | None = None
         # What runs now, for the hard limit; set before the limits are armed and read only while they are.
         self._current: tuple[Delivery, Head, AnyTask, float] | None = None
@@ -141,7 +144,7 @@ class Executor:
             self._settler.flush()
         soft = head.soft_time_limit or options.soft_time_limit or settings.task_soft_time_limit
         hard = head.time_limit or options.time_limit or settings.task_time_limit
-        started = time.monotonic()
+        started = self.running_since = time.monotonic()
         slot = self._slot
         if soft is None and hard is None:
             slot.begin(head.id, head.task, started)
@@ -168,8 +171,10 @@ class Executor:
         if not mine:
             _wait_for_the_end()
         slot.end(type(outcome) is not Succeeded)
-        self._count += 1
-        if self._count == self._job.max_tasks or self._too_large():
+        self.running_since = 0.0
+        self.busy += time.monotonic() - started
+        self.ended += 1
+        if self.ended == self._job.max_tasks or self._too_large():
             self.exhausted = True
         self._end(delivery, head, task, outcome, key, acked=not acks_late)
 
@@ -225,7 +230,7 @@ class Executor:
         """Settle a redelivery that must not run again. True when it is settled."""
         results = self._settler.remembered(key)
         if results is not None:
-            log.info("finished before, not run again", task=head.task, task_id=head.id)
+            log.info("finished before, not run again", task_name=head.task, task_id=head.id)
             self._post(delivery, Settlement(Verdict.ACK, results), key)
             return True
         verdict = self._context.board.verdict(head.id)
@@ -440,7 +445,7 @@ class Executor:
         level = log.info if isinstance(outcome, Revoked | Rejected) else log.error
         level(
             "task did not succeed",
-            task=head.task,
+            task_name=head.task,
             task_id=head.id,
             outcome=reason,
             exception=exception,

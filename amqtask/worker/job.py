@@ -23,7 +23,7 @@ class Job:
         node: the node's name.
         addresses: brokers.
         queues: what to consume.
-        prefetch: messages a child holds at most per queue.
+        prefetch: messages a child holds at most per queue; ``None`` follows the length of the tasks.
         declarations: carried out on every new channel; empty when the node only checks.
         dead_letters: exchange and routing key for the dead letters of each queue that has a place for them.
         max_crashes: how often a task of a queue may kill its child before it is a dead letter.
@@ -36,7 +36,7 @@ class Job:
     node: str
     addresses: tuple[Address, ...]
     queues: tuple[str, ...]
-    prefetch: int
+    prefetch: int | None
     declarations: tuple[Declaration, ...]
     dead_letters: Mapping[str, DeadLetterTarget]
     max_crashes: Mapping[str, int]

@@ -43,7 +43,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pool: str = "prefork"
     node: str = ""
     loglevel: str = "info"
-    prefetch_multiplier: Count = 4
+    prefetch_multiplier: Count | None = None  # None: the prefetch follows the length of the tasks
     max_tasks_per_child: Count | None = None
     max_memory_per_child: Count | None = None  # KiB of resident memory, as in Celery
     time_limit: Seconds | None = None
@@ -96,9 +96,9 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return self.concurrency if per_child is None else per_child
 
     @property
-    def prefetch(self) -> int:
+    def prefetch(self) -> int | None:
         """How many messages one child may hold: the multiplier times its slots."""
-        return self.prefetch_multiplier * self.slots
+        return None if self.prefetch_multiplier is None else self.prefetch_multiplier * self.slots
 
 
 def _cpus() -> int:

@@ -51,6 +51,9 @@ class Settler:
         self._consumer = consumer
         self._publisher = publisher
         self._remember = remember
+        self._enough = (
+            1  # settled tasks that are worth a wake-up; written by the I/O thread, read by the slot
+        )
         self._outbox: deque[tuple[Delivery, Settlement, Key | None]] = deque()  # slot → I/O thread
         self._woken = 0.0  # slot's thread: when it last woke the I/O thread
         self._polling = False  # I/O thread: a look at the outbox is due
@@ -67,8 +70,9 @@ class Settler:
         The I/O thread is woken when the last wake is older than a few milliseconds; while it finds something in the outbox
         it looks again by itself. So a stream of short tasks costs one wake-up per batch, and no ack waits longer than that.
         """
-        self._outbox.append((delivery, settlement, key))
-        if now - self._woken >= LINGER:
+        outbox = self._outbox
+        outbox.append((delivery, settlement, key))
+        if now - self._woken >= LINGER or len(outbox) >= self._enough:
             self._woken = now
             self._io.post(self._drain)
 
@@ -83,6 +87,13 @@ class Settler:
         return self._finished.get(key)
 
     # ------------------------------------------------------------ the I/O thread
+
+    def set_window(self, prefetch: int) -> None:
+        """Tell how many messages the child may hold.
+
+        Half of them settled is worth a wake-up, so that the broker sends more while the slot works on the rest.
+        """
+        self._enough = max(1, prefetch // 2)
 
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` once everything posted has its verdict. I/O thread."""

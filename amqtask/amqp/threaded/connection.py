@@ -36,6 +36,8 @@ log = get_logger("amqtask.amqp")
 RETRY_BASE = 0.1  # seconds
 RETRY_CAP = 3.0  # a broker that is back is found within seconds
 REFUSED_CAP = 30.0  # a refused password is not tried more often than brokers lock accounts for
+REOPEN_BASE = 0.02  # seconds before a new channel when the broker closed the last one
+REOPEN_CAP = 1.0
 CLOSE_TIMEOUT = 2.0  # seconds a broker gets to answer a close
 HEALTHY_AFTER = 10.0  # seconds open before the next loss counts as the first again
 
@@ -55,6 +57,7 @@ class Connection:
         on_open: a channel is open, the first one or one after a loss.
         on_lost: the channel is gone, with the reason; a new attempt follows unless closed.
         on_blocked: the broker holds publishers back (reason) or stopped to (``None``).
+        reopen_cap: most seconds before another channel after the broker closed one, again and again.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Connection:
         on_open: Callable[[Channel], None],
         on_lost: Callable[[BrokerError], None],
         on_blocked: Callable[[str | None], None] | None = None,
+        reopen_cap: float = REOPEN_CAP,
     ) -> None:
         if fast:
             require_seams()
@@ -82,6 +86,8 @@ class Connection:
         self._on_open = on_open
         self._on_lost = on_lost
         self._on_blocked = on_blocked
+        self._reopen_cap = reopen_cap
+        self._refusals = 0  # channels closed by the broker in a row
         self._rng = random.Random()
         self._attempt = 0
         self._wanted = False
@@ -181,7 +187,8 @@ class Connection:
         self._open_channel()
 
     def _open_channel(self) -> None:
-        self.raw.channel(on_open_callback=self._channel_opened)
+        if self._wanted and self._channel is None and self._pika is not None and self._pika.is_open:
+            self._pika.channel(on_open_callback=self._channel_opened)
 
     def _channel_opened(self, channel: Channel) -> None:
         channel.add_on_close_callback(self._channel_closed)
@@ -200,13 +207,17 @@ class Connection:
         self._channel = None
         if self._pika is None or not self._pika.is_open:
             return  # the connection goes with it; _disconnected tells
-        if isinstance(reason, pika.exceptions.ChannelClosedByBroker):
-            error: BrokerError = OperationRefused(reason.reply_code, reason.reply_text)
-        else:
-            error = ConnectionLost("The channel was renewed.")
-        self._on_lost(error)
-        if self._wanted:
+        if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            self._on_lost(ConnectionLost("The channel was renewed."))
             self._open_channel()
+            return
+        # What was refused once is refused again until somebody mends it: do not ask a thousand times a second.
+        if time.monotonic() - self._opened_at > HEALTHY_AFTER:
+            self._refusals = 0
+        delay = exponential(self._refusals, REOPEN_BASE, self._reopen_cap)
+        self._refusals += 1
+        self._on_lost(OperationRefused(reason.reply_code, reason.reply_text))
+        self.io.call_later(delay, self._open_channel)
 
     def _not_connected(self, connection: Any, reason: BaseException | str) -> None:
         if connection is self._pika:

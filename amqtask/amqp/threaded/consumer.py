@@ -12,13 +12,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from amqtask.topology.plan import (
-    BindExchange,
-    BindQueue,
-    Declaration,
-    DeclareExchange,
-    DeclareQueue,
-)
 from pika.channel import Channel
 
 from amqtask.amqp import frames, ports
@@ -30,10 +23,16 @@ from amqtask.core.message import Properties
 from amqtask.core.outcome import Verdict
 from amqtask.errors import BrokerError, OperationRefused
 from amqtask.log import get_logger
+from amqtask.topology.plan import (
+    BindExchange,
+    BindQueue,
+    Declaration,
+    DeclareExchange,
+    DeclareQueue,
+)
 
 log = get_logger("amqtask.amqp")
 
-REBUILD_DELAY = 1.0  # seconds before consuming again after the broker refused to
 ACK_DELAY = 0.005  # seconds an ack may wait for company
 
 
@@ -156,7 +155,9 @@ class ThreadedConsumer:
         self._stopping = False
         self._on_stopped: list[Callable[[], None]] = []
         self._flush_timer: Any = None
-        self._rebuild_timer: Any = None
+        self._consumers = 0  # consumers ever begun: each has a tag of its own
+        self._granted = prefetch  # what the consumers of this channel began with
+        self._leaving: set[str] = set()  # consumers being cancelled to change the prefetch
         # appended by any thread, drained by the I/O thread:
         self._verdicts: deque[tuple[ports.Delivery, Verdict]] = deque()
         self._connection = Connection(
@@ -196,6 +197,25 @@ class ThreadedConsumer:
         self._verdicts.append((delivery, verdict))
         self._io.post(self._take_verdicts)
 
+    def set_prefetch(self, prefetch: int) -> None:
+        """Hold another number of messages from now on. I/O thread.
+
+        RabbitMQ applies ``basic.qos`` to consumers that begin after it, so new consumers begin and the old ones leave;
+        what those hold stays ours.
+        """
+        self._prefetch = prefetch
+        channel = self._connection.channel
+        if channel is None or not channel.is_open or not self._consuming:
+            return  # the next channel begins with it
+        if prefetch == self._granted or self._stopping or self._leaving:
+            return  # while old consumers leave, the last of them looks again
+        self._granted = prefetch
+        old = [tag for tag in self._tags if isinstance(tag, str)]
+        self._leaving = set(old)
+        channel.basic_qos(
+            prefetch_count=prefetch, callback=lambda _frame: self._replace(channel, old)
+        )
+
     def stop(self, on_stopped: Callable[[], None] | None = None) -> None:
         """Cancel the consumers; deliveries already here stay ours to settle.
 
@@ -217,6 +237,7 @@ class ThreadedConsumer:
         self._ledger.open_epoch()
         self._batch = []
         self._tags = {}
+        self._leaving = set()
         if self._fast:
             raw: Any = self._connection.raw
             raw.on_deliver = self._delivered
@@ -234,6 +255,7 @@ class ThreadedConsumer:
         if self._stopping:
             self._stopped()
             return
+        self._granted = self._prefetch
         channel.basic_qos(
             prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel)
         )
@@ -249,8 +271,32 @@ class ThreadedConsumer:
             if waiting == 0 and self._on_ready is not None:
                 self._on_ready()
 
-        for number, queue in enumerate(self._queues):
-            tag = f"{self._name}.{self._ledger.epoch}.{number}"
+        self._begin(channel, began)
+        self._consuming = True
+
+    def _replace(self, channel: Channel, old: Sequence[str]) -> None:
+        """Begin consumers with the new prefetch, then let the old ones go."""
+        if channel.is_closed or channel.is_closing or self._stopping:
+            return
+        self._begin(channel, _nothing)
+
+        def gone(tag: str) -> Callable[[object], None]:
+            def forget(_frame: object) -> None:
+                self._leaving.discard(tag)
+                self._tags.pop(tag, None)
+                self._tags.pop(tag.encode(), None)
+                if not self._leaving:
+                    self.set_prefetch(self._prefetch)
+
+            return forget
+
+        for tag in old:
+            channel.basic_cancel(tag, callback=gone(tag))
+
+    def _begin(self, channel: Channel, began: Callable[[object], None]) -> None:
+        for queue in self._queues:
+            self._consumers += 1
+            tag = f"{self._name}.{self._consumers}"
             self._tags[tag] = self._tags[tag.encode()] = queue
             channel.basic_consume(
                 queue,
@@ -259,7 +305,6 @@ class ThreadedConsumer:
                 exclusive=self._exclusive,
                 callback=began,
             )
-        self._consuming = True
 
     def _cancelled(self, frame: Any) -> None:
         tag = frame.method.consumer_tag
@@ -384,7 +429,10 @@ class ThreadedConsumer:
         if channel is None or not channel.is_open or not self._consuming:
             self._stopped()
             return
-        tags = [tag for tag in self._tags if isinstance(tag, str)]
+        tags = [tag for tag in self._tags if isinstance(tag, str) and tag not in self._leaving]
+        if not tags:  # between the old consumers and the new ones
+            self._leaving = set()
+            tags = [tag for tag in self._tags if isinstance(tag, str)]
         waiting = len(tags)
 
         def cancelled(_frame: object) -> None:
@@ -414,6 +462,10 @@ class ThreadedConsumer:
         self._take_verdicts()
         self._flush()
         self._connection.close(on_closed)
+
+
+def _nothing(_frame: object) -> None:
+    """The answer to a request nobody waits for."""
 
 
 def declare(channel: Channel, declaration: Declaration, done: Callable[[], None]) -> None:

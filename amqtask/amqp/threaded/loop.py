@@ -114,7 +114,9 @@ class IoThread:
         while True:
             try:
                 self.loop.start()
-            except Exception:  # noqa: BLE001  # the loop belongs to several connections: one must not end the others
+            except (
+                Exception
+            ):  # the loop belongs to several connections: one must not end the others
                 log.exception("the I/O loop failed and goes on", thread=self.name)
             else:
                 return

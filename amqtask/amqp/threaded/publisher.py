@@ -48,6 +48,7 @@ STALLED = 3.0
 STALLED_CAP = 60.0
 SEND_BATCH = 256  # messages per write: enough to amortise the system call, few enough to keep the loop lively
 
+REOPEN_CAP = 0.05  # seconds: a message that closes the channel must not hold its neighbours up
 GRACE = 5.0  # seconds beyond a publish timeout in which the I/O thread must have given its verdict
 
 
@@ -130,6 +131,7 @@ class ThreadedPublisher:
             on_open=self._channel_open,
             on_lost=self._channel_lost,
             on_blocked=self._set_blocked,
+            reopen_cap=REOPEN_CAP,
         )
 
     # ------------------------------------------------------------ any thread

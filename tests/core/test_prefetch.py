@@ -1,0 +1,37 @@
+"""The prefetch follows the length of the tasks, within bounds and without jitter."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amqtask.core.prefetch import MOST, target
+
+
+@given(st.integers(1, 10_000), st.integers(0, 10_000), st.floats(0, 10_000), st.integers(1, 1000))
+def test_between_one_and_the_most_per_slot(
+    current: int, tasks: int, busy: float, slots: int
+) -> None:
+    found = target(current, tasks, busy, slots)
+
+    assert found == current or slots <= found <= MOST * slots
+
+
+@pytest.mark.parametrize(
+    ("tasks", "busy", "expected"),
+    [(1000, 0.02, 256), (100, 1.0, 10), (10, 1.0, 1), (1, 30.0, 1), (0, 0.0, 4)],
+)
+def test_about_a_tenth_of_a_second_of_work(tasks: int, busy: float, expected: int) -> None:
+    assert target(4, tasks, busy, slots=1) == expected
+
+
+def test_a_small_change_is_not_worth_a_round_trip() -> None:
+    assert target(10, 100, 0.7, slots=1) == 10
+
+
+@given(st.integers(1, 256), st.integers(1, 1000), st.floats(1e-6, 100))
+def test_steady_work_settles(current: int, tasks: int, busy: float) -> None:
+    first = target(current, tasks, busy, slots=1)
+
+    assert target(first, tasks, busy, slots=1) == first
