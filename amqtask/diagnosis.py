@@ -143,9 +143,9 @@ def check_addresses(addresses: Sequence[Address]) -> tuple[Session | None, list[
 def check_version(session: Session, topology: Topology | None) -> list[Finding]:
     """Which RabbitMQ it is, and what it lacks for the topology."""
     server = session.server
-    release = declare.release(session)
-    name = f"{server['product'] or 'unknown product'} {server['version']}"
-    if server["product"] != "RabbitMQ":
+    release = server.release
+    name = f"{server.product or 'unknown product'} {server.version}"
+    if server.product != "RabbitMQ":
         return [warn("version", f"{name} is not RabbitMQ", "amqtask is tested with RabbitMQ alone")]
     findings = [ok("version", name)]
     if release < OLDEST_TESTED:
@@ -340,7 +340,7 @@ def check_management(
         overview = management.get("overview")
         mine = session.server
         theirs = {"version": overview["rabbitmq_version"], "cluster_name": overview["cluster_name"]}
-        if any(mine[name] not in ("", theirs[name]) for name in theirs):
+        if any(getattr(mine, name) not in ("", theirs[name]) for name in theirs):
             raise NoAnswer(f"what answers there is another broker, {theirs['cluster_name']}")
         nodes = management.get("nodes")
         bindings = management.get("bindings", session.address.vhost) if topology is not None else []

@@ -159,7 +159,7 @@ def test_what_a_version_lacks(session: Session) -> None:
 
     found = diagnosis.check_version(session, topology)[1:]
 
-    expected = [Status.WARN] * 2 if declare.release(session) < (3, 12, 0) else []
+    expected = [Status.WARN] * 2 if session.server.release < (3, 12, 0) else []
     assert [f.status for f in found] == expected
 
 

@@ -44,7 +44,7 @@ def carry_out(
         TopologyConflict: a queue or an exchange is there and differs; names the argument and both values.
         OperationRefused: the user may not do this.
     """
-    check_support(session, topology, warn)
+    check_support(session.server.release, topology, warn)
     declarations = plan.declarations(topology)
     there = {
         item for item in map(_name, declarations) if item is not None and exists(session, item)
@@ -60,23 +60,19 @@ def carry_out(
         yield Carried(declaration, created, declaration_text(declaration))
 
 
-def check_support(session: Session, topology: Topology, warn: Callable[[str], None]) -> None:
-    """Refuse a topology this broker cannot carry.
+def check_support(
+    release: tuple[int, int, int], topology: Topology, warn: Callable[[str], None]
+) -> None:
+    """Refuse a topology that a broker of this release cannot carry.
 
     Raises:
         Unsupported: says what it lacks and which version has it.
     """
-    lacks = plan.unsupported(topology, release(session))
+    lacks = plan.unsupported(topology, release)
     for sentence in lacks.warnings:
         warn(sentence)
     if lacks.errors:
         raise Unsupported("\n".join(lacks.errors))
-
-
-def release(session: Session) -> tuple[int, int, int]:
-    """The broker's version as three numbers."""
-    major, minor, patch = (*session.version, 0, 0, 0)[:3]
-    return major, minor, patch
 
 
 def declare(session: Session, declaration: Declaration) -> None:

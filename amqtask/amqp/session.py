@@ -6,6 +6,7 @@ the path of a task.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,19 +14,29 @@ from typing import Any, Self, TypeVar
 import msgspec
 import pika
 import pika.exceptions
+from pika.adapters.utils import connection_workflow
 
 from amqtask.amqp.address import Address
+from amqtask.amqp.declaration import call_of
 from amqtask.amqp.threaded.connection import connect_error, connection_parameters, lost_error
 from amqtask.errors import BrokerError, ConnectFailed, ConnectionLost, OperationRefused
-from amqtask.topology.plan import (
-    BindExchange,
-    BindQueue,
-    Declaration,
-    DeclareExchange,
-    DeclareQueue,
-)
+from amqtask.topology.plan import Declaration
 
 T = TypeVar("T")
+
+
+class ServerInfo(msgspec.Struct, frozen=True):
+    """What a broker says of itself when a client logs in; empty where it says nothing."""
+
+    product: str
+    version: str
+    cluster_name: str = ""
+
+    @property
+    def release(self) -> tuple[int, int, int]:
+        """The version as numbers that compare: ``(3, 10, 8)``."""
+        major, minor, patch = (*map(int, re.findall(r"\d+", self.version)), 0, 0, 0)[:3]
+        return major, minor, patch
 
 
 class QueueState(msgspec.Struct, frozen=True):
@@ -77,7 +88,12 @@ class Session:
                 self._connection = pika.BlockingConnection(
                     connection_parameters(address, self._name, 60, self._timeout)
                 )
-            except (pika.exceptions.AMQPError, OSError, RuntimeError) as reason:
+            except (
+                pika.exceptions.AMQPError,
+                connection_workflow.AMQPConnectorException,
+                OSError,
+                RuntimeError,
+            ) as reason:
                 error = connect_error(address, reason)
             else:
                 self.address = address
@@ -99,19 +115,14 @@ class Session:
         self._connection = self._channel = None
 
     @property
-    def server(self) -> dict[str, str]:
-        """The broker's properties of interest: product, version, platform, cluster_name."""
+    def server(self) -> ServerInfo:
+        """What the broker said of itself at the login."""
         properties = self._connection._impl.server_properties or {}  # noqa: SLF001  # pika's blocking adapter hides them
-        result = {}
-        for key in ("product", "version", "platform", "cluster_name"):
+        found = {}
+        for key in ServerInfo.__struct_fields__:
             value = properties.get(key, "")
-            result[key] = value.decode() if isinstance(value, bytes) else str(value)
-        return result
-
-    @property
-    def version(self) -> tuple[int, ...]:
-        """The broker's version as numbers."""
-        return tuple(int(part) for part in self.server["version"].split(".") if part.isdigit())
+            found[key] = value.decode() if isinstance(value, bytes) else str(value)
+        return ServerInfo(**found)
 
     def declare(self, declaration: Declaration) -> None:
         """Carry out one declaration.
@@ -119,7 +130,8 @@ class Session:
         Raises:
             OperationRefused: the broker said no; the session can go on.
         """
-        self._do(lambda channel: _declare(channel, declaration))
+        method, arguments = call_of(declaration)
+        self._do(lambda channel: getattr(channel, method)(**arguments))
 
     def apply(
         self, declarations: Iterable[Declaration], done: Callable[[Declaration], None] | None = None
@@ -211,39 +223,3 @@ class Session:
                 f"RabbitMQ at {self.address.endpoint} did not answer within {self._timeout:g} s."
             )
         return lost_error(self.address, reason)
-
-
-def _declare(channel: Any, declaration: Declaration) -> None:
-    match declaration:
-        case DeclareExchange():
-            channel.exchange_declare(
-                declaration.name,
-                declaration.type,
-                durable=declaration.durable,
-                auto_delete=declaration.auto_delete,
-                internal=declaration.internal,
-                arguments=dict(declaration.arguments),
-            )
-        case DeclareQueue():
-            channel.queue_declare(
-                declaration.name,
-                passive=declaration.passive,
-                durable=declaration.durable,
-                exclusive=declaration.exclusive,
-                auto_delete=declaration.auto_delete,
-                arguments=dict(declaration.arguments),
-            )
-        case BindQueue():
-            channel.queue_bind(
-                declaration.queue,
-                declaration.exchange,
-                declaration.routing_key,
-                arguments=dict(declaration.arguments),
-            )
-        case BindExchange():
-            channel.exchange_bind(
-                declaration.destination,
-                declaration.source,
-                declaration.routing_key,
-                arguments=dict(declaration.arguments),
-            )

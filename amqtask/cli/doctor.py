@@ -97,7 +97,6 @@ def _of_broker(
     session: Session, app: App | None, topology: Topology | None, management: str | None
 ) -> Iterator[Finding]:
     from amqtask import diagnosis
-    from amqtask.amqp import declare
     from amqtask.amqp.management import Management
 
     try:
@@ -107,7 +106,7 @@ def _of_broker(
             yield from diagnosis.check_topology(session, topology)
         yield diagnosis.check_clock(session)
         if app is not None:
-            yield from diagnosis.check_time_limits(app, declare.release(session))
+            yield from diagnosis.check_time_limits(app, session.server.release)
         api = Management.of(session.address, management)
         yield from diagnosis.check_management(api, session, topology)
     except AmqtaskError as error:

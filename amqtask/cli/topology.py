@@ -80,10 +80,8 @@ def apply(
     with target.session(topology) as session:
         for step in carry_out(session, topology, warn=lambda text: output.warn((text,))):
             typer.echo(f"{MARKS[step.created]} {output.safe(step.text)}")
-        server = session.server
-        typer.echo(
-            f"{topology.source} is in place on {session.address} (RabbitMQ {server['version']})."
-        )
+        version = session.server.version
+        typer.echo(f"{topology.source} is in place on {session.address} (RabbitMQ {version}).")
 
 
 @app.command()

@@ -67,8 +67,8 @@ def prepare(options: WorkerOptions) -> Node:
     declarations = plan.declarations(topology) if options.declare else ()
     _check_limits(app, options)
     with _session(addresses, settings, options.node) as session:
-        version = session.server["version"]
-        _check_version(topology, session.version)
+        server = session.server
+        _check_version(topology, server.release)
         if options.declare:
             _declare(session, declarations)
         _check_queues(session, queues)
@@ -95,7 +95,7 @@ def prepare(options: WorkerOptions) -> Node:
         "node": options.node,
         "app": app.name,
         "broker": broker,
-        "version": version,
+        "version": server.version,
         "queues": list(queues),
         "pool": options.pool,
         "children": options.children,
@@ -160,9 +160,8 @@ def _session(addresses: tuple[Address, ...], settings: Settings, node: str) -> S
             time.sleep(delay)
 
 
-def _check_version(topology: Topology, version: tuple[int, ...]) -> None:
-    major, minor, patch = (*version, 0, 0, 0)[:3]
-    lacking = plan.unsupported(topology, (major, minor, patch))
+def _check_version(topology: Topology, release: tuple[int, int, int]) -> None:
+    lacking = plan.unsupported(topology, release)
     for sentence in lacking.warnings:
         log.warning(sentence)
     if lacking.errors:

@@ -7,14 +7,21 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from amqtask.amqp.probe import ServerInfo, probe
+from amqtask.amqp.probe import probe
+from amqtask.amqp.session import ServerInfo
 from amqtask.errors import ConfigurationError, ConnectFailed, LoginRefused
 from tests.brokers import Broker
 
 
 @pytest.mark.parametrize(
     ("version", "release"),
-    [("3.10.8", (3, 10, 8)), ("4.3.6+1", (4, 3, 6)), ("4.2.0-beta.1", (4, 2, 0)), ("", ())],
+    [
+        ("3.10.8", (3, 10, 8)),
+        ("4.3.6+1", (4, 3, 6)),
+        ("4.2.0-beta.1", (4, 2, 0)),
+        ("", (0, 0, 0)),
+        ("5", (5, 0, 0)),
+    ],
 )
 def test_versions_compare_as_numbers(version: str, release: tuple[int, ...]) -> None:
     assert ServerInfo("RabbitMQ", version).release == release

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any
-
 from aiormq.abc import AbstractChannel
 
 from amqtask.amqp.aio.connection import Link
-from amqtask.topology.plan import (
-    BindExchange,
-    BindQueue,
-    Declaration,
-    DeclareExchange,
-    DeclareQueue,
-)
+from amqtask.amqp.declaration import call_of
+from amqtask.topology.plan import Declaration
 
 
 async def declare(
@@ -26,41 +18,5 @@ async def declare(
         OperationRefused: the broker refused it and closed the channel.
         ConnectionLost: no answer.
     """
-    await link.call(_request(channel, declaration), within)
-
-
-def _request(channel: AbstractChannel, declaration: Declaration) -> Awaitable[object]:
-    arguments: dict[str, Any] = dict(declaration.arguments)
-    match declaration:
-        case DeclareExchange():
-            return channel.exchange_declare(
-                declaration.name,
-                exchange_type=declaration.type,
-                durable=declaration.durable,
-                auto_delete=declaration.auto_delete,
-                internal=declaration.internal,
-                arguments=arguments,
-            )
-        case DeclareQueue():
-            return channel.queue_declare(
-                declaration.name,
-                passive=declaration.passive,
-                durable=declaration.durable,
-                exclusive=declaration.exclusive,
-                auto_delete=declaration.auto_delete,
-                arguments=arguments,
-            )
-        case BindQueue():
-            return channel.queue_bind(
-                declaration.queue,
-                declaration.exchange,
-                declaration.routing_key,
-                arguments=arguments,
-            )
-        case BindExchange():
-            return channel.exchange_bind(
-                declaration.destination,
-                declaration.source,
-                routing_key=declaration.routing_key,
-                arguments=arguments,
-            )
+    method, arguments = call_of(declaration)
+    await link.call(getattr(channel, method)(**arguments), within)

@@ -1,0 +1,47 @@
+"""A declaration as the call of a channel's method, which all client libraries name alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amqtask.topology.plan import (
+    BindExchange,
+    BindQueue,
+    Declaration,
+    DeclareExchange,
+    DeclareQueue,
+)
+
+
+def call_of(declaration: Declaration) -> tuple[str, dict[str, Any]]:
+    """The method of a channel (pika's, blocking or not, or aiormq's) that carries it out, and its keyword arguments."""
+    arguments: dict[str, Any] = {"arguments": dict(declaration.arguments)}
+    match declaration:
+        case DeclareExchange():
+            return "exchange_declare", arguments | {
+                "exchange": declaration.name,
+                "exchange_type": declaration.type,
+                "durable": declaration.durable,
+                "auto_delete": declaration.auto_delete,
+                "internal": declaration.internal,
+            }
+        case DeclareQueue():
+            return "queue_declare", arguments | {
+                "queue": declaration.name,
+                "passive": declaration.passive,
+                "durable": declaration.durable,
+                "exclusive": declaration.exclusive,
+                "auto_delete": declaration.auto_delete,
+            }
+        case BindQueue():
+            return "queue_bind", arguments | {
+                "queue": declaration.queue,
+                "exchange": declaration.exchange,
+                "routing_key": declaration.routing_key,
+            }
+        case BindExchange():
+            return "exchange_bind", arguments | {
+                "destination": declaration.destination,
+                "source": declaration.source,
+                "routing_key": declaration.routing_key,
+            }
