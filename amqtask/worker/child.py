@@ -50,7 +50,17 @@ class Child:
         self._job = job
         self._context = context
         self._io = IoThread(f"amqtask-io-{context.index}")
-        self._publisher: ThreadedPublisher | None = None  # I/O thread
+        # Connects when the first result, dead letter or task is published.
+        self._publisher = ThreadedPublisher(
+            self._io,
+            job.addresses,
+            name=f"{job.node}/{context.index} publisher",
+            heartbeat=job.settings.broker_heartbeat,
+            connect_timeout=job.settings.broker_connection_timeout,
+            window=job.settings.publish_window,
+            buffer=job.settings.publish_buffer,
+            fast=job.settings.broker_fast_frames,
+        )
         self._limits = MainThreadLimits(self._io, self._io_hard_limit)
         self._consumer = ThreadedConsumer(
             self._io,
@@ -67,7 +77,7 @@ class Child:
             fast=job.settings.broker_fast_frames,
         )
         self._settler = Settler(
-            self._io, self._consumer, self._io_publisher, job.settings.worker_successful_max
+            self._io, self._consumer, self._publisher, job.settings.worker_successful_max
         )
         self._settler.set_window(job.prefetch or FIRST * context.slots)
         self._executor = Executor(
@@ -93,6 +103,7 @@ class Child:
         self._install_signals()
         self._limits.install()
         self._io.start()
+        self._job.app.adopt(self._io, self._publisher)  # what tasks publish goes the same way
         self._consumer.start()
         try:
             self._pool.run()
@@ -119,11 +130,12 @@ class Child:
                 "stopping with unsettled tasks; the broker will give them to another worker",
                 unsettled=self._consumer.unsettled,
             )
+        self._executor.close()
+        self._job.app.close(CLOSE_GRACE)
         closed = threading.Event()
         self._consumer.close(closed.set)
         closed.wait(CLOSE_GRACE)
-        if self._publisher is not None:
-            self._publisher.close(CLOSE_GRACE)
+        self._publisher.close(CLOSE_GRACE)
         self._io.stop()
         if self._signals is not None:
             signal.set_wakeup_fd(-1)
@@ -151,21 +163,6 @@ class Child:
         )
 
     # ------------------------------------------------------------ I/O thread
-
-    def _io_publisher(self) -> ThreadedPublisher:
-        if self._publisher is None:
-            job = self._job
-            self._publisher = ThreadedPublisher(
-                self._io,
-                job.addresses,
-                name=f"{job.node}/{self._context.index} results",
-                heartbeat=job.settings.broker_heartbeat,
-                connect_timeout=job.settings.broker_connection_timeout,
-                window=job.settings.publish_window,
-                buffer=job.settings.publish_buffer,
-                fast=job.settings.broker_fast_frames,
-            )
-        return self._publisher
 
     def _io_ready(self) -> None:
         if not self._told:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -102,6 +103,8 @@ class Executor:
         self.busy = 0.0
         self.running_since = 0.0
         self._runner: asyncio.Runner | None = None
+        # Asked once: a line per task is for those who want one.
+        self._tells_success = logging.getLogger("amqtask.worker").isEnabledFor(logging.DEBUG)
         # What runs now, for the hard limit; set before the limits are armed and read only while they are.
         self._current: tuple[Delivery, Head, AnyTask, float] | None = None
 
@@ -211,6 +214,13 @@ class Executor:
             current.reset(token)
         return Succeeded(value, time.monotonic() - started)
 
+    def close(self) -> None:
+        """Close the event loop that coroutine tasks shared, and what they opened on it. The slot's thread."""
+        if self._runner is not None:
+            self._runner.run(self._job.app.aclose())
+            self._runner.close()
+            self._runner = None
+
     def _run_coroutine(self, coroutine: Any) -> object:
         if self._runner is None:
             self._runner = asyncio.Runner()
@@ -317,6 +327,13 @@ class Executor:
     ) -> Settlement:
         reply, outcome = self._result(head, task, outcome)
         if type(outcome) is Succeeded:
+            if self._tells_success:
+                log.debug(
+                    "task succeeded",
+                    task_name=head.task,
+                    task_id=head.id,
+                    runtime=round(outcome.runtime, 6),
+                )
             settlement = decide(outcome, reply, None)
         else:
             self._report(head, outcome)

@@ -35,8 +35,7 @@ class Settler:
     Args:
         io: the child's I/O thread.
         consumer: takes the verdicts.
-        publisher: gives the publisher for follow-ups; called when the first one comes, so that a child that publishes
-            nothing opens one connection only.
+        publisher: takes the follow-ups.
         remember: how many finished executions are kept, whose ack may have been lost.
     """
 
@@ -44,7 +43,7 @@ class Settler:
         self,
         io: IoThread,
         consumer: ThreadedConsumer,
-        publisher: Callable[[], ThreadedPublisher],
+        publisher: ThreadedPublisher,
         remember: int,
     ) -> None:
         self._io = io
@@ -137,7 +136,7 @@ class Settler:
                 self._finish(delivery, settlement, verdict, key)
             self._check_idle()
 
-        FollowUps(settlement, key, ended).publish(self._publisher())
+        FollowUps(settlement, key, ended).publish(self._publisher)
 
     def _finish(
         self, delivery: Delivery, settlement: Settlement, verdict: Verdict | None, key: Key | None
