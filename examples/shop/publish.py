@@ -119,7 +119,7 @@ def table(rows: Sequence[tuple[Order, Done]]) -> Table:
     drawn.add_column("result", overflow="fold", style="green")
     drawn.add_column("time", justify="right", no_wrap=True)
     for order, done in sorted(rows, key=lambda row: (row[1]["queue"], row[1]["finished"])):
-        result = done["result"] if order.task != "checksum" else done["result"][:16]
+        result = done["result"] if order.task != "checksum" else done["result"][:12]
         drawn.add_row(
             Text(order.subject + (" (urgent)" if order.urgent else "")),
             order.task,
