@@ -226,6 +226,8 @@ class Child:
             self._io_give_back([delivery])
         self._held.clear()
         self._consumer.stop(self._pool.stop)
+        # A broker that hangs does not answer the cancel: what it still sends is given back.
+        self._io.call_later(CLOSE_GRACE, self._pool.stop)
 
     def _io_cold(self) -> None:
         """Cold shutdown: give back everything, the running task too, and go."""
