@@ -224,7 +224,13 @@ class Executor:
     def _run_coroutine(self, coroutine: Any) -> object:
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(coroutine)
+        try:
+            return self._runner.run(coroutine)
+        except SoftTimeLimitExceeded:
+            # It may have struck the event loop instead of the coroutine, which would then go on beside the next task.
+            runner, self._runner = self._runner, None
+            runner.close()
+            raise
 
     def _failed(
         self, error: BaseException, task: AnyTask, args: Any, kwargs: Any, runtime: float

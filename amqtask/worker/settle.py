@@ -24,6 +24,8 @@ log = get_logger("amqtask.worker")
 
 LINGER = 0.005  # seconds a finished task's ack may wait in the slot's outbox
 
+REMEMBERED_BYTES = 65_536  # a larger result is not kept: its task would run again after a lost ack
+
 Key = tuple[str, int]  # task id and its number of retries: one execution
 
 
@@ -141,9 +143,14 @@ class Settler:
     def _finish(
         self, delivery: Delivery, settlement: Settlement, verdict: Verdict | None, key: Key | None
     ) -> None:
-        if key is not None and verdict is Verdict.ACK:
+        results = settlement.results
+        if (
+            key is not None
+            and verdict is Verdict.ACK
+            and sum(len(result.envelope.body) for result in results) <= REMEMBERED_BYTES
+        ):
             finished = self._finished
-            finished[key] = settlement.results
+            finished[key] = results
             if len(finished) > self._remember:
                 finished.popitem(last=False)
         if verdict is not None:

@@ -133,7 +133,8 @@ class _Shell:
             for event in self._look():
                 self._feed(event)
             self._feed(fleet.Tick())
-        self._log.info("stopped", exit_code=self._exit)
+        if self._on_ready is None:
+            self._log.info("stopped", exit_code=self._exit)
         return self._exit
 
     def _feed(self, event: fleet.Event) -> None:
@@ -328,6 +329,8 @@ class _Shell:
                         verdict=command.kind.name.lower(),
                         count=verdict.count,
                     )
+                case fleet.Say(level="error") if self._on_ready is not None:
+                    _tell(command.event)
                 case fleet.Say():
                     getattr(self._log, command.level)(command.event, **_readable(command.fields))
                 case fleet.Exit():
@@ -422,6 +425,12 @@ class _Leave(BaseException):
     """A signal asked the worker to stop while it was importing."""
 
 
+def _tell(sentence: str) -> None:
+    """Say to whoever started the worker why it does not start: a sentence for a person, whatever form the log has."""
+    sys.stderr.write(sentence + "\n")
+    sys.stderr.flush()
+
+
 def _run_solo(options: WorkerOptions, prepare: Prepare, on_ready: OnReady) -> int:
     """Run the app in this very process: no child, no fork, a debugger's terminal. HUP and a recycle start the program anew.
 
@@ -442,7 +451,7 @@ def _run_solo(options: WorkerOptions, prepare: Prepare, on_ready: OnReady) -> in
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's module may raise anything
         refusal = forkserver.refusal(error)
         bound.debug("import failed", traceback=refusal.traceback)
-        bound.error(refusal.reason)
+        _tell(refusal.reason)
         return refusal.code
     on_ready(prepared.info)
     again = False
