@@ -18,7 +18,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pika
 
@@ -73,7 +73,7 @@ class Place:
         topology = {"version": 1, "queues": dict.fromkeys(self.queues, arguments)}
         (self.path / "topology.yaml").write_text(json.dumps(topology))
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -219,6 +219,14 @@ class Place:
         """Wait for an entry."""
         eventually(lambda: self.count(event)[what], timeout)
 
+    def finished(self, count: int, timeout: float = 20.0) -> None:
+        """Wait until so many tasks have ended."""
+        eventually(lambda: sum(self.count("end").values()) >= count, timeout, interval=0.02)
+
+    def everything_done(self, names: Sequence[str], timeout: float = 40.0) -> None:
+        """Wait until each of these has ended at least once."""
+        eventually(lambda: set(self.count("end")) >= set(names), timeout, interval=0.05)
+
     def release(self, name: str) -> None:
         """Let tasks go on that wait for this file."""
         (self.path / name).touch()
@@ -264,9 +272,7 @@ class Node:
         """Wait until it has logged an event so often."""
         try:
             eventually(
-                lambda: (
-                    len(self.records(event)) >= times or self.process.poll() is not None
-                ),
+                lambda: len(self.records(event)) >= times or self.process.poll() is not None,
                 timeout,
                 interval=0.03,
             )
@@ -276,7 +282,7 @@ class Node:
 
     def wait_ready(self, times: int = 1) -> None:
         """Wait until all children consume, for the n-th time."""
-        if "solo" in self.process.args:  # type: ignore[operator]  # our own list
+        if "-Psolo" in self.process.args:  # type: ignore[operator]  # our own list
             self.says("worker ready", START)
         else:
             self.says("ready", START, times)
@@ -290,6 +296,19 @@ class Node:
     def children(self) -> list[int]:
         """The children: what the fork servers have forked."""
         return [child for server in offspring(self.pid) for child in offspring(server)]
+
+    def whole(self, count: int, without: int = 0, timeout: float = 5.0) -> list[int]:
+        """Wait until it has so many children, ``without`` not among them."""
+
+        def look() -> list[int]:
+            pids = self.children()
+            return pids if len(pids) == count and without not in pids else []
+
+        return eventually(look, timeout)
+
+    def gone(self, family: Sequence[int], timeout: float = 5.0) -> None:
+        """Wait until these of its processes do not exist any more."""
+        eventually(lambda: not alive(family), timeout)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send the supervisor a signal."""
@@ -307,7 +326,7 @@ class Node:
         family = self.family()
         self.kill(number)
         code = self.wait(timeout)
-        eventually(lambda: not alive(family), 5)
+        self.gone(family)
         return code
 
     def destroy(self) -> None:
@@ -315,7 +334,7 @@ class Node:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        eventually(lambda: not alive(family), 10)
+        self.gone(family, 10)
 
 
 def offspring(pid: int) -> list[int]:

@@ -85,7 +85,9 @@ def fail(what: str) -> None:
 @app.task
 def leave(how: str) -> None:
     """Raise what is no Exception."""
-    raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "base": BaseException("odd")}[how]
+    raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "base": BaseException("odd")}[
+        how
+    ]
 
 
 @app.task

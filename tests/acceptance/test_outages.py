@@ -1,0 +1,138 @@
+"""A broker that restarts, is killed or freezes under load: work resumes by itself, nothing is lost, stopping never hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from amqtask.errors import BrokerError
+from tests.acceptance.nodes import Node, Place, background
+from tests.brokers import OwnBroker
+from tests.waiting import eventually
+
+Places = Callable[..., Place]
+
+
+@pytest.fixture
+def outage(own: OwnBroker) -> Iterator[OwnBroker]:
+    """The broker to be shut down; running again afterwards."""
+    yield own
+    with contextlib.suppress(BrokerError):  # it is not running
+        own.resume()
+    own.start()
+
+
+def publish_until(at: Place, stop: threading.Event, sent: list[str]) -> None:
+    """Publish without a pause; each name is in ``sent`` once ``delay`` has returned for it."""
+    number = 0
+    while not stop.is_set():
+        name = f"live-{number}"
+        number += 1
+        at.send("note", name, 0.001, ignore_result=True)
+        sent.append(name)
+
+
+def down_and_up(at: Place, broker: OwnBroker, node: Node, down: Callable[[], None]) -> float:
+    """Take the broker down under load and start it again; seconds until a task runs again after it answered."""
+    down()
+    broker.start()
+    back = time.monotonic()
+    done = sum(at.count("end").values())
+    at.finished(done + 1, 15)
+    took = time.monotonic() - back
+    assert node.process.poll() is None
+    return took
+
+
+def test_restarts_and_a_kill_under_load(place: Places, outage: OwnBroker) -> None:
+    at = place(on=outage, type="quorum")
+    node = at.node("-c", "2", "-Q", at.queue)
+    children = node.children()
+    names = at.send_notes(3000, 0.001)
+    stop, sent = threading.Event(), list[str]()
+    with background(lambda: publish_until(at, stop, sent)):
+        try:
+            at.finished(50)
+            # First a clean restart: a broker killed right after a queue was declared may forget the queue (3.10 does).
+            after_stop = down_and_up(at, outage, node, outage.stop)
+            at.finished(sum(at.count("end").values()) + 50)
+            after_kill = down_and_up(at, outage, node, outage.kill)
+        finally:
+            stop.set()
+
+    at.everything_done(names + sent)
+    assert node.children() == children
+    assert node.stop() == 0
+    assert at.depth() == at.depth(at.dead) == 0
+    assert (after_stop < 5, after_kill < 5) == (True, True), (after_stop, after_kill)
+    # What ran again: the prefetch of each child and what was sent again without its confirm, for each outage.
+    again = sum(at.count("start").values()) - len(set(names + sent))
+    assert again <= 2 * 2 * 64, again
+
+
+@pytest.mark.parametrize(
+    ("how", "flags"),
+    [("down", "-c2"), ("frozen", "-c2"), ("frozen", "-Psolo")],
+    ids=["down", "frozen", "frozen-solo"],
+)
+def test_term_without_a_broker(place: Places, outage: OwnBroker, how: str, flags: str) -> None:
+    at = place(on=outage)
+    node = at.node(flags, "-Q", at.queue)
+    assert at.send("add", 1, 2).get(timeout=20) == 3  # both connections are open
+    if how == "down":
+        outage.stop()
+        node.says("no broker connection", 10)
+    else:
+        outage.pause()
+
+    # 10 s for confirms that may still come, 2 s for each connection to close
+    assert node.stop(timeout=16) == 0
+
+
+def test_term_with_a_running_task_while_the_broker_is_frozen(
+    place: Places, outage: OwnBroker
+) -> None:
+    at = place(on=outage)
+    node = at.node("-c", "1", "-Q", at.queue)
+    result = at.send("hold", "x", "go")
+    at.saw("start", "x")
+    outage.pause()
+    node.kill(signal.SIGTERM)
+    at.release("go")
+    at.saw("end", "x")
+    outage.resume()
+    # the broker is back in time: the result is confirmed, the message acked, and the node ends well
+    assert node.wait() == 0
+    assert result.get(timeout=10) == "x"
+    assert at.depth() == 0
+
+
+def test_a_node_starts_before_its_broker(place: Places, outage: OwnBroker) -> None:
+    at = place(on=outage)
+    at.declare()
+    outage.stop()
+    node = at.node("-c", "1", "-Q", at.queue, ready=False)
+    node.says("waiting for the broker")
+    assert node.process.poll() is None
+    outage.start()
+    node.wait_ready()
+    assert at.send("add", 1, 2).get(timeout=20) == 3
+    assert node.stop() == 0
+
+
+def test_results_arrive_across_a_restart(place: Places, outage: OwnBroker) -> None:
+    at = place(on=outage)
+    node = at.node("-c", "2", "-Q", at.queue)
+    results = [at.send("hold", f"n{number}", "go") for number in range(4)]
+    eventually(lambda: sum(at.count("start").values()) >= 2, 20)
+    outage.stop()
+    at.release("go")
+    eventually(lambda: sum(at.count("end").values()) >= 2, 20)
+    outage.start()
+    assert [result.get(timeout=30) for result in results] == ["n0", "n1", "n2", "n3"]
+    assert node.stop() == 0
