@@ -50,6 +50,7 @@ from amqtask.errors import (
 from amqtask.log import get_logger
 from amqtask.request import DeliveryInfo, Request, current
 from amqtask.task import Task
+from amqtask.worker.coroutines import Interruptible
 from amqtask.worker.job import Job
 from amqtask.worker.limits import MainThreadLimits
 from amqtask.worker.prepared import ChildContext
@@ -224,13 +225,17 @@ class Executor:
     def _run_coroutine(self, coroutine: Any) -> object:
         if self._runner is None:
             self._runner = asyncio.Runner()
+        carried = Interruptible(coroutine)
+        self._limits.divert = carried.interrupt
         try:
-            return self._runner.run(coroutine)
+            return self._runner.run(carried.run())
         except SoftTimeLimitExceeded:
-            # It may have struck the event loop instead of the coroutine, which would then go on beside the next task.
+            # What the coroutine had started on the loop would go on beside the next task.
             runner, self._runner = self._runner, None
             runner.close()
             raise
+        finally:
+            self._limits.divert = None
 
     def _failed(
         self, error: BaseException, task: AnyTask, args: Any, kwargs: Any, runtime: float
