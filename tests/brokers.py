@@ -96,6 +96,19 @@ class Broker:
             content = answer.read()
         return json.loads(content) if content else None
 
+    def close_connection(self, name: str) -> None:
+        """Have the broker close every connection that calls itself ``name``; waits until it lists one."""
+
+        def listed() -> list[str]:
+            return [
+                str(connection["name"])
+                for connection in self.api("GET", "/api/connections")
+                if connection.get("client_properties", {}).get("connection_name") == name
+            ]
+
+        for internal in eventually(listed, timeout=20, interval=0.1):
+            self.api("DELETE", f"/api/connections/{quote(internal, safe='')}")
+
     def queues(self) -> list[Json]:
         """List the queues of this broker's virtual host."""
         return list(self.api("GET", f"/api/queues/{quote(self.vhost, safe='')}"))

@@ -17,6 +17,8 @@ class Delivery:
         routing_key: routing key it was published with.
         queue: queue it was consumed from.
         body: message body.
+
+    ``properties`` are given where another codec has decoded them already.
     """
 
     __slots__ = (
@@ -31,7 +33,13 @@ class Delivery:
         "tag",
     )
 
-    def __init__(self, epoch: int, queue: str, deliver: frames.Deliver) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        queue: str,
+        deliver: frames.Deliver,
+        properties: Properties | None = None,
+    ) -> None:
         self.epoch = epoch
         self.tag = deliver.tag
         self.redelivered = deliver.redelivered
@@ -40,7 +48,7 @@ class Delivery:
         self.queue = queue
         self.body = deliver.body
         self._header = deliver.header
-        self._properties: Properties | None = None
+        self._properties = properties
 
     @property
     def properties(self) -> Properties:

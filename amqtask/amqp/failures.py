@@ -28,6 +28,11 @@ def unreachable(address: Address, reason: object) -> ConnectFailed:
     )
 
 
+def tls_failed(address: Address, reason: object) -> ConnectFailed:
+    """Somebody answers there, and no TLS session came of it."""
+    return ConnectFailed(f"TLS with {address.endpoint} failed: {reason}.")
+
+
 def login_refused(address: Address, code: int) -> LoginRefused:
     """A broker answered and refused user, password or virtual host."""
     if code == ACCESS_REFUSED:
@@ -53,11 +58,11 @@ def nacked(publication: Publication) -> PublishNacked:
     )
 
 
-def unroutable(publication: Publication, code: int, text: str) -> Unroutable:
-    """The broker returned a mandatory message."""
+def unroutable(publication: Publication, reason: str) -> Unroutable:
+    """The broker returned a mandatory message, for a reason like ``312 NO_ROUTE``."""
     return Unroutable(
         f"No queue is bound to exchange {publication.exchange!r} for routing key "
-        f"{publication.routing_key!r} ({code} {text}); declare the queue or apply the topology."
+        f"{publication.routing_key!r} ({reason}); declare the queue or apply the topology."
     )
 
 

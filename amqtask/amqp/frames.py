@@ -594,13 +594,16 @@ class Returned:
 class Contents:
     """Puts together what ``Parser`` leaves in frames: deliveries of several body frames, and returned messages.
 
-    For a client library that has no use for them itself. Give it each frame of ``on_other``.
+    For a client library that has no use for them itself. Give it each frame of ``on_other``. Without ``on_return`` the
+    frames of returned messages are left to the client library.
     """
 
     __slots__ = ("_on_deliver", "_on_return", "_open")
 
     def __init__(
-        self, on_deliver: Callable[[Deliver], None], on_return: Callable[[Returned], None]
+        self,
+        on_deliver: Callable[[Deliver], None],
+        on_return: Callable[[Returned], None] | None = None,
     ) -> None:
         self._on_deliver = on_deliver
         self._on_return = on_return
@@ -616,7 +619,7 @@ class Contents:
         channel = _u16.unpack_from(frame, 1)[0]
         if kind == _METHOD and len(frame) >= 12:
             method = _u32.unpack_from(frame, 7)[0]
-            if method not in (_DELIVER, _RETURN):
+            if method != _DELIVER and (method != _RETURN or self._on_return is None):
                 return False
             self._open[channel] = _Content(frame[7:-1])
             return True
@@ -672,7 +675,7 @@ class Contents:
                 )
         except (IndexError, StructError):
             raise ConnectionLost("The broker sent a malformed basic method frame.") from None
-        if returned is not None:
+        if returned is not None and self._on_return is not None:
             self._on_return(returned)
         elif deliver is not None:
             self._on_deliver(deliver)

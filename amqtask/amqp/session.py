@@ -16,10 +16,11 @@ import pika
 import pika.exceptions
 from pika.adapters.utils import connection_workflow
 
+from amqtask.amqp import failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import call_of
 from amqtask.amqp.threaded.connection import connect_error, connection_parameters, lost_error
-from amqtask.errors import BrokerError, ConnectFailed, ConnectionLost, OperationRefused
+from amqtask.errors import BrokerError, ConnectFailed, OperationRefused
 from amqtask.topology.plan import Declaration
 
 T = TypeVar("T")
@@ -219,7 +220,5 @@ class Session:
 
     def _lost(self, reason: Exception) -> BrokerError:
         if isinstance(reason, pika.exceptions.AMQPHeartbeatTimeout):
-            return ConnectionLost(
-                f"RabbitMQ at {self.address.endpoint} did not answer within {self._timeout:g} s."
-            )
+            return failures.lost(self.address, f"no answer within {self._timeout:g} s")
         return lost_error(self.address, reason)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from amqtask.amqp import ports
 from amqtask.amqp.address import Address
-from amqtask.amqp.threaded.consumer import Delivery, ThreadedConsumer
+from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.core.message import Envelope
 from amqtask.core.outcome import Verdict

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from amqtask.amqp import ports
-from amqtask.amqp.threaded.consumer import Delivery, ThreadedConsumer
+from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.fleet import ChildExit
@@ -125,7 +126,8 @@ class Child:
         """Wait until everything is settled, then close both connections and the I/O thread."""
         settled = threading.Event()
         self._io.post(lambda: self._settler.when_idle(settled.set))
-        if not settled.wait(SETTLE_GRACE):
+        in_time = settled.wait(SETTLE_GRACE)
+        if not in_time:
             log.warning(
                 "stopping with unsettled tasks; the broker will give them to another worker",
                 unsettled=self._consumer.unsettled,

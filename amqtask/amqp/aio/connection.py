@@ -22,13 +22,12 @@ from yarl import URL
 from amqtask.amqp import failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.wire import Streams, Wire
-from amqtask.core.backoff import exponential, full_jitter
+from amqtask.amqp.pause import HEALTHY_AFTER, pause
 from amqtask.errors import (
     BrokerError,
     ConfigurationError,
     ConnectFailed,
     ConnectionLost,
-    LoginRefused,
     OperationRefused,
 )
 from amqtask.log import get_logger
@@ -37,10 +36,6 @@ log = get_logger("amqtask.amqp")
 
 T = TypeVar("T")
 
-RETRY_BASE = 0.1  # seconds
-RETRY_CAP = 3.0  # a broker that is back is found within seconds
-REFUSED_CAP = 30.0  # a refused password is not tried more often than brokers lock accounts for
-HEALTHY_AFTER = 10.0  # seconds open before the next loss counts as the first again
 CLOSE_TIMEOUT = 1.0  # seconds a farewell may take
 HIGH_WATER = 1024 * 1024  # bytes written and not sent at which an owner should wait
 
@@ -201,7 +196,7 @@ def _connect_error(address: Address, wire: Wire | None, error: Exception) -> Con
     if wire is not None and wire.close_code in (failures.ACCESS_REFUSED, failures.NOT_ALLOWED):
         return failures.login_refused(address, wire.close_code)
     if isinstance(error, ssl.SSLError):
-        return ConnectFailed(f"TLS with {address.endpoint} failed: {error}.")
+        return failures.tls_failed(address, error)
     return failures.unreachable(address, (wire.why if wire is not None else "") or error)
 
 
@@ -327,8 +322,7 @@ class Connection:
 
     def _pause(self, error: BrokerError) -> float:
         """Seconds before the next attempt, having told the log, once a sentence and not once an attempt."""
-        cap = REFUSED_CAP if isinstance(error, LoginRefused) else RETRY_CAP
-        delay = full_jitter(exponential(self._attempt, RETRY_BASE, cap), self._rng)
+        delay = pause(error, self._attempt, self._rng)
         known = self.last_error is not None and str(self.last_error) == str(error)
         (log.debug if known else log.warning)(
             "the broker refused what this connection needs"

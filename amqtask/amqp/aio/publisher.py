@@ -308,8 +308,7 @@ class AioPublisher:
             if not ok:
                 self._settle(entry, failures.nacked(entry.publication))
             elif returned is not None:
-                code, _, text = returned.partition(" ")
-                self._settle(entry, failures.unroutable(entry.publication, int(code), text))
+                self._settle(entry, failures.unroutable(entry.publication, returned))
             else:
                 self._settle(entry, None)
         if self._waiting:

@@ -18,28 +18,26 @@ import pika.exceptions
 from pika.adapters.utils import connection_workflow
 from pika.channel import Channel
 
+from amqtask.amqp import failures
 from amqtask.amqp.address import Address
+from amqtask.amqp.pause import HEALTHY_AFTER, pause
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.seams import FastConnection, PlainConnection, require_seams
-from amqtask.core.backoff import exponential, full_jitter
+from amqtask.core.backoff import exponential
 from amqtask.errors import (
     BrokerError,
+    ConfigurationError,
     ConnectFailed,
     ConnectionLost,
-    LoginRefused,
     OperationRefused,
 )
 from amqtask.log import get_logger
 
 log = get_logger("amqtask.amqp")
 
-RETRY_BASE = 0.1  # seconds
-RETRY_CAP = 3.0  # a broker that is back is found within seconds
-REFUSED_CAP = 30.0  # a refused password is not tried more often than brokers lock accounts for
 REOPEN_BASE = 0.02  # seconds before a new channel when the broker closed the last one
 REOPEN_CAP = 1.0
 CLOSE_TIMEOUT = 2.0  # seconds a broker gets to answer a close
-HEALTHY_AFTER = 10.0  # seconds open before the next loss counts as the first again
 
 
 class Connection:
@@ -133,14 +131,6 @@ class Connection:
         """The broker of the current or next attempt."""
         return self.addresses[self._attempt % len(self.addresses)]
 
-    @property
-    def server_version(self) -> tuple[int, ...]:
-        """The broker's version, empty before the first handshake."""
-        properties = getattr(self._pika, "server_properties", None) or {}
-        text = properties.get("version", "")
-        text = text.decode() if isinstance(text, bytes) else str(text)
-        return tuple(int(part) for part in text.split(".") if part.isdigit())
-
     def renew_channel(self) -> None:
         """Close the channel and open another on the same connection: the way out after a broker cancel."""
         channel = self._channel
@@ -166,8 +156,8 @@ class Connection:
             parameters = connection_parameters(
                 self.address, self.name, self._heartbeat, self._connect_timeout
             )
-        except (OSError, ssl.SSLError) as error:  # unreadable certificate files
-            self._failed(ConnectFailed(f"Cannot set up TLS for {self.address}: {error}."))
+        except ConfigurationError as error:  # unreadable certificate files
+            self._failed(ConnectFailed(str(error)))
             return
         self._pika = factory(
             parameters,
@@ -247,8 +237,7 @@ class Connection:
             return
         if not self._wanted:
             return
-        cap = REFUSED_CAP if isinstance(error, LoginRefused) else RETRY_CAP
-        delay = full_jitter(exponential(self._attempt, RETRY_BASE, cap), self._rng)
+        delay = pause(error, self._attempt, self._rng)
         # Once a sentence, not once an attempt: a broker that is away for an hour fills no log.
         repeated = str(error) == self._reported
         self._reported = str(error)
@@ -309,20 +298,33 @@ def _nothing() -> None:
 def connection_parameters(
     address: Address, name: str, heartbeat: int, connect_timeout: float
 ) -> pika.ConnectionParameters:
-    """pika's parameters for an address; one attempt, no blocking retries of pika's own."""
+    """pika's parameters for an address; one attempt, no blocking retries of pika's own.
+
+    Args:
+        address: the broker; its own heartbeat and connection timeout win.
+        name: connection name in the broker's management.
+        heartbeat: seconds.
+        connect_timeout: seconds.
+
+    Raises:
+        ConfigurationError: a certificate file cannot be used.
+    """
     context = address.ssl_context()
+    within = address.connection_timeout or connect_timeout
     return pika.ConnectionParameters(
         host=address.host,
         port=address.port,
         virtual_host=address.vhost,
         credentials=pika.PlainCredentials(address.user, address.password),
-        heartbeat=heartbeat,
+        heartbeat=heartbeat if address.heartbeat is None else address.heartbeat,
         connection_attempts=1,
-        socket_timeout=connect_timeout,
-        stack_timeout=connect_timeout + 1,
+        socket_timeout=within,
+        stack_timeout=within + 1,
         blocked_connection_timeout=None,
         client_properties={"product": "amqtask", "connection_name": name},
-        ssl_options=None if context is None else pika.SSLOptions(context, address.host),
+        ssl_options=None
+        if context is None
+        else pika.SSLOptions(context, address.server_name or address.host),
     )
 
 
@@ -339,19 +341,14 @@ def connect_error(address: Address, reason: BaseException | str) -> ConnectFaile
             cause,
             (pika.exceptions.ProbableAuthenticationError, pika.exceptions.AuthenticationError),
         ):
-            return LoginRefused(
-                f"RabbitMQ at {address} refused the login of user {address.user!r}: check user and password."
-            )
+            return failures.login_refused(address, failures.ACCESS_REFUSED)
         if isinstance(cause, pika.exceptions.ProbableAccessDeniedError) or (
             isinstance(cause, pika.exceptions.ConnectionClosedByBroker)
-            and cause.reply_code in (403, 530)
+            and cause.reply_code in (failures.ACCESS_REFUSED, failures.NOT_ALLOWED)
         ):
-            return LoginRefused(
-                f"RabbitMQ at {address} refused user {address.user!r} access to the virtual host "
-                f"{address.vhost!r}: create it or grant permissions."
-            )
+            return failures.login_refused(address, failures.NOT_ALLOWED)
         if isinstance(cause, ssl.SSLError):
-            return ConnectFailed(f"TLS with {address.host}:{address.port} failed: {cause}.")
+            return failures.tls_failed(address, cause)
         causes += [part for part in cause.args if isinstance(part, BaseException)]
         if isinstance(cause, connection_workflow.AMQPConnectionWorkflowFailed):
             causes += cause.exceptions
@@ -361,17 +358,13 @@ def connect_error(address: Address, reason: BaseException | str) -> ConnectFaile
     text = next((str(cause) for cause in seen if isinstance(cause, OSError)), "")
     if not text:
         text = str(seen[-1]) or type(seen[-1]).__name__ if seen else str(reason)
-    return ConnectFailed(
-        f"No RabbitMQ answers at {address.host}:{address.port} ({text}): is it running, and is the address right?"
-    )
+    return failures.unreachable(address, text)
 
 
 def lost_error(address: Address, reason: BaseException) -> BrokerError:
     """Why an open connection ended."""
     if isinstance(reason, pika.exceptions.ConnectionClosedByBroker):
-        return ConnectionLost(
-            f"RabbitMQ at {address.host}:{address.port} closed the connection: {reason.reply_code} {reason.reply_text}."
-        )
+        return failures.lost(address, f"{reason.reply_code} {reason.reply_text}")
     if isinstance(reason, pika.exceptions.AMQPHeartbeatTimeout):
-        return ConnectionLost(f"RabbitMQ at {address.host}:{address.port} sent no heartbeat.")
-    return ConnectionLost(f"The connection to RabbitMQ at {address.host}:{address.port} was lost.")
+        return failures.lost(address, "no heartbeat")
+    return failures.lost(address, reason.args[0] if reason.args else "the socket was closed")

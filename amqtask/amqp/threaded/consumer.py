@@ -16,6 +16,8 @@ from pika.channel import Channel
 
 from amqtask.amqp import frames, ports
 from amqtask.amqp.address import Address
+from amqtask.amqp.declaration import call_of
+from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.core.ledger import Ledger
@@ -23,79 +25,11 @@ from amqtask.core.message import Properties
 from amqtask.core.outcome import Verdict
 from amqtask.errors import BrokerError, OperationRefused
 from amqtask.log import get_logger
-from amqtask.topology.plan import (
-    BindExchange,
-    BindQueue,
-    Declaration,
-    DeclareExchange,
-    DeclareQueue,
-)
+from amqtask.topology.plan import Declaration
 
 log = get_logger("amqtask.amqp")
 
 ACK_DELAY = 0.005  # seconds an ack may wait for company
-
-
-class Delivery:
-    """One message of the current epoch. Implements ``amqtask.amqp.ports.Delivery``."""
-
-    __slots__ = (
-        "_header",
-        "_properties",
-        "body",
-        "epoch",
-        "exchange",
-        "queue",
-        "redelivered",
-        "routing_key",
-        "tag",
-    )
-
-    def __init__(
-        self,
-        epoch: int,
-        tag: int,
-        redelivered: bool,
-        exchange: str,
-        routing_key: str,
-        queue: str,
-        header: bytes,
-        body: bytes,
-    ) -> None:
-        self.epoch = epoch
-        self.tag = tag
-        self.redelivered = redelivered
-        self.exchange = exchange
-        self.routing_key = routing_key
-        self.queue = queue
-        self.body = body
-        self._header = header
-        self._properties: Properties | None = None
-
-    @property
-    def properties(self) -> Properties:
-        """Decoded on first use; raises ``DecodeError`` for a property block that is malformed."""
-        if self._properties is None:
-            self._properties = frames.decode_properties(self._header)
-        return self._properties
-
-    @classmethod
-    def of(
-        cls, epoch: int, queue: str, method: Any, properties: Properties, body: bytes
-    ) -> Delivery:
-        """A delivery that pika's own codec has read."""
-        delivery = cls(
-            epoch,
-            method.delivery_tag,
-            method.redelivered,
-            method.exchange,
-            method.routing_key,
-            queue,
-            b"",
-            body,
-        )
-        delivery._properties = properties
-        return delivery
 
 
 class ThreadedConsumer:
@@ -241,7 +175,6 @@ class ThreadedConsumer:
         if self._fast:
             raw: Any = self._connection.raw
             raw.on_deliver = self._delivered
-            raw.on_large = self._delivered_large
             raw.on_read_end = self._read_end
         channel.add_on_cancel_callback(self._cancelled)
         self._declare(channel, 0)
@@ -250,7 +183,10 @@ class ThreadedConsumer:
         if channel.is_closed or channel.is_closing:
             return
         if index < len(self._declarations):
-            declare(channel, self._declarations[index], lambda: self._declare(channel, index + 1))
+            method, arguments = call_of(self._declarations[index])
+            getattr(channel, method)(
+                **arguments, callback=lambda _frame: self._declare(channel, index + 1)
+            )
             return
         if self._stopping:
             self._stopped()
@@ -332,38 +268,8 @@ class ThreadedConsumer:
         queue = self._tags.get(deliver.consumer_tag)
         if queue is None:
             return  # a consumer of an earlier channel: the broker has requeued it
-        tag = deliver.tag
-        self._ledger.accept(tag)
-        self._batch.append(
-            Delivery(
-                self._ledger.epoch,
-                tag,
-                deliver.redelivered,
-                deliver.exchange,
-                deliver.routing_key,
-                queue,
-                deliver.header,
-                deliver.body,
-            )
-        )
-
-    def _delivered_large(self, method: Any, header: bytes, body: bytes) -> None:
-        queue = self._tags.get(method.consumer_tag)
-        if queue is None:
-            return
-        self._ledger.accept(method.delivery_tag)
-        self._batch.append(
-            Delivery(
-                self._ledger.epoch,
-                method.delivery_tag,
-                method.redelivered,
-                method.exchange,
-                method.routing_key,
-                queue,
-                header,
-                body,
-            )
-        )
+        self._ledger.accept(deliver.tag)
+        self._batch.append(Delivery(self._ledger.epoch, queue, deliver))
 
     def _read_end(self) -> None:
         if self._batch:
@@ -374,12 +280,19 @@ class ThreadedConsumer:
         queue = self._tags.get(method.consumer_tag)
         if queue is None:
             return
-        self._ledger.accept(method.delivery_tag)
-        self._batch.append(
-            Delivery.of(self._ledger.epoch, queue, method, from_pika(properties), body)
+        exchange, key = method.exchange.encode(), method.routing_key.encode()
+        deliver = frames.Deliver(
+            0,
+            method.consumer_tag.encode(),
+            method.delivery_tag,
+            method.redelivered,
+            b"%c%b%c%b" % (len(exchange), exchange, len(key), key),
+            b"",
+            body,
         )
-        if not self._fast:
-            self._read_end()
+        self._ledger.accept(deliver.tag)
+        self._batch.append(Delivery(self._ledger.epoch, queue, deliver, from_pika(properties)))
+        self._read_end()
 
     # ------------------------------------------------------------ I/O thread: verdicts
 
@@ -466,51 +379,6 @@ class ThreadedConsumer:
 
 def _nothing(_frame: object) -> None:
     """The answer to a request nobody waits for."""
-
-
-def declare(channel: Channel, declaration: Declaration, done: Callable[[], None]) -> None:
-    """Ask the broker for one declaration; ``done`` runs when it has answered. A refusal closes the channel."""
-
-    def answered(_frame: object) -> None:
-        done()
-
-    match declaration:
-        case DeclareExchange():
-            channel.exchange_declare(
-                declaration.name,
-                declaration.type,
-                durable=declaration.durable,
-                auto_delete=declaration.auto_delete,
-                internal=declaration.internal,
-                arguments=dict(declaration.arguments),
-                callback=answered,
-            )
-        case DeclareQueue():
-            channel.queue_declare(
-                declaration.name,
-                passive=declaration.passive,
-                durable=declaration.durable,
-                exclusive=declaration.exclusive,
-                auto_delete=declaration.auto_delete,
-                arguments=dict(declaration.arguments),
-                callback=answered,
-            )
-        case BindQueue():
-            channel.queue_bind(
-                declaration.queue,
-                declaration.exchange,
-                declaration.routing_key,
-                arguments=dict(declaration.arguments),
-                callback=answered,
-            )
-        case BindExchange():
-            channel.exchange_bind(
-                declaration.destination,
-                declaration.source,
-                declaration.routing_key,
-                arguments=dict(declaration.arguments),
-                callback=answered,
-            )
 
 
 def from_pika(properties: Any) -> Properties:

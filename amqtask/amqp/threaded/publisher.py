@@ -18,7 +18,7 @@ import pika
 import pika.exceptions
 from pika.channel import Channel
 
-from amqtask.amqp import frames
+from amqtask.amqp import failures, frames
 from amqtask.amqp.address import Address
 from amqtask.amqp.ports import Settled
 from amqtask.amqp.threaded.connection import Connection
@@ -27,15 +27,11 @@ from amqtask.core.confirms import InFlight
 from amqtask.core.message import Properties, Publication
 from amqtask.errors import (
     BrokerError,
-    ConfirmTimeout,
     ConnectFailed,
     ConnectionLost,
     EncodeError,
     LoginRefused,
     OperationRefused,
-    PublishBlocked,
-    PublishNacked,
-    Unroutable,
 )
 from amqtask.log import get_logger
 
@@ -236,7 +232,7 @@ class ThreadedPublisher:
             if len(unconfirmed) == 1:
                 (culprit,) = unconfirmed
                 self._suspects = max(0, self._suspects - 1)
-                self._settle(culprit, _refused(culprit.publication, error))
+                self._settle(culprit, failures.refused(culprit.publication, error))
                 return
             self._suspects = max(self._suspects, len(unconfirmed))
         self._waiting.extendleft(reversed(unconfirmed))
@@ -356,9 +352,9 @@ class ThreadedPublisher:
             if self._suspects:
                 self._suspects -= 1
             if not ok:
-                self._settle(entry, _nacked(entry.publication))
+                self._settle(entry, failures.nacked(entry.publication))
             elif returned is not None:
-                self._settle(entry, _unroutable(entry.publication, returned))
+                self._settle(entry, failures.unroutable(entry.publication, returned))
             else:
                 entry.on_settled(None)
         if self._waiting:
@@ -426,18 +422,13 @@ class ThreadedPublisher:
         self._pump()
 
     def _timeout_error(self) -> BrokerError:
-        address = self._connection.address
+        connection = self._connection
         if self._blocked is not None:
-            return PublishBlocked(
-                f"RabbitMQ at {address.host}:{address.port} blocks publishers ({self._blocked}); "
-                "free memory or disk on the broker."
-            )
-        error = self._connection.last_error
-        if error is not None and self._connection.channel is None:
+            return failures.blocked(connection.address, self._blocked)
+        error = connection.last_error
+        if error is not None and connection.channel is None:
             return error if isinstance(error, ConnectFailed) else ConnectFailed(str(error))
-        return ConfirmTimeout(
-            f"RabbitMQ at {address.host}:{address.port} did not confirm the message in time; it may or may not be queued."
-        )
+        return failures.unconfirmed(connection.address)
 
     def _close_when_empty(self) -> None:
         if not self._waiting and not self._inbox and not len(self._in_flight):
@@ -500,32 +491,6 @@ class _Barrier:
 
 def _ignore_confirm(_frame: object) -> None:
     """Confirms come through the frame codec; pika still wants a callback to ask for them."""
-
-
-def _nacked(publication: Publication) -> PublishNacked:
-    return PublishNacked(
-        f"RabbitMQ refused the message for exchange {publication.exchange!r}, routing key {publication.routing_key!r}: "
-        "a queue it leads to is full or has failed."
-    )
-
-
-def _unroutable(publication: Publication, reason: str) -> Unroutable:
-    return Unroutable(
-        f"No queue is bound to exchange {publication.exchange!r} for routing key {publication.routing_key!r} ({reason}); "
-        "declare the queue or apply the topology."
-    )
-
-
-def _refused(publication: Publication, error: OperationRefused) -> BrokerError:
-    if error.code == 404:
-        return Unroutable(
-            f"Exchange {publication.exchange!r} does not exist on the broker; apply the topology ({error.text})."
-        )
-    return OperationRefused(
-        error.code,
-        error.text,
-        f"RabbitMQ refused to take a message for exchange {publication.exchange!r}: {error.code} {error.text}.",
-    )
 
 
 def pika_properties(properties: Properties) -> pika.BasicProperties:

@@ -20,13 +20,12 @@ from pika.adapters.base_connection import BaseConnection
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.adapters.utils import io_services_utils
 
-from amqtask.amqp.frames import Deliver, Parser
-from amqtask.errors import Unsupported
+from amqtask.amqp.frames import Contents, Deliver, Parser
+from amqtask.errors import ConnectionLost, Unsupported
 
 READ_BYTES = 65536  # pika reads 4 KiB at a time; a batch of small deliveries is larger
 
 OnDeliver = Callable[[Deliver], None]
-OnLarge = Callable[[Any, bytes, bytes], None]
 OnConfirm = Callable[[int, int, bool, bool], None]
 
 
@@ -87,35 +86,21 @@ class PlainConnection(SelectConnection):
         self._adapter_emit_data(data)
 
 
-class _Content:
-    """A delivery whose body comes in several frames: what has arrived of it."""
-
-    __slots__ = ("bodies", "channel", "header", "left", "method")
-
-    def __init__(self, channel: int, method: Any) -> None:
-        self.channel = channel
-        self.method = method
-        self.header = b""
-        self.bodies: list[bytes] = []
-        self.left = 0
-
-
 class FastConnection(PlainConnection):
     """pika's connection with amqtask's codec for deliveries and confirms.
 
-    ``on_deliver`` gets a delivery of one body frame; ``on_large(method, header, body)`` one of several, put together here
-    rather than by pika because pika truncates floats in headers; ``on_read_end`` follows each socket read.
+    ``on_deliver`` gets each delivery, those of several body frames too: pika would truncate the floats in their headers.
+    ``on_confirm`` gets ``(channel, tag, multiple, ok)``; ``on_read_end`` follows each socket read.
     """
 
     on_deliver: OnDeliver | None = None
-    on_large: OnLarge | None = None
     on_confirm: OnConfirm | None = None
     on_read_end: Callable[[], None] | None = None
 
     def _init_connection_state(self) -> None:
         super()._init_connection_state()
         self._parser = Parser(self._deliver, self._confirm, self._other)
-        self._content: _Content | None = None
+        self._contents = Contents(self._deliver)
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = READ_BYTES
@@ -126,7 +111,13 @@ class FastConnection(PlainConnection):
             super()._on_data_available(data_in)  # a broker of another protocol version says so
             return
         self.bytes_received += len(data_in)
-        self._parser.feed(data_in)
+        try:
+            self._parser.feed(data_in)
+        except (
+            ConnectionLost
+        ) as error:  # bytes that are no AMQP: nothing after them can be understood
+            self._terminate_stream(pika.exceptions.StreamLostError(str(error)))
+            return
         if self.on_read_end is not None:
             self.on_read_end()
 
@@ -139,31 +130,11 @@ class FastConnection(PlainConnection):
             self.on_confirm(channel, tag, multiple, ok)
 
     def _other(self, frame: bytes) -> None:
-        content = self._content
-        if content is not None and frame[0] in (2, 3):
-            channel = int.from_bytes(frame[1:3], "big")
-            if channel == content.channel:
-                self._add_content(content, frame)
-                return
+        if self._contents.take(frame):
+            return
         _, value = pika.frame.decode_frame(frame)
-        method = getattr(value, "method", None)
-        if self.on_large is not None and isinstance(method, pika.spec.Basic.Deliver):
-            self._content = _Content(int.from_bytes(frame[1:3], "big"), method)
-        elif value is not None:
+        if value is not None:
             self._process_frame(value)
-
-    def _add_content(self, content: _Content, frame: bytes) -> None:
-        payload = frame[7:-1]
-        if frame[0] == 2:
-            content.left = int.from_bytes(payload[4:12], "big")
-            content.header = payload[12:]
-        else:
-            content.left -= len(payload)
-            content.bodies.append(payload)
-        if content.left <= 0:
-            self._content = None
-            if self.on_large is not None:
-                self.on_large(content.method, content.header, b"".join(content.bodies))
 
 
 def close_loop_quietly(loop: IOLoop) -> None:

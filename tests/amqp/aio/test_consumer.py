@@ -6,7 +6,6 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
 import pika
 import pytest
@@ -188,7 +187,7 @@ def test_a_killed_connection_starts_a_new_epoch(broker: Broker, queue_name: str)
     async def scenario(reader: Reader) -> None:
         await asyncio.to_thread(send, broker, queue_name, b"x")
         (old,) = await reader.received(1)
-        await asyncio.to_thread(kill, broker, reader.name)
+        await asyncio.to_thread(broker.close_connection, reader.name)
         (new,) = await reader.received(1)
         assert new.redelivered
         assert new.epoch > old.epoch
@@ -298,19 +297,6 @@ def test_a_restarted_broker_is_consumed_again(fresh_broker: OwnBroker) -> None:
         assert delivery.body == b"after"
 
     run(Reader(fresh_broker, "q"), scenario)
-
-
-def kill(broker: Broker, name: str) -> None:
-    """Have the broker close the connection that calls itself ``name``."""
-
-    def found() -> str:
-        for connection in broker.api("GET", "/api/connections"):
-            if connection.get("client_properties", {}).get("connection_name") == name:
-                return str(connection["name"])
-        return ""
-
-    internal = eventually(found, timeout=20, interval=0.1)
-    broker.api("DELETE", f"/api/connections/{quote(internal, safe='')}")
 
 
 def delete(broker: Broker, queue: str) -> None:

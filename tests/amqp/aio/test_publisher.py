@@ -7,7 +7,6 @@ import dataclasses
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
 import amqp  # type: ignore[import-untyped]  # py-amqp has no annotations
 import pytest
@@ -28,7 +27,6 @@ from amqtask.errors import (
     Unroutable,
 )
 from tests.brokers import Broker, OwnBroker
-from tests.waiting import eventually
 
 DOUBLES = [0.1, 1 / 3, 1e300, -5e-324, 2.5]
 
@@ -83,20 +81,6 @@ def drain(broker: Broker, queue: str) -> list[Any]:
         return found
     finally:
         connection.close()
-
-
-def connection_names(broker: Broker) -> dict[str, str]:
-    """Open connections: the client's name of each, and the broker's."""
-    return {
-        connection.get("client_properties", {}).get("connection_name", ""): connection["name"]
-        for connection in broker.api("GET", "/api/connections")
-    }
-
-
-def kill(broker: Broker, name: str) -> None:
-    """Have the broker close the connection that calls itself ``name``."""
-    found = eventually(lambda: connection_names(broker).get(name, ""), timeout=20, interval=0.1)
-    broker.api("DELETE", f"/api/connections/{quote(found, safe='')}")
 
 
 def test_a_thousand_concurrent_publishes_arrive_once_and_in_order(
@@ -262,7 +246,7 @@ def test_a_killed_connection_loses_nothing(broker: Broker, queue_name: str) -> N
     async def scenario(publisher: AioPublisher) -> None:
         await publisher.publish(publication(queue_name, 0), 30)
         sent = 1
-        killing = asyncio.create_task(asyncio.to_thread(kill, broker, publisher.name))
+        killing = asyncio.create_task(asyncio.to_thread(broker.close_connection, publisher.name))
         while not killing.done():
             await publisher.publish_many(
                 [publication(queue_name, number) for number in range(sent, sent + 200)], 30

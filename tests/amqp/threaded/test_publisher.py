@@ -227,19 +227,7 @@ def test_a_connection_closed_by_the_operator_is_made_again(broker: Broker, queue
         thread.start()
         eventually(lambda: count > 10)
 
-        def close() -> bool:
-            found = [
-                connection["name"]
-                for connection in broker.api("GET", "/api/connections")
-                if connection.get("client_properties", {}).get("connection_name") == "test"
-            ]
-            for name in found:
-                broker.api(
-                    "DELETE", f"/api/connections/{name.replace(' ', '%20').replace('>', '%3E')}"
-                )
-            return bool(found)
-
-        eventually(close, timeout=15, interval=0.3)
+        broker.close_connection("test")
         after = count
         eventually(lambda: count > after + 10, timeout=15)
         stop.set()
