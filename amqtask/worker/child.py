@@ -137,7 +137,7 @@ class Child:
         closed = threading.Event()
         self._consumer.close(closed.set)
         closed.wait(CLOSE_GRACE)
-        self._publisher.close(CLOSE_GRACE)
+        self._publisher.close(CLOSE_GRACE if in_time else 0.0)
         self._io.stop()
         if self._signals is not None:
             signal.set_wakeup_fd(-1)
