@@ -261,7 +261,9 @@ class Demo:
                         f"{node.last_words()}"
                     )
             if time.monotonic() > deadline:
-                raise Wrong(f"{otherwise} within {seconds:g} s.")
+                words = "; ".join(f"{node.name}: {node.last_words()}" for node in self._nodes)
+                said = f" What the nodes said last: {words}." if words else ""
+                raise Wrong(f"{otherwise} within {seconds:g} s.{said}")
             time.sleep(LOOK)
 
     @staticmethod
