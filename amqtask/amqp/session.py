@@ -7,7 +7,8 @@ the path of a task.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -16,11 +17,11 @@ import pika
 import pika.exceptions
 from pika.adapters.utils import connection_workflow
 
-from amqtask.amqp import failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import call_of
 from amqtask.amqp.threaded.connection import connect_error, connection_parameters, lost_error
-from amqtask.errors import BrokerError, ConnectFailed, OperationRefused
+from amqtask.amqp.threaded.seams import PlainConnection
+from amqtask.errors import ConnectFailed, OperationRefused
 from amqtask.topology.plan import Declaration
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class Session:
         self._name = name
         self._timeout = timeout
         self._connection: Any = None
+        self._impl: Any = None
         self._channel: Any = None
         self.address = self._addresses[0]
 
@@ -87,7 +89,8 @@ class Session:
         for address in self._addresses:
             try:
                 self._connection = pika.BlockingConnection(
-                    connection_parameters(address, self._name, 60, self._timeout)
+                    connection_parameters(address, self._name, 60, self._timeout),
+                    _impl_class=PlainConnection,  # type: ignore[arg-type]  # pika means the class and says an instance
                 )
             except (
                 pika.exceptions.AMQPError,
@@ -97,6 +100,8 @@ class Session:
             ) as reason:
                 error = connect_error(address, reason)
             else:
+                # What lies below the blocking adapter: it hides who the broker is, and has no deadline for an answer.
+                self._impl = self._connection._impl  # noqa: SLF001  # the adapter offers no other way to it
                 self.address = address
                 return self
         assert error is not None
@@ -110,15 +115,16 @@ class Session:
     ) -> None:
         if self._connection is not None and self._connection.is_open:
             try:
-                self._connection.close()
+                with self._deadline():
+                    self._connection.close()
             except pika.exceptions.AMQPError:
                 pass  # it is gone, which is what was wanted
-        self._connection = self._channel = None
+        self._connection = self._impl = self._channel = None
 
     @property
     def server(self) -> ServerInfo:
         """What the broker said of itself at the login."""
-        properties = self._connection._impl.server_properties or {}  # noqa: SLF001  # pika's blocking adapter hides them
+        properties = self._impl.server_properties or {}
         found = {}
         for key in ServerInfo.__struct_fields__:
             value = properties.get(key, "")
@@ -201,24 +207,27 @@ class Session:
         return None if method is None else Taken(body, dict(properties.headers or {}))
 
     def _do(self, operation: Callable[[Any], T]) -> T:
-        timer = self._connection.call_later(self._timeout, self._give_up)
         try:
-            if self._channel is None or not self._channel.is_open:
-                self._channel = self._connection.channel()
-            return operation(self._channel)
+            with self._deadline():
+                if self._channel is None or not self._channel.is_open:
+                    self._channel = self._connection.channel()
+                return operation(self._channel)
         except pika.exceptions.ChannelClosedByBroker as reason:
             self._channel = None
             raise OperationRefused(reason.reply_code, reason.reply_text) from None
         except (pika.exceptions.AMQPError, OSError) as reason:
-            raise self._lost(reason) from None
+            raise lost_error(self.address, reason) from None
+
+    @contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """Drop the connection when the block takes too long; what it waits for then fails.
+
+        On the loop below, because the adapter's own timers do not run while it waits for an answer.
+        """
+        loop, reason = self._impl.ioloop, f"no answer within {self._timeout:g} s"
+        timer = loop.call_later(self._timeout, lambda: self._impl.abort(reason))
+        try:
+            yield
         finally:
-            if self._connection.is_open:
-                self._connection.remove_timeout(timer)
-
-    def _give_up(self) -> None:
-        raise pika.exceptions.AMQPHeartbeatTimeout(f"no answer within {self._timeout} s")
-
-    def _lost(self, reason: Exception) -> BrokerError:
-        if isinstance(reason, pika.exceptions.AMQPHeartbeatTimeout):
-            return failures.lost(self.address, f"no answer within {self._timeout:g} s")
-        return lost_error(self.address, reason)
+            if self._connection.is_open:  # else the loop is closed, and its timers are gone
+                loop.remove_timeout(timer)

@@ -425,10 +425,12 @@ class ThreadedPublisher:
         connection = self._connection
         if self._blocked is not None:
             return failures.blocked(connection.address, self._blocked)
+        if connection.channel is not None:
+            return failures.unconfirmed(connection.address)
         error = connection.last_error
-        if error is not None and connection.channel is None:
-            return error if isinstance(error, ConnectFailed) else ConnectFailed(str(error))
-        return failures.unconfirmed(connection.address)
+        if error is None:
+            return failures.unreachable(connection.address, "no answer yet")
+        return error if isinstance(error, ConnectFailed) else ConnectFailed(str(error))
 
     def _close_when_empty(self) -> None:
         if not self._waiting and not self._inbox and not len(self._in_flight):

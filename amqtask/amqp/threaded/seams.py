@@ -1,8 +1,8 @@
 """The two seams where amqtask's own frame codec sits in pika's connection: data received, data sent.
 
 Everything but the hot frames (deliver, publish, ack) stays pika's: handshake, channels, declarations, heartbeats, errors,
-TLS. The seams are private names of pika, so this module checks at import that they are where they were, and says so in one
-sentence when a new pika has moved them; ``broker_fast_frames: false`` then runs everything through pika's own codec.
+TLS. The seams are private names of pika, so before the first connection it is checked that they are where they were; a pika
+that has moved them is refused in one sentence, and ``broker_fast_frames: false`` then runs everything through its own codec.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ class PlainConnection(SelectConnection):
         if isinstance(sock, socket.socket):
             sock.close()
 
-    def abort(self) -> None:
+    def abort(self, reason: str = "given up") -> None:
         """Drop the connection without waiting for the broker; pika reports it as lost. I/O thread only."""
         if not self.is_closed:
-            self._terminate_stream(pika.exceptions.StreamLostError("given up"))
+            self._terminate_stream(pika.exceptions.StreamLostError(reason))
 
     def send(self, data: bytes) -> None:
         """Put frames that are encoded already on the wire. I/O thread only."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -345,3 +346,13 @@ def open_sockets() -> int:
         except FileNotFoundError:
             pass  # the one that listed the folder
     return count
+
+
+def test_a_host_that_accepts_and_says_nothing_is_no_broker() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with (
+            publisher(f"amqp://127.0.0.1:{port}//") as out,
+            pytest.raises(ConnectFailed, match=f"127.0.0.1:{port} .no answer yet"),
+        ):
+            out.publish(to_queue("q"), timeout=0.3)

@@ -1,0 +1,162 @@
+"""A short conversation with a real broker: every answer is a value or one of our errors, within its time."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from amqtask.amqp.address import Address
+from amqtask.amqp.session import QueueState, Session
+from amqtask.errors import ConnectFailed, ConnectionLost, LoginRefused, OperationRefused
+from amqtask.topology.plan import BindExchange, BindQueue, DeclareExchange, DeclareQueue
+from tests.brokers import Broker, OwnBroker
+
+NOBODY = Address(host="127.0.0.1", port=1, password="s3cret")
+
+
+@pytest.fixture
+def session(broker: Broker) -> Iterator[Session]:
+    with Session((Address.parse(broker.url),), name="test session") as session:
+        yield session
+
+
+def test_the_broker_says_who_it_is(session: Session, broker: Broker) -> None:
+    assert session.server.product == "RabbitMQ"
+    assert session.server.release == broker.version
+    assert session.server.cluster_name
+
+
+def test_the_first_broker_that_answers_is_taken(broker: Broker) -> None:
+    address = Address.parse(broker.url)
+    with Session((NOBODY, address)) as session:
+        assert session.address == address
+
+
+def test_nobody_there_is_told_without_the_password() -> None:
+    with pytest.raises(ConnectFailed, match=r"127\.0\.0\.1:1\b") as caught, Session((NOBODY,)):
+        pass
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_host_that_accepts_and_says_nothing_has_a_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = Address(host="127.0.0.1", port=server.getsockname()[1])
+        with pytest.raises(ConnectFailed, match=str(silent.port)), Session((silent,), timeout=0.3):
+            pass
+
+
+def test_a_refused_login_is_told_without_the_password(broker: Broker) -> None:
+    wrong = dataclasses.replace(Address.parse(broker.url), password="s3cret")
+    with pytest.raises(LoginRefused, match="check user and password") as caught, Session((wrong,)):
+        pass
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_virtual_host_that_is_not_there_is_a_refused_login(broker: Broker) -> None:
+    wrong = dataclasses.replace(Address.parse(broker.url), vhost="no-such-vhost")
+    with pytest.raises(LoginRefused, match="'no-such-vhost'"), Session((wrong,)):
+        pass
+
+
+def test_the_urls_own_timeout_wins() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = Address(host="127.0.0.1", port=server.getsockname()[1], connection_timeout=0.3)
+        with pytest.raises(ConnectFailed), Session((silent,), timeout=60):
+            pass
+
+
+def test_all_kinds_of_declarations_are_carried_out(session: Session, queue_name: str) -> None:
+    one, two = f"{queue_name}.one", f"{queue_name}.two"
+    declarations = (
+        DeclareExchange(one, "topic"),
+        DeclareExchange(two, "fanout"),
+        DeclareQueue(queue_name, arguments={"x-expires": 60_000}),
+        BindExchange(two, one, "email.#"),
+        BindQueue(queue_name, two),
+    )
+    told: list[object] = []
+    try:
+        session.apply(declarations, told.append)
+        session.publish(one, "email.send", b"through")
+        taken = session.take(queue_name)
+    finally:
+        session.delete_exchange(one)
+        session.delete_exchange(two)
+
+    assert told == list(declarations)
+    assert taken is not None
+    assert taken.body == b"through"
+
+
+def test_a_refusal_is_an_error_and_the_session_goes_on(session: Session, queue_name: str) -> None:
+    session.declare(DeclareQueue(queue_name, arguments={"x-max-length": 5}))
+    with pytest.raises(OperationRefused, match="x-max-length") as caught:
+        session.declare(DeclareQueue(queue_name))
+
+    assert caught.value.code == 406
+    assert session.queue(queue_name) == QueueState(queue_name, 0, 0)
+
+
+def test_what_is_not_there(session: Session) -> None:
+    name = f"no-such-{uuid.uuid4().hex}"
+    assert session.queue(name) is None
+    assert not session.exchange_exists(name)
+    with pytest.raises(OperationRefused) as caught:
+        session.publish(name, "", b"")
+    assert caught.value.code == 404
+
+
+def test_messages_are_counted_taken_and_purged(session: Session, queue_name: str) -> None:
+    session.declare(DeclareQueue(queue_name))
+    for number in range(5):
+        session.publish("", queue_name, b"%d" % number)
+    taken = session.take(queue_name)
+
+    assert taken is not None
+    assert taken.body == b"0"
+    assert session.queue(queue_name) == QueueState(queue_name, 4, 0)
+    assert session.purge(queue_name) == 4
+    assert session.take(queue_name) is None
+    assert session.delete_queue(queue_name) == 0
+    assert session.queue(queue_name) is None
+
+
+def test_exchanges_are_found_and_deleted(session: Session) -> None:
+    name = f"e-{uuid.uuid4().hex}"
+    session.declare(DeclareExchange(name, "headers"))
+
+    assert session.exchange_exists(name, "headers")
+    session.delete_exchange(name)
+    assert not session.exchange_exists(name)
+
+
+def test_a_closed_connection_is_an_error_and_leaving_is_quiet(broker: Broker) -> None:
+    name = f"session-{uuid.uuid4().hex[:8]}"
+    with Session((Address.parse(broker.url),), name=name) as session:
+        broker.close_connection(name)
+        with pytest.raises(ConnectionLost, match="CONNECTION_FORCED"):
+            session.queue("q")
+
+
+def test_a_broker_that_stops_answering_has_a_deadline(fresh_broker: OwnBroker) -> None:
+    with Session((Address.parse(fresh_broker.url),), timeout=1) as session:
+        session.queue("q")
+        fresh_broker.pause()
+        try:
+            with pytest.raises(ConnectionLost, match="no answer within 1 s"):
+                session.queue("q")
+        finally:
+            fresh_broker.resume()
+
+
+def test_leaving_a_broker_that_stops_answering_has_a_deadline(fresh_broker: OwnBroker) -> None:
+    try:
+        with Session((Address.parse(fresh_broker.url),), timeout=1) as session:
+            session.queue("q")
+            fresh_broker.pause()
+    finally:
+        fresh_broker.resume()
