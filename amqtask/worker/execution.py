@@ -144,7 +144,7 @@ class Executor:
         settings = self._job.settings
         acks_late = settings.task_acks_late if options.acks_late is None else options.acks_late
         if not acks_late:
-            self._settler.post(delivery, DONE, None, time.monotonic())
+            self._settler.post(delivery, DONE, None)
             self._settler.flush()
         soft = head.soft_time_limit or options.soft_time_limit or settings.task_soft_time_limit
         hard = head.time_limit or options.time_limit or settings.task_time_limit
@@ -357,7 +357,7 @@ class Executor:
         return settlement
 
     def _post(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
-        self._settler.post(delivery, settlement, key, time.monotonic())
+        self._settler.post(delivery, settlement, key)
 
     def _wants_result(self, head: Head, task: AnyTask | None) -> bool:
         if not head.reply_to or not _good_address(head.reply_to):
@@ -411,9 +411,7 @@ class Executor:
         record = result.Record(
             task_id=head.id, status="STARTED", result={"hostname": self._job.node}
         )
-        self._settler.post(
-            delivery, Settlement(None, (self._reply(head, record),)), None, time.monotonic()
-        )
+        self._settler.post(delivery, Settlement(None, (self._reply(head, record),)), None)
         self._settler.flush()
 
     def _letter(self, delivery: Delivery, outcome: Outcome, attempts: int) -> Publication | None:

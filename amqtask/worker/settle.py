@@ -58,6 +58,7 @@ class Settler:
         self._outbox: deque[tuple[Delivery, Settlement, Key | None]] = deque()  # slot → I/O thread
         self._woken = 0.0  # slot's thread: when it last woke the I/O thread
         self._polling = False  # I/O thread: a look at the outbox is due
+        self._woken_since = False  # I/O thread: the slot has woken us since that look was ordered
         self._open = 0  # I/O thread: settlements whose follow-ups are not confirmed yet
         self._on_idle: list[Callable[[], None]] = []
         # written by the I/O thread, read by the slot; single dict operations are atomic under the GIL
@@ -65,23 +66,26 @@ class Settler:
 
     # ------------------------------------------------------------ the slot's thread
 
-    def post(self, delivery: Delivery, settlement: Settlement, key: Key | None, now: float) -> None:
-        """Hand a settlement over. ``now`` is monotonic seconds; ``key`` identifies the execution, if one took place.
+    def post(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
+        """Hand a settlement over. ``key`` identifies the execution, if one took place.
 
-        The I/O thread is woken when the last wake is older than a few milliseconds; while it finds something in the outbox
-        it looks again by itself. So a stream of short tasks costs one wake-up per batch, and no ack waits longer than that.
+        The I/O thread is woken when the last wake is older than a few milliseconds; it looks again by itself that long
+        after each wake, and on while it finds something. So a stream of short tasks costs one wake-up per batch, and no
+        ack waits longer than that, however long the next task runs.
         """
         outbox = self._outbox
         outbox.append((delivery, settlement, key))
+        # Read after the append: a look that missed it was ordered by an older wake.
+        now = time.monotonic()
         if now - self._woken >= LINGER or len(outbox) >= self._enough:
             self._woken = now
-            self._io.post(self._drain)
+            self._io.post(self._on_wake)
 
     def flush(self) -> None:
         """Have everything posted so far settled now; called when the slot runs out of work."""
         if self._outbox:
             self._woken = time.monotonic()
-            self._io.post(self._drain)
+            self._io.post(self._on_wake)
 
     def remembered(self, key: Key) -> tuple[Publication, ...] | None:
         """The results of an execution that finished here, if its delivery comes again."""
@@ -105,20 +109,30 @@ class Settler:
         """Settle from the I/O thread itself: a task ended at its hard limit."""
         self._begin(delivery, settlement, key)
 
+    def _on_wake(self) -> None:
+        self._drain()
+        if self._polling:
+            # The look that is due comes too early for what follows this wake.
+            self._woken_since = True
+        else:
+            self._poll()
+
     def _drain(self) -> None:
         outbox = self._outbox
-        found = len(outbox)
-        for _ in range(found):
+        for _ in range(len(outbox)):
             self._begin(*outbox.popleft())
-        if found and not self._polling:
-            self._polling = True
-            self._io.call_later(LINGER, self._look_again)
         self._check_idle()
+
+    def _poll(self) -> None:
+        self._polling = True
+        self._woken_since = False
+        self._io.call_later(LINGER, self._look_again)
 
     def _look_again(self) -> None:
         self._polling = False
-        if self._outbox:
+        if self._outbox or self._woken_since:
             self._drain()
+            self._poll()
 
     def _check_idle(self) -> None:
         if self._on_idle and not self._open and not self._outbox:
