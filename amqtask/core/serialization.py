@@ -461,6 +461,9 @@ def _explain(
     )
 
 
+DEEPEST = 64  # levels into a value that the search for its fault goes
+
+
 class _Key(msgspec.Struct, frozen=True):
     """The last step of a path that ends at a key of a mapping rather than at a value."""
 
@@ -471,6 +474,11 @@ def _offender(
     """The innermost part of ``value`` that fails alone, with its path and the reason; ``None`` for a circle."""
     if id(value) in above:
         return path, value, None
+    if len(path) >= DEEPEST:
+        # Every level encodes all below it again: without an end, a nested value costs the square of its depth.
+        if isinstance(error, RecursionError):
+            raise error
+        return path, value, error
     inside = above | {id(value)}
     children: Iterable[tuple[object, object]] = ()
     if isinstance(value, Mapping):

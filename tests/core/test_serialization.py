@@ -8,6 +8,7 @@ import enum
 import importlib
 import math
 import pickle
+import sys
 import uuid
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -419,6 +420,16 @@ def test_the_error_names_type_and_place(name: str) -> None:
     assert f"args[0] is of type {__name__}.Broken" in text_of(Broken(), name)
     assert "args[0][0] contains itself" in text_of(circle(), name)
     assert "nested too deeply" in text_of(deep(), name)
+
+
+@pytest.mark.parametrize("name", ["json", "msgpack"])
+def test_a_deep_value_is_refused_at_once_whatever_the_recursion_limit(name: str) -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    try:
+        assert "nested too deeply" in text_of(deep(), name)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_the_error_names_a_key() -> None:

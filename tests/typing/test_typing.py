@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from mypy import api
 
 CASES = Path(__file__).parent / "cases"
 ROOT = CASES.parents[2]
@@ -13,10 +14,15 @@ ROOT = CASES.parents[2]
 
 @pytest.mark.parametrize("case", ["good.py", "bad.py"])
 def test_the_checker_agrees(case: str) -> None:
-    output, errors, status = api.run(
-        ["--config-file", str(ROOT / "pyproject.toml"), "--warn-unused-ignores", str(CASES / case)]
+    # A process of its own: mypy raises the recursion limit of the one it runs in.
+    checker = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--warn-unused-ignores"),
+            *("--config-file", str(ROOT / "pyproject.toml"), str(CASES / case)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
-    assert (output.strip().splitlines()[-1], errors, status) == (
-        "Success: no issues found in 1 source file", "", 0,
-    ), output  # fmt: skip
+    assert checker.returncode == 0, checker.stdout + checker.stderr
