@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 # this file is run as a script; the shop is a package below the repository's root
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -36,6 +37,7 @@ NODES_PER_QUEUE = 2
 START = 60.0  # seconds in which all nodes must consume; a second or two, unless the machine is busy
 WORK = 45.0  # for the publisher
 STOP = 20.0  # for all nodes to end after SIGTERM
+GONE = 5.0  # for the broker to notice that the nodes are gone
 LOOK = 0.05  # seconds between two looks at the processes
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -188,7 +190,11 @@ class Demo:
             return
         kept = []
         with Session(app.addresses, name="shop demo") as session:
+            deadline = time.monotonic() + GONE
             for name in self._made:
+                # the broker takes a moment to notice that a consumer is gone
+                while self._consumers(session, name) and time.monotonic() < deadline:
+                    time.sleep(LOOK)
                 if self._consumers(session, name):
                     kept.append(name)
                 else:
@@ -281,13 +287,13 @@ def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
         process.wait()
 
 
-def say(text: str) -> None:
-    """Print a line at once; a reader that is gone misses it, and the run still ends in order."""
+def say(text: str, stream: TextIO = sys.stdout) -> None:
+    """Print a line at once; a reader or a terminal that is gone misses it, and the run still ends in order."""
     try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stream.write(text + "\n")
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main() -> int:
@@ -299,7 +305,7 @@ def main() -> int:
     try:
         demo.run()
     except (Wrong, AmqtaskError) as error:
-        sys.stderr.write(f"{error}\n")
+        say(str(error), sys.stderr)
         return 1
     except Told:
         return 1

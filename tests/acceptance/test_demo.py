@@ -188,6 +188,14 @@ def test_ctrl_c_cleans_up_and_ends_with_130(shop: Shop, moment: str) -> None:
     shop.leaves_nothing()
 
 
+def test_a_terminal_that_is_closed_in_the_middle_leaves_nothing(shop: Shop) -> None:
+    with shop.started() as (process, terminal):
+        read_until(terminal, "examples.shop.publish")
+        os.dup2(os.open(os.devnull, os.O_RDONLY), terminal)  # its last descriptor: this hangs up
+        assert process.wait(60) == 129
+    shop.leaves_nothing()
+
+
 def test_queues_that_were_there_before_stay(shop: Shop) -> None:
     apply = [AMQTASK, "topology", "apply", "routing/shop.yaml"]
     subprocess.run(
