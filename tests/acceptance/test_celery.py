@@ -1,0 +1,127 @@
+"""Celery's producers and workers beside ours, on one broker: teams move one queue at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.nodes import Place, alive, descendants
+from tests.waiting import eventually
+
+Places = Callable[..., Place]
+
+CELERY = str(Path(sys.executable).with_name("celery"))
+
+APP = """
+import os
+from celery import Celery
+from kombu import Queue
+
+app = Celery("theirs", broker=os.environ["BROKER"], backend="rpc://")
+app.conf.task_queues = [Queue("{queue}", durable=True, queue_arguments={arguments})]
+app.conf.task_default_queue = "{queue}"
+app.conf.task_create_missing_queues = True
+app.conf.worker_hijack_root_logger = False
+app.conf.broker_connection_retry_on_startup = True
+
+@app.task(name="theirs.add")
+def add(x, y):
+    return x + y
+
+@app.task(name="theirs.fail")
+def fail(what):
+    raise ValueError(what)
+"""
+
+
+def celery_folder(at: Place) -> None:
+    (at.path / "theirs.py").write_text(
+        APP.format(queue=at.queue, arguments={"x-queue-type": "classic"})
+    )
+
+
+def environment(at: Place) -> dict[str, str]:
+    return at.environment | {"BROKER": at.broker.url}
+
+
+def script(at: Place, text: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)],
+        cwd=at.path,
+        env=environment(at),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_celery_producer_and_our_worker(place: Places, kind: str) -> None:
+    at = place(type=kind)
+    celery_folder(at)
+    node = at.node("-c1", "-Q", at.queue)
+    shown = script(
+        at,
+        f"""
+        from theirs import app
+        from kombu import Exchange, Queue
+        # the queue is amqtask's to declare: Celery has no dead letters, so its own declaration would differ
+        app.conf.task_queues = [
+            Queue({at.queue!r}, Exchange(""), routing_key={at.queue!r}, no_declare=True)
+        ]
+        options = dict(queue={at.queue!r})
+        print(app.send_task("work.add", (1, 2), **options).get(timeout=20))
+        print(app.send_task("work.note", ("x",), kwargs={{"seconds": 0.01}}, **options).get(timeout=20))
+        results = [app.send_task("work.add", (n, n), **options) for n in range(20)]
+        print(sum(result.get(timeout=20) for result in results))
+        for name, args in (("work.fail", ("why",)), ("work.nothing", ()), ("work.add", (1,))):
+            try:
+                app.send_task(name, args, **options).get(timeout=20)
+            except Exception as error:
+                print(type(error).__name__, "why" in str(error))
+        """,
+    )
+    assert node.stop() == 0
+    lines = shown.splitlines()
+    assert lines[:3] == ["3", "x", str(2 * sum(range(20)))]
+    assert lines[3:] == ["Broken True", "NotRegistered False", "TypeError False"]
+
+
+def test_our_client_and_a_celery_worker(place: Places) -> None:
+    at = place()
+    with at.broker.channel() as channel:
+        channel.queue_declare(at.queue, durable=True, arguments={"x-queue-type": "classic"})
+    celery_folder(at)
+    log = at.path / "celery.log"
+    with log.open("wb") as stream:
+        worker = subprocess.Popen(
+            [CELERY, "-A", "theirs", "worker", "-P", "solo", "-l", "info", "--without-mingle",
+             "--without-gossip", "-Q", at.queue],
+            cwd=at.path,
+            env=environment(at) | {"C_FORCE_ROOT": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+        )  # fmt: skip
+    try:
+        eventually(lambda: " ready." in log.read_text() or worker.poll() is not None, 30)
+        app = at.app
+        assert app.send_task("theirs.add", (1, 2)).get(timeout=20) == 3
+        results = [app.send_task("theirs.add", (n, n)) for n in range(20)]
+        assert sum(result.get(timeout=20) for result in results) == 2 * sum(range(20))
+        with pytest.raises(ValueError, match="why"):
+            app.send_task("theirs.fail", ("why",)).get(timeout=20)
+    finally:
+        family = descendants(worker.pid)
+        worker.terminate()
+        worker.wait(20)
+        eventually(lambda: not alive(family), 5)
