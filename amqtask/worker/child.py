@@ -84,13 +84,19 @@ class Child:
         self._executor = Executor(
             job, context, self._settler, self._limits, lambda: self._consumer.epoch
         )
-        self._pool = SingleSlot(self._execute, self._settler.flush)
+        self._pool = SingleSlot(self._execute, self._idle)
         self._draining = False  # written by the I/O thread
         # I/O thread: the prefetch autopilot, when no multiplier was given
         self._pilot: Pilot | None = None
         if job.prefetch is None:
             self._pilot = Pilot(
-                self._io, self._executor, self._pool, self._io_prefetch, context.slots
+                self._io,
+                self._executor,
+                self._pool,
+                self._io_prefetch,
+                self._io_pause,
+                self._consumer.resume,
+                context.slots,
             )
         self._told = False  # I/O thread: the supervisor knows that we are ready
         self._exit = ChildExit.DONE
@@ -121,6 +127,13 @@ class Child:
             self._exit = ChildExit.RECYCLE
             self._pool.stop()  # nothing more starts; the I/O thread gives the rest back
             self._io.post(self._io_drain)
+
+    def _idle(self) -> None:
+        """The slot has run out of work."""
+        self._settler.flush()
+        pilot = self._pilot
+        if pilot is not None and pilot.paused:
+            self._io.post(pilot.slot_free)
 
     def _finish(self) -> None:
         """Wait until everything is settled, then close both connections and the I/O thread."""
@@ -183,11 +196,15 @@ class Child:
         if self._pilot is not None:
             self._pilot.wake()
 
-    def _io_prefetch(self, prefetch: int, unstarted: Sequence[ports.Delivery]) -> None:
-        """The autopilot asks for another prefetch, and hands over what the child should not hoard."""
-        self._io_give_back(unstarted)
+    def _io_prefetch(self, prefetch: int) -> None:
+        """The autopilot asks for another prefetch."""
         self._consumer.set_prefetch(prefetch)
         self._settler.set_window(prefetch)
+
+    def _io_pause(self, unstarted: Sequence[ports.Delivery]) -> None:
+        """The autopilot hands over what the child should not hoard."""
+        self._consumer.pause()  # first, or the broker could deliver them here again
+        self._io_give_back(unstarted)
 
     def _io_give_back(self, deliveries: Sequence[ports.Delivery]) -> None:
         for delivery in deliveries:

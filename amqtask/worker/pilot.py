@@ -1,7 +1,8 @@
 """The prefetch autopilot: how many messages a child holds follows how long its tasks take. I/O thread.
 
-It looks at the executor's counters every few hundredths of a second while work flows, and not at all when none does. A
-task that turns out long while its neighbours wait behind it has them given back, so that an idle child can run them.
+It looks at the executor's counters every few hundredths of a second while work flows, and not at all when none does. When
+a task turns out long, what waits behind it is given back, so that an idle child can run it, and nothing more is consumed
+until the slot is free. (Given back while consuming, it would come again at once, and again, until its delivery limit.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Pilot:
         io: the child's I/O thread, on which everything here runs.
         executor: has the counters.
         pool: has what waits.
-        change: takes a new prefetch and the deliveries to give back.
+        change: takes a new prefetch.
+        pause: stops consuming and gives deliveries back.
+        resume: consumes again.
         slots: slots of the child.
     """
 
@@ -35,24 +38,38 @@ class Pilot:
         io: IoThread,
         executor: Executor,
         pool: Pool,
-        change: Callable[[int, Sequence[Delivery]], None],
+        change: Callable[[int], None],
+        pause: Callable[[Sequence[Delivery]], None],
+        resume: Callable[[], None],
         slots: int,
     ) -> None:
         self._io = io
         self._executor = executor
         self._pool = pool
         self._change = change
+        self._pause = pause
+        self._resume = resume
         self._slots = slots
         self._prefetch = FIRST * slots
         self._ended = 0
         self._busy = 0.0
         self._looking = False
+        self.paused = False  # read by the slot's thread
 
     def wake(self) -> None:
         """Work has arrived: look soon, if no look is due."""
+        self._look_in(LOOK)
+
+    def slot_free(self) -> None:
+        """The slot has run out of work."""
+        if self.paused and not self._executor.running_since:
+            self.paused = False
+            self._resume()
+
+    def _look_in(self, seconds: float) -> None:
         if not self._looking:
             self._looking = True
-            self._io.call_later(LOOK, self._look)
+            self._io.call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._looking = False
@@ -63,12 +80,18 @@ class Pilot:
         if since and time.monotonic() - since > HOARD:
             unstarted = self._pool.take_back()
             if unstarted or self._prefetch > self._slots:
-                self._prefetch = self._slots
-                self._change(self._slots, unstarted)
-            return  # the next batch wakes us
+                self.paused = True
+                self._pause(unstarted)
+                if self._prefetch != self._slots:
+                    self._prefetch = self._slots
+                    self._change(self._slots)
+            if self.paused:
+                self._look_in(HOARD)  # the slot may have become free before it saw that we paused
+            return  # else the next batch wakes us
+        self.slot_free()
         prefetch = target(self._prefetch, tasks, busy, self._slots)
         if prefetch != self._prefetch:
             self._prefetch = prefetch
-            self._change(prefetch, ())
-        if tasks or since:
+            self._change(prefetch)
+        if tasks or since or self.paused:
             self.wake()

@@ -25,7 +25,7 @@ from amqtask.core.message import Properties
 from amqtask.core.outcome import Verdict
 from amqtask.errors import BrokerError, OperationRefused
 from amqtask.log import get_logger
-from amqtask.topology.plan import Declaration
+from amqtask.topology.plan import Declaration, DeclareQueue
 
 log = get_logger("amqtask.amqp")
 
@@ -76,6 +76,10 @@ class ThreadedConsumer:
         self._queues = tuple(queues)
         self._prefetch = prefetch
         self._declarations = tuple(declarations)
+        # A queue that is missing closes the channel. Found out while another is consumed already, that would give back what
+        # was delivered, second after second, until its delivery limit is used up: so all are looked for first.
+        declared = {each.name for each in declarations if isinstance(each, DeclareQueue)}
+        self._expected = tuple(name for name in queues if name not in declared and len(queues) > 1)
         self._on_batch = on_batch
         self._on_lost = on_lost
         self._on_ready = on_ready
@@ -90,8 +94,10 @@ class ThreadedConsumer:
         self._on_stopped: list[Callable[[], None]] = []
         self._flush_timer: Any = None
         self._consumers = 0  # consumers ever begun: each has a tag of its own
-        self._granted = prefetch  # what the consumers of this channel began with
-        self._leaving: set[str] = set()  # consumers being cancelled to change the prefetch
+        self._granted = prefetch  # what the consumers of this channel began with; 0 when paused
+        self._paused = False
+        self._changing = False  # consumers come or go because the prefetch changes
+        self._leaving: set[str] = set()  # consumers whose cancel has no answer yet
         # appended by any thread, drained by the I/O thread:
         self._verdicts: deque[tuple[ports.Delivery, Verdict]] = deque()
         self._connection = Connection(
@@ -138,17 +144,17 @@ class ThreadedConsumer:
         what those hold stays ours.
         """
         self._prefetch = prefetch
-        channel = self._connection.channel
-        if channel is None or not channel.is_open or not self._consuming:
-            return  # the next channel begins with it
-        if prefetch == self._granted or self._stopping or self._leaving:
-            return  # while old consumers leave, the last of them looks again
-        self._granted = prefetch
-        old = [tag for tag in self._tags if isinstance(tag, str)]
-        self._leaving = set(old)
-        channel.basic_qos(
-            prefetch_count=prefetch, callback=lambda _frame: self._replace(channel, old)
-        )
+        self._adjust()
+
+    def pause(self) -> None:
+        """Have no more delivered until ``resume``; what is here stays ours to settle. I/O thread."""
+        self._paused = True
+        self._adjust()
+
+    def resume(self) -> None:
+        """Consume again after ``pause``. I/O thread."""
+        self._paused = False
+        self._adjust()
 
     def stop(self, on_stopped: Callable[[], None] | None = None) -> None:
         """Cancel the consumers; deliveries already here stay ours to settle.
@@ -172,6 +178,7 @@ class ThreadedConsumer:
         self._batch = []
         self._tags = {}
         self._leaving = set()
+        self._changing = False
         if self._fast:
             raw: Any = self._connection.raw
             raw.on_deliver = self._delivered
@@ -188,8 +195,20 @@ class ThreadedConsumer:
                 **arguments, callback=lambda _frame: self._declare(channel, index + 1)
             )
             return
+        index -= len(self._declarations)
+        if index < len(self._expected):
+            channel.queue_declare(
+                self._expected[index],
+                passive=True,
+                callback=lambda _frame: self._declare(channel, len(self._declarations) + index + 1),
+            )
+            return
         if self._stopping:
             self._stopped()
+            return
+        if self._paused:
+            self._granted = 0
+            self._consuming = True
             return
         self._granted = self._prefetch
         channel.basic_qos(
@@ -210,11 +229,38 @@ class ThreadedConsumer:
         self._begin(channel, began)
         self._consuming = True
 
+    def _adjust(self) -> None:
+        """Bring the consumers to the prefetch that is wanted now."""
+        channel = self._connection.channel
+        if channel is None or not channel.is_open or not self._consuming:
+            return  # the next channel begins with it
+        wanted = 0 if self._paused else self._prefetch
+        if wanted == self._granted or self._stopping or self._changing:
+            return  # the end of a change looks again
+        self._changing = True
+        self._granted = wanted
+        old = self._active()
+        if not wanted:
+            self._cancel(channel, old)
+            return
+        channel.basic_qos(
+            prefetch_count=wanted, callback=lambda _frame: self._replace(channel, old)
+        )
+
+    def _active(self) -> list[str]:
+        """The tags of the consumers that are not on their way out."""
+        return [tag for tag in self._tags if isinstance(tag, str) and tag not in self._leaving]
+
     def _replace(self, channel: Channel, old: Sequence[str]) -> None:
         """Begin consumers with the new prefetch, then let the old ones go."""
         if channel.is_closed or channel.is_closing or self._stopping:
             return
         self._begin(channel, _nothing)
+        self._cancel(channel, old)
+
+    def _cancel(self, channel: Channel, tags: Sequence[str]) -> None:
+        """Cancel consumers; go on when the broker has answered for all that are on their way out."""
+        self._leaving.update(tags)
 
         def gone(tag: str) -> Callable[[object], None]:
             def forget(_frame: object) -> None:
@@ -222,15 +268,27 @@ class ThreadedConsumer:
                 self._tags.pop(tag, None)
                 self._tags.pop(tag.encode(), None)
                 if not self._leaving:
-                    self.set_prefetch(self._prefetch)
+                    self._all_gone()
 
             return forget
 
-        for tag in old:
+        for tag in tags:
             channel.basic_cancel(tag, callback=gone(tag))
+        if not self._leaving:
+            self._all_gone()
+
+    def _all_gone(self) -> None:
+        self._changing = False
+        if self._stopping:
+            self._consuming = False
+            self._stopped()
+        else:
+            self._adjust()
 
     def _begin(self, channel: Channel, began: Callable[[object], None]) -> None:
-        for queue in self._queues:
+        # Each time another queue is first, so that none always comes behind the task of another.
+        first = self._consumers // len(self._queues) % len(self._queues)
+        for queue in (*self._queues[first:], *self._queues[:first]):
             self._consumers += 1
             tag = f"{self._name}.{self._consumers}"
             self._tags[tag] = self._tags[tag.encode()] = queue
@@ -342,21 +400,7 @@ class ThreadedConsumer:
         if channel is None or not channel.is_open or not self._consuming:
             self._stopped()
             return
-        tags = [tag for tag in self._tags if isinstance(tag, str) and tag not in self._leaving]
-        if not tags:  # between the old consumers and the new ones
-            self._leaving = set()
-            tags = [tag for tag in self._tags if isinstance(tag, str)]
-        waiting = len(tags)
-
-        def cancelled(_frame: object) -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting == 0:
-                self._consuming = False
-                self._stopped()
-
-        for tag in tags:
-            channel.basic_cancel(tag, callback=cancelled)
+        self._cancel(channel, self._active())
 
     def _stopped(self) -> None:
         callbacks, self._on_stopped = self._on_stopped, []

@@ -232,6 +232,65 @@ def test_the_prefetch_can_change_while_consuming(broker: Broker, queue_name: str
     assert ready_messages(broker, queue_name) == 2
 
 
+def test_a_pause_gives_back_and_a_resume_goes_on(broker: Broker, queue_name: str) -> None:
+    with reading(broker, queue_name, prefetch=2) as reader:
+        send(broker, queue_name, *[b"x"] * 6)
+        kept, returned = reader.received(2)
+        reader.io.post(reader.consumer.pause)
+        reader.consumer.settle(returned, Verdict.GIVE_BACK)
+        eventually(lambda: ready_messages(broker, queue_name) == 5)
+        reader.on_io(lambda: None)
+        assert not reader.deliveries  # it was given back while nothing is consumed
+        reader.acknowledge([kept])
+        reader.io.post(reader.consumer.resume)
+        more = reader.received(2)
+
+        assert sum(delivery.redelivered for delivery in more) == 1
+        reader.acknowledge(more)
+        reader.acknowledge(reader.received(2))
+        for _ in range(3):  # without waiting for the broker in between
+            reader.io.post(reader.consumer.pause)
+            reader.io.post(reader.consumer.resume)
+        reader.acknowledge(reader.received(1))
+        send(broker, queue_name, b"last")
+        reader.acknowledge(reader.received(1))
+    assert ready_messages(broker, queue_name) == 0
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["paused", "pausing"])
+def test_a_paused_consumer_stops(broker: Broker, queue_name: str, settled: bool) -> None:
+    with reading(broker, queue_name, prefetch=1) as reader:
+        reader.io.post(reader.consumer.pause)
+        if settled:
+            eventually(lambda: reader.on_io(lambda: not reader.consumer._leaving))
+        reader.stop()
+        reader.io.post(reader.consumer.resume)
+        send(broker, queue_name, b"x")
+        eventually(lambda: ready_messages(broker, queue_name) == 1)
+
+
+def test_nothing_is_taken_from_one_queue_while_another_is_missing(
+    broker: Broker, queue_name: str
+) -> None:
+    missing = f"{queue_name}-missing"
+    with broker.channel() as channel:
+        channel.queue_declare(queue_name, durable=True)
+    send(broker, queue_name, b"x")
+    with reading(
+        broker, queue_name, ready=False, declarations=(), queues=[queue_name, missing]
+    ) as reader:
+        eventually(lambda: reader.on_io(lambda: reader.consumer._ledger.epoch) >= 4, 30)
+        with broker.channel() as channel:
+            channel.queue_declare(missing, durable=True)
+        assert reader.ready.wait(30)
+        (delivery,) = reader.received(1)
+
+        assert not delivery.redelivered
+        reader.acknowledge([delivery])
+        with broker.channel() as channel:
+            channel.queue_delete(missing)
+
+
 @both_codecs
 def test_a_large_body_arrives_whole(broker: Broker, queue_name: str, fast: bool) -> None:
     body = bytes(range(256)) * 20_000
