@@ -13,6 +13,7 @@ structlog is imported with the first line that is written, because it takes long
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import logging
 import math
@@ -68,31 +69,52 @@ class Logger:
     structlog's ``BoundLogger`` has. Any thread.
     """
 
-    __slots__ = ("_bound", "_standard")
+    __slots__ = ("_bound", "_own", "_standard")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, own: bool = False) -> None:
         self._standard = logging.getLogger(name)
+        self._own = own  # a line of amqtask itself
         self._bound: Any = None  # any thread: two that make it at the same time make the same
 
     def debug(self, event: object = None, *args: object, **fields: Any) -> None:
         """Log at level DEBUG."""
         if self._standard.isEnabledFor(logging.DEBUG):
-            self._structlog().debug(event, *args, **fields)
+            self._write("debug", event, args, fields)
 
     def info(self, event: object = None, *args: object, **fields: Any) -> None:
         """Log at level INFO."""
         if self._standard.isEnabledFor(logging.INFO):
-            self._structlog().info(event, *args, **fields)
+            self._write("info", event, args, fields)
 
     def warning(self, event: object = None, *args: object, **fields: Any) -> None:
         """Log at level WARNING."""
         if self._standard.isEnabledFor(logging.WARNING):
-            self._structlog().warning(event, *args, **fields)
+            self._write("warning", event, args, fields)
 
     def error(self, event: object = None, *args: object, **fields: Any) -> None:
         """Log at level ERROR."""
         if self._standard.isEnabledFor(logging.ERROR):
-            self._structlog().error(event, *args, **fields)
+            self._write("error", event, args, fields)
+
+    def exception(self, event: object = None, *args: object, **fields: Any) -> None:
+        """Log at level ERROR, with the traceback of the exception being handled."""
+        if self._standard.isEnabledFor(logging.ERROR):
+            self._write("exception", event, args, fields)
+
+    def _write(
+        self, method: str, event: object, args: tuple[object, ...], fields: dict[str, Any]
+    ) -> None:
+        try:
+            getattr(self._structlog(), method)(event, *args, **fields)
+        except SoftTimeLimitExceeded:
+            raise  # struck while the line was written; it is for the task
+        except Exception:
+            # A user's filter or handler that raises must not end a worker's I/O thread or undo a settlement.
+            if not self._own:
+                raise
+            if logging.raiseExceptions and sys.stderr is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    traceback.print_exc(limit=-3)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -101,7 +123,7 @@ class Logger:
 
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
         # a function sent by value takes the loggers of its module along
-        return get_logger, (self._standard.name,)
+        return (get_logger if self._own else get_task_logger), (self._standard.name,)
 
     def __repr__(self) -> str:
         return f"<Logger {self._standard.name}>"
@@ -120,8 +142,11 @@ class Logger:
 
 
 def get_logger(name: str) -> Any:
-    """A structlog logger over the standard logger ``name``; key-values become part of the line. Any thread."""
-    return Logger(name)
+    """A structlog logger over the standard logger ``name``, for amqtask's own lines; key-values become part of the line.
+
+    What the user's filters and handlers raise goes to stderr and no further. Any thread.
+    """
+    return Logger(name, own=True)
 
 
 def get_task_logger(name: str) -> Any:

@@ -305,3 +305,20 @@ def test_colours(setting: str | None, expected: bool, monkeypatch: pytest.Monkey
         log.get_logger("ours").info("hello")
 
     assert ("\x1b[" in lines.text) is expected
+
+
+def test_a_filter_that_raises_reaches_the_users_own_lines_only(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(_record: logging.LogRecord) -> bool:
+        raise RuntimeError("of a filter")
+
+    standard = logging.getLogger("amqtask.test_broken_filter")
+    standard.addFilter(broken)
+    try:
+        log.get_logger(standard.name).error("ours")
+        assert "RuntimeError: of a filter" in capsys.readouterr().err
+        with pytest.raises(RuntimeError):
+            log.get_task_logger(standard.name).error("theirs")
+    finally:
+        standard.removeFilter(broken)

@@ -113,6 +113,19 @@ class Executor:
 
     def execute(self, delivery: Delivery) -> float | None:
         """Run one delivery and post its settlement. Returns seconds when it is too early to run it, else ``None``."""
+        try:
+            return self._execute(delivery)
+        except BaseException:  # whatever it is: thrown at the process, it would come again for ever
+            log.exception("a message could not be settled and is rejected", queue=delivery.queue)
+            if self.running_since:
+                if self._current is not None and not self._limits.end():
+                    _wait_for_the_end()
+                self._slot.end(True)
+                self.running_since = 0.0
+            self._post(delivery, Settlement(Verdict.REJECT), None)
+            return None
+
+    def _execute(self, delivery: Delivery) -> float | None:
         if delivery.epoch != self._epoch():
             return None
         try:
@@ -148,9 +161,12 @@ class Executor:
             self._settler.flush()
         soft = head.soft_time_limit or options.soft_time_limit or settings.task_soft_time_limit
         hard = head.time_limit or options.time_limit or settings.task_time_limit
+        if self._context.solo:
+            hard = None  # the process that would be ended is the whole node
         started = self.running_since = time.monotonic()
         slot = self._slot
         if soft is None and hard is None:
+            self._current = None
             slot.begin(head.id, head.task, started)
             outcome = self._call(delivery, head, task, started)
             mine = True
@@ -163,8 +179,8 @@ class Executor:
                 None if soft is None else started + soft,
                 None if hard is None else started + hard,
             )
-            self._limits.begin(soft, hard)
             try:
+                self._limits.begin(soft, hard)
                 outcome = self._call(delivery, head, task, started)
                 mine = self._limits.end()
             except (
@@ -378,7 +394,7 @@ class Executor:
             return None, outcome
         try:
             return self._reply(head, self._record(head, outcome)), outcome
-        except MessageError as error:
+        except BaseException as error:  # noqa: BLE001  # the value's own __json__ or __reduce__ may raise anything
             failed = Failed(error, None, "result")
             return self._reply(head, self._record(head, failed)), failed
 

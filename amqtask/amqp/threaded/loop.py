@@ -76,7 +76,13 @@ class IoThread:
         self._posted.append(callback)
         if not self._awake:
             self._awake = True
-            self.loop.add_callback_threadsafe(self._drain)
+            try:
+                self.loop.add_callback_threadsafe(self._drain)
+            except (
+                BaseException
+            ):  # a signal's exception, like a soft limit: the next post must wake the loop
+                self._awake = False
+                raise
             if self._thread is None:
                 self.start()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from amqtask.amqp.threaded.loop import IoThread
+from amqtask.errors import SoftTimeLimitExceeded
 from tests.waiting import eventually
 
 FORKS = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
@@ -92,6 +93,21 @@ def test_an_error_in_a_callback_does_not_stop_the_loop(
     eventually(lambda: caplog.text.count("ValueError: of the caller") == 3)
     wait_for(io)
     assert io.alive
+
+
+def test_a_post_that_a_signal_interrupts_does_not_silence_the_next(
+    io: IoThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for(io)
+
+    def interrupted(_callback: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io.loop, "add_callback_threadsafe", interrupted)
+        with pytest.raises(SoftTimeLimitExceeded):
+            io.post(lambda: None)
+    wait_for(io)
 
 
 def test_timers_run_unless_cancelled(io: IoThread) -> None:
