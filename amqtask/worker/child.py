@@ -149,8 +149,9 @@ class Child:
         self._job.app.close(CLOSE_GRACE)
         closed = threading.Event()
         self._consumer.close(closed.set)
-        closed.wait(CLOSE_GRACE)
+        # Given up now: what has no confirm is not acked either, the consumer takes no verdict any more.
         self._publisher.close(CLOSE_GRACE if in_time else 0.0)
+        closed.wait(CLOSE_GRACE)
         self._io.stop()
         if self._signals is not None:
             signal.set_wakeup_fd(-1)
