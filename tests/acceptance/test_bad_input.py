@@ -13,15 +13,15 @@ from typing import Any
 import pika.exceptions
 import pytest
 
-from amqtask.core.message import Properties
 from amqtask.amqp import frames
+from amqtask.core.message import Properties
 from tests.acceptance.nodes import Node, Place
 from tests.brokers import Broker
 from tests.waiting import eventually
 
 Places = Callable[..., Place]
 
-JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
+JSON: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8"}
 
 
 class Touch:
@@ -47,7 +47,7 @@ class Caller:
         with self.at.broker.channel() as channel:
             channel.queue_delete(self.replies)
 
-    def headers(self, task: str = "work.note", **more: object) -> dict[str, object]:
+    def headers(self, task: str = "work.note", /, **more: object) -> dict[str, object]:
         return {"lang": "py", "task": task, "id": uuid.uuid4().hex, **more}
 
     def put(self, body: bytes, headers: dict[str, Any] | None, **properties: Any) -> None:
@@ -106,10 +106,22 @@ def test_bodies(at: Place, caller: Caller, tmp_path: Path) -> None:
     cases: list[tuple[str, bytes, dict[str, Any], dict[str, Any], str]] = [
         ("no JSON", b"\xff\x00{not json", good, {}, "undecodable"),
         ("empty", b"", good, {}, "undecodable"),
-        ("a content type nobody knows", b"x", good, {"content_type": "text/x-odd"}, "refused content"),
+        (
+            "a content type nobody knows",
+            b"x",
+            good,
+            {"content_type": "text/x-odd"},
+            "refused content",
+        ),
         ("pickle", pickle.dumps([[Touch(canary)], {}, {}]), good, pickled, "refused content"),
         ("no gzip", b"x", good | {"compression": "application/x-gzip"}, {}, "undecodable"),
-        ("an encoding nobody knows", arguments("x"), good, {"content_encoding": "klingon"}, "refused content"),
+        (
+            "an encoding nobody knows",
+            arguments("x"),
+            good,
+            {"content_encoding": "klingon"},
+            "refused content",
+        ),
         ("two elements", b'[["x"], {}]', good, {}, "undecodable"),
         ("four elements", b'[["x"], {}, {}, 1]', good, {}, "undecodable"),
         ("a mapping, as protocol 1 has it", b'{"a": 1}', good, {}, "wrong arguments"),
@@ -229,12 +241,14 @@ def test_properties_that_are_not_utf_8(at: Place, caller: Caller) -> None:
     assert seen + sum(at.count("end").values()) == 7
 
 
-def put_raw(
-    at: Place, body: bytes, name: str, value: bytes, headers: dict[str, object]
-) -> None:
+def put_raw(at: Place, body: bytes, name: str, value: bytes, headers: dict[str, object]) -> None:
     """Publish a message with bytes in a property that should hold text."""
     mark = "MARKMARK"
-    given = {"content_type": "application/json", "content_encoding": "utf-8", name: mark}
+    given: dict[str, Any] = {
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        name: mark,
+    }
     properties = frames.encode_properties(Properties(headers=headers, **given))
     coded = mark.encode()
     assert properties.count(coded) == 1
@@ -333,5 +347,3 @@ def test_a_queue_without_dead_letters(place: Places, kind: str) -> None:
     assert node.stop() == 0
     assert at.depth() == 0
     caller.close()
-
-

@@ -48,7 +48,7 @@ except work.Broken as error:
 """
     )
     assert "('why', 42) 42" in shown
-    assert 'in fail\n    raise Broken(what, 42)' in shown
+    assert "in fail\n    raise Broken(what, 42)" in shown
     assert "work.py" in shown
 
 

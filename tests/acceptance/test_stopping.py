@@ -166,7 +166,7 @@ def test_reload_picks_up_an_edited_file(place: Places, flags: str) -> None:
     def edited() -> bool:
         # again and again: the watcher may not have begun to watch
         (at.path / "work.py").write_text(changed)
-        return at.send("version").get(timeout=20) == "two"
+        return bool(at.send("version").get(timeout=20) == "two")
 
     eventually(edited, 30, interval=0.5)
     assert node.stop() == 0

@@ -91,7 +91,7 @@ def one_sentence(at: Place, *flags: str) -> str:
 
 
 def test_a_differing_live_queue(place: Places) -> None:
-    at = place(queue={"max_length": 5})
+    at = place(queue={"max_length": 5, "dead_letter": False})
     with at.broker.channel() as channel:
         channel.queue_declare(at.queue, durable=True, arguments={"x-max-length": 7})
     for flags in (("-c1",), ("-Psolo",)):
