@@ -452,11 +452,7 @@ def encode_publish(
     size = len(body)
     head = _header_head.pack(_HEADER, channel, 12 + len(properties), _BASIC, 0, size)
     if frame_max:
-        if len(properties) + 12 + FRAME_OVERHEAD > frame_max:
-            raise PayloadTooLarge(
-                f"The message headers take {len(properties)} bytes; the broker accepts"
-                f" {frame_max - 12 - FRAME_OVERHEAD}. Put large values into the body."
-            )
+        check_properties(properties, frame_max)
         room = frame_max - FRAME_OVERHEAD
         if size > room:
             pieces = [method, head, properties, b"\xce"]
@@ -473,6 +469,19 @@ def encode_publish(
         _frame_head.pack(_BODY, channel, size),
         body,
     )
+
+
+def check_properties(properties: bytes, frame_max: int) -> None:
+    """Do nothing when the properties fit the one frame that AMQP gives them; ``frame_max`` 0 is no limit.
+
+    Raises:
+        PayloadTooLarge: they do not.
+    """
+    if frame_max and len(properties) + 12 + FRAME_OVERHEAD > frame_max:
+        raise PayloadTooLarge(
+            f"The message headers take {len(properties)} bytes; the broker accepts"
+            f" {frame_max - 12 - FRAME_OVERHEAD}. Put large values into the body."
+        )
 
 
 def _encode_method(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:

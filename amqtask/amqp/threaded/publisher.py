@@ -32,6 +32,7 @@ from amqtask.errors import (
     EncodeError,
     LoginRefused,
     OperationRefused,
+    PayloadTooLarge,
 )
 from amqtask.log import get_logger
 
@@ -115,6 +116,7 @@ class ThreadedPublisher:
         self._opened = False
         self._closing: threading.Event | None = None
         self._closed = False
+        self._shut_down = False  # I/O thread: nothing is sent any more
         self._space = threading.Condition()
         self._starved = False  # a caller waits for space; guarded by _space
         self._connection = Connection(
@@ -184,6 +186,8 @@ class ThreadedPublisher:
             raise ConnectionLost("The publisher is closed.")
         self._inbox.append(entry)
         self._io.post(self._pump)
+        if self._came_late(entry):
+            raise ConnectionLost("The publisher is closed.")
 
     def close(self, timeout: float = 5.0) -> None:
         """Wait until what was handed over has ended, then close the connection. Idempotent."""
@@ -197,13 +201,25 @@ class ThreadedPublisher:
             self._io.post(self._give_up_all)
             self._closing.wait(3.0)
 
+    def _came_late(self, entry: _Entry) -> bool:
+        """Whether the publisher was closed meanwhile and the I/O thread has not taken the entry, and now never will."""
+        if not self._closed:
+            return False
+        try:
+            self._inbox.remove(entry)
+        except ValueError:
+            return False
+        return True
+
     def _backlog(self) -> int:
         return len(self._inbox) + len(self._waiting)
 
     def _wait_for_space(self, deadline: float | None) -> None:
         with self._space:
-            while self._backlog() >= self._buffer:
-                self._starved = True
+            while True:
+                self._starved = True  # before the look: space that comes after it must be told
+                if self._closed or self._backlog() < self._buffer:
+                    return
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     raise self._timeout_error()
@@ -250,6 +266,9 @@ class ThreadedPublisher:
 
     def _pump(self) -> None:
         """Send what may be sent now."""
+        if self._shut_down:
+            self._refuse_late()
+            return
         if not self._opened:
             self._opened = True
             self._connection.open()
@@ -278,7 +297,7 @@ class ThreadedPublisher:
         for entry in entries:
             publication = entry.publication
             if not self._fast:
-                self._send_by_pika(entry)
+                self._send_by_pika(entry, frame_max)
                 continue
             try:
                 data = frames.encode_publish(
@@ -315,14 +334,20 @@ class ThreadedPublisher:
                     seconds=self._stall_after,
                 )
                 self._stall_after = min(self._stall_after * 2, STALLED_CAP)
+                self._ready = False  # what is sent behind a channel's close ends the connection
                 self._connection.renew_channel()
                 return
             self._watch()
 
         self._stall_timer = self._io.call_later(self._stall_after, look)
 
-    def _send_by_pika(self, entry: _Entry) -> None:
+    def _send_by_pika(self, entry: _Entry, frame_max: int) -> None:
         publication = entry.publication
+        try:
+            frames.check_properties(entry.properties, frame_max)
+        except PayloadTooLarge as error:  # pika does not look, and the broker ends the connection
+            self._settle(entry, error)
+            return
         channel = self._connection.channel
         assert channel is not None
         try:
@@ -341,6 +366,11 @@ class ThreadedPublisher:
                 ),
             )
             return
+        except pika.exceptions.ChannelWrongStateError:
+            pass  # the channel closes: sent again on the next, like all that is in flight
+        except Exception as error:  # noqa: BLE001  # belongs to this caller, not to its neighbours
+            self._settle(entry, error)
+            return
         self._in_flight.sent(entry)
 
     def _confirmed(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
@@ -356,7 +386,7 @@ class ThreadedPublisher:
             elif returned is not None:
                 self._settle(entry, failures.unroutable(entry.publication, returned))
             else:
-                entry.on_settled(None)
+                self._settle(entry, None)
         if self._waiting:
             self._pump()
         elif self._closing is not None:
@@ -447,9 +477,18 @@ class ThreadedPublisher:
             self._settle(entry, error)
         self._shut()
 
+    def _refuse_late(self) -> None:
+        """End what was handed over while the publisher closed, and wake who waits for space."""
+        while self._inbox:
+            self._settle(self._inbox.popleft(), ConnectionLost("The publisher is closed."))
+        with self._space:
+            self._space.notify_all()
+
     def _shut(self) -> None:
         closing = self._closing
         assert closing is not None
+        self._shut_down = True
+        self._refuse_late()
         for timer in (self._sweep_timer, self._stall_timer):
             if timer is not None:
                 self._io.cancel(timer)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,13 @@ from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.errors import (
+    BrokerError,
     ConfirmTimeout,
     ConnectFailed,
     ConnectionLost,
     LoginRefused,
     OperationRefused,
+    PayloadTooLarge,
     PublishBlocked,
     PublishNacked,
     Unroutable,
@@ -195,6 +198,58 @@ def test_a_closed_publisher_refuses(broker: Broker) -> None:
         out.close()
         with pytest.raises(ConnectionLost, match="closed"):
             out.publish(to_queue("q"), timeout=1)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+def test_what_comes_while_the_publisher_closes_is_refused(
+    broker: Broker, queue_name: str, used: bool
+) -> None:
+    with declared(broker, queue_name), publisher(broker.url) as subject:
+        if used:
+            subject.publish(to_queue(queue_name), 10)
+
+        class Late(deque[object]):
+            def append(self, entry: object) -> None:  # between submit's look and its handing over
+                subject.close(5)
+                super().append(entry)
+
+        subject._inbox = Late()  # type: ignore[assignment]  # entries are the publisher's own
+        ended = threading.Event()
+        try:
+            subject.submit(to_queue(queue_name), lambda _error: ended.set(), 30)
+        except ConnectionLost:
+            ended.set()
+        assert ended.wait(5)
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["frames", "pika"])
+def test_headers_above_a_frame_are_refused_and_end_no_connection(
+    broker: Broker, queue_name: str, fast: bool
+) -> None:
+    with declared(broker, queue_name) as depth, publisher(broker.url, fast=fast) as subject:
+        with pytest.raises(PayloadTooLarge):
+            subject.publish(to_queue(queue_name, headers={"x": "y" * 140_000}), 5)
+        subject.publish(to_queue(queue_name), 5)
+        assert depth() == 1
+
+
+def test_sending_again_on_a_new_channel_keeps_the_connection(
+    broker: Broker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amqtask.amqp.threaded.publisher.STALLED", 0.0005)  # as if it were slow
+    losses: list[object] = []
+    with declared(broker, queue_name) as depth, publisher(broker.url, window=500) as subject:
+        on_lost = subject._connection._on_lost
+
+        def lost(error: BrokerError) -> None:
+            losses.append(error)
+            on_lost(error)
+
+        monkeypatch.setattr(subject._connection, "_on_lost", lost)
+        subject.publish_many([to_queue(queue_name)] * 5000, 60)
+        assert depth() >= 5000
+    assert any("renewed" in str(error) for error in losses)
+    assert all("renewed" in str(error) for error in losses)
 
 
 def test_close_waits_for_what_was_handed_over(broker: Broker, queue_name: str) -> None:
