@@ -43,8 +43,8 @@ layers: $(READY) ## Check who imports whom
 test: $(READY) ## Run all tests; finds or starts a RabbitMQ
 	$(BIN)/python -m pytest $(ARGS)
 
-test-unit: $(READY) ## Run the tests that need no broker
-	$(BIN)/python -m pytest -m "not broker and not acceptance" $(ARGS)
+test-unit: $(READY) ## Run the tests that need no broker and start no process
+	$(BIN)/python -m pytest -m "not broker and not acceptance and not process" $(ARGS)
 
 test-all: $(READY) ## Run what CI runs: linters, and the tests on RabbitMQ 3.10 and 4.x
 	.ci/run

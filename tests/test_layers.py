@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "amqtask" / "core").glob("*.py"))
 LAZY = {"compression.py": {"zstandard"}, "serialization.py": {"cloudpickle"}}

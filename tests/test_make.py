@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 WORDS = [
     "help",

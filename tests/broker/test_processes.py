@@ -15,6 +15,8 @@ import pytest
 from amqtask.broker.processes import MARK, Process, end_all, marked, parse_stat, wait_gone
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.process
+
 _WAIT_FOR_EVER = "import signal; signal.pause()"
 
 

@@ -15,6 +15,8 @@ from amqtask.broker.choice import ensure_server
 from tests.brokers import Broker
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.process
+
 _RUN = [sys.executable, "-m", "amqtask.broker.run", "--"]
 
 

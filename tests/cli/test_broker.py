@@ -16,6 +16,8 @@ from amqtask.broker.choice import ensure_server
 from amqtask.broker.node import PrivateNode
 from amqtask.broker.processes import marked
 
+pytestmark = pytest.mark.process
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.running import Folder, Shop
+
+pytestmark = pytest.mark.process
 
 
 def _lines(text: str) -> dict[str, str]:

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from amqtask.cli.main import COMMANDS, app
 from tests.cli.running import AMQTASK, Folder, Shop
 
+pytestmark = pytest.mark.process
+
 COMPLETE = {"_AMQTASK_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
 
 

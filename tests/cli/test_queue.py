@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.brokers import Broker
 from tests.cli.running import Folder, Shop
+
+pytestmark = pytest.mark.process
 
 
 def test_ls_without_the_management_api(shop: Shop, broker: Broker) -> None:

@@ -12,6 +12,8 @@ from amqtask.errors import ConfigurationError
 from tests.brokers import Broker
 from tests.cli.running import Shop
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("text", ["", "{", "5", '"a"', "null", "{}", "[" * 100_000, "[1,]"])
 def test_bad_json_is_one_sentence(text: str) -> None:

@@ -11,6 +11,8 @@ from amqtask.errors import ConfigurationError
 from tests.brokers import Broker
 from tests.cli.running import Folder, Shop
 
+pytestmark = pytest.mark.process
+
 
 def test_validate(offline: Shop) -> None:
     found = offline.run("topology", "validate", "shop.yaml")

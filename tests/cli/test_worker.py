@@ -12,6 +12,8 @@ from amqtask.errors import ConfigurationError
 from tests.brokers import Broker
 from tests.cli.running import Shop
 
+pytestmark = pytest.mark.process
+
 INFO = {
     "node": "n@h",
     "app": "shop",

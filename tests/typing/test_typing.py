@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 CASES = Path(__file__).parent / "cases"
 ROOT = CASES.parents[2]
 

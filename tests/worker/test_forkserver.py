@@ -10,6 +10,8 @@ import pytest
 from amqtask.errors import ConfigurationError
 from amqtask.worker.forkserver import refusal, source_folders
 
+pytestmark = pytest.mark.process
+
 
 def raised(text: str, name: str = "shop.py") -> BaseException:
     try:

@@ -11,6 +11,8 @@ import pytest
 from amqtask.worker.lineage import Wakeup, die_with, ignore, kill_group, signals_blocked
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.process
+
 
 def fork(main: Callable[[], None]) -> int:
     """Run ``main`` in a forked process that ends after it."""

@@ -9,6 +9,8 @@ import pytest
 
 from amqtask.worker.preview import AppRefused, app_settings
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(autouse=True)
 def _import_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

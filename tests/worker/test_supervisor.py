@@ -17,6 +17,8 @@ import pytest
 
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.process
+
 PROGRAM = Path(__file__).with_name("toynode.py")
 Record = dict[str, Any]
 
