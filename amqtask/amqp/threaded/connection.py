@@ -276,9 +276,13 @@ class Connection:
         if connection is None or connection.is_closed:
             self._finish_close()
             return
-        if not connection.is_closing:
+        if connection.is_open:
             connection.close(200, "closed by amqtask")
-        self._timer = self.io.call_later(CLOSE_TIMEOUT, connection.abort)
+            self._timer = self.io.call_later(CLOSE_TIMEOUT, connection.abort)
+        elif connection.is_closing:
+            self._timer = self.io.call_later(CLOSE_TIMEOUT, connection.abort)
+        else:
+            connection.abort()  # still opening: pika's close would fail in its own assertions
 
     def _finish_close(self) -> None:
         if self._timer is not None:

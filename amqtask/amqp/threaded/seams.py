@@ -80,6 +80,14 @@ class PlainConnection(SelectConnection):
         if not self.is_closed:
             self._terminate_stream(pika.exceptions.StreamLostError(reason))
 
+    def _on_data_available(self, data_in: bytes) -> None:
+        try:
+            super()._on_data_available(data_in)
+        except (
+            pika.exceptions.ProtocolVersionMismatch
+        ) as error:  # pika would leave the connection open for ever
+            self.abort(str(error))
+
     def send(self, data: bytes) -> None:
         """Put frames that are encoded already on the wire. I/O thread only."""
         self.bytes_sent += len(data)
@@ -107,16 +115,13 @@ class FastConnection(PlainConnection):
         super()._proto_connection_made(transport)
 
     def _on_data_available(self, data_in: bytes) -> None:
-        if self.bytes_received == 0 and data_in[:4] == b"AMQP":
-            super()._on_data_available(data_in)  # a broker of another protocol version says so
-            return
         self.bytes_received += len(data_in)
         try:
             self._parser.feed(data_in)
         except (
             ConnectionLost
         ) as error:  # bytes that are no AMQP: nothing after them can be understood
-            self._terminate_stream(pika.exceptions.StreamLostError(str(error)))
+            self.abort(str(error))
             return
         if self.on_read_end is not None:
             self.on_read_end()
