@@ -37,9 +37,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import msgspec
-import structlog
 
 from amqtask.errors import AmqtaskError
+from amqtask.log import get_logger
 from amqtask.worker.board import Board
 from amqtask.worker.lineage import (
     Wakeup,
@@ -67,7 +67,7 @@ from amqtask.worker.link import (
 )
 from amqtask.worker.prepared import ChildContext, ChildExit, Prepare, Prepared
 
-log = structlog.get_logger("amqtask.supervisor")
+log = get_logger("amqtask.supervisor")
 
 # What a process of a node takes no notice of unless it says otherwise: process managers signal whole control groups, and only
 # the supervisor decides what a signal means.

@@ -32,16 +32,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import assert_never
 
-import structlog
-
 from amqtask.core import fleet
+from amqtask.log import get_logger
 from amqtask.worker import forkserver, link, reloader
 from amqtask.worker.board import Board
 from amqtask.worker.lineage import Wakeup, kill_group
 from amqtask.worker.options import WorkerOptions
 from amqtask.worker.prepared import ChildContext, ChildExit, Prepare
 
-log = structlog.get_logger("amqtask.supervisor")
+log = get_logger("amqtask.supervisor")
 
 HARD_GRACE = 0.8  # s past its hard deadline after which a task's child is killed; until then the child settles it itself
 LOOK = 0.5  # s between two looks at the slots

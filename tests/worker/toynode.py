@@ -18,8 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import structlog
-
+from amqtask import log
 from amqtask.errors import AppNotFound
 from amqtask.worker import lineage, supervisor
 from amqtask.worker.options import WorkerOptions
@@ -141,14 +140,7 @@ def prepare() -> Toy:
 
 
 def main() -> int:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
+    log.configure("info", json=True)
     values = json.loads(sys.argv[2])
     if values.pop("without_prctl", False):
         lineage._set_parent_death_signal = None
