@@ -459,6 +459,24 @@ def test_close_gives_back_what_has_no_verdict(broker: Broker, queue_name: str) -
     assert eventually(lambda: ready_messages(broker, queue_name) == 6)
 
 
+def test_acks_behind_a_burst_survive_the_close(broker: Broker, queue_name: str) -> None:
+    quorum = DeclareQueue(queue_name, arguments={"x-queue-type": "quorum"})
+    left = 60
+    with broker.channel() as channel:
+        channel.queue_declare(queue_name, durable=True, arguments={"x-queue-type": "quorum"})
+    send(broker, queue_name, *[b"x"] * left)
+    for _ in range(20):  # the broker loses them one time in ten
+        with reading(broker, queue_name, declarations=[quorum], prefetch=left) as reader:
+            eventually(lambda: len(reader.deliveries) >= left)  # noqa: B023  # used in this round only
+            done, others = reader.deliveries[:2], reader.deliveries[2:]
+            for delivery in others:
+                reader.consumer.settle(delivery, Verdict.GIVE_BACK)
+            reader.consumer.stop()
+            reader.acknowledge(done)
+        left -= 2
+        eventually(lambda: ready_messages(broker, queue_name) == left, 2)  # noqa: B023  # the same
+
+
 def test_a_queue_of_its_own_can_be_deleted(broker: Broker, queue_name: str) -> None:
     declarations = [DeclareQueue(queue_name, durable=False, exclusive=True)]
     with reading(broker, queue_name, declarations=declarations, exclusive=True) as reader:
