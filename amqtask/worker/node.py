@@ -12,6 +12,7 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.session import Session
 from amqtask.app import App
 from amqtask.core.backoff import exponential, full_jitter
+from amqtask.core.prefetch import FIRST
 from amqtask.errors import (
     BootFailed,
     ConfigurationError,
@@ -73,13 +74,14 @@ def prepare(options: WorkerOptions) -> Node:
             _declare(session, declarations)
         _check_queues(session, queues)
         broker = str(session.address)
+    prefetch = _prefetch(topology, queues, options)
     app.freeze()
     job = Job(
         app=app,
         node=options.node,
         addresses=addresses,
         queues=queues,
-        prefetch=options.prefetch,
+        prefetch=prefetch,
         declarations=declarations,
         dead_letters={
             queue: target
@@ -100,7 +102,7 @@ def prepare(options: WorkerOptions) -> Node:
         "pool": options.pool,
         "children": options.children,
         "slots": options.slots,
-        "prefetch": options.prefetch,
+        "prefetch": prefetch,
         "tasks": sorted(app.tasks),
     }
     return Node(job, info)
@@ -125,6 +127,20 @@ def _queues(topology: Topology, options: WorkerOptions, settings: Settings) -> t
     raise ConfigurationError(
         "The topology declares no queue, so there is nothing to work on: name one with -Q, or declare one."
     )
+
+
+def _prefetch(topology: Topology, queues: tuple[str, ...], options: WorkerOptions) -> int | None:
+    """The fixed prefetch, or ``None`` when it follows the length of the tasks.
+
+    To change it, consumers are replaced. On a queue with a single active consumer that would hand the active role to
+    another node in the middle of a task, so there it is fixed.
+    """
+    single = any(
+        name in topology.queues and topology.queues[name].single_active_consumer for name in queues
+    )
+    if options.prefetch is None and single:
+        return FIRST * options.slots
+    return options.prefetch
 
 
 def _check_limits(app: App, options: WorkerOptions) -> None:

@@ -336,9 +336,16 @@ class ThreadedConsumer:
     def _delivered(self, deliver: frames.Deliver) -> None:
         queue = self._tags.get(deliver.consumer_tag)
         if queue is None:
-            return  # a consumer of an earlier channel: the broker has requeued it
+            self._refuse(deliver.tag)
+            return
         self._ledger.accept(deliver.tag)
         self._batch.append(Delivery(self._ledger.epoch, queue, deliver))
+
+    def _refuse(self, tag: int) -> None:
+        """Give back what came for a consumer that is gone; left open, a ``multiple`` ack would cover it unseen."""
+        self._ledger.accept(tag)
+        self._ledger.settle(self._ledger.epoch, tag, Verdict.GIVE_BACK)
+        self._io.post(self._flush)
 
     def _read_end(self) -> None:
         if self._batch:
@@ -348,6 +355,7 @@ class ThreadedConsumer:
     def _delivered_by_pika(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
         queue = self._tags.get(method.consumer_tag)
         if queue is None:
+            self._refuse(method.delivery_tag)
             return
         exchange, key = method.exchange.encode(), method.routing_key.encode()
         deliver = frames.Deliver(

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from amqtask.amqp import frames
 from amqtask.amqp.address import Address
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
+from amqtask.core.ledger import Settle
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.outcome import Verdict
 from amqtask.errors import BrokerError
@@ -534,3 +536,23 @@ def test_a_killed_broker_is_consumed_again(fresh_broker: OwnBroker) -> None:
 
         assert delivery.body == b"after"
         reader.acknowledge([delivery])
+
+
+def test_what_comes_for_a_consumer_that_is_gone_is_given_back() -> None:
+    io = IoThread("test-io")
+    consumer = ThreadedConsumer(
+        io,
+        [Address()],
+        name="test",
+        heartbeat=10,
+        connect_timeout=1,
+        queues=["q"],
+        prefetch=1,
+        on_batch=print,
+    )
+    consumer._ledger.open_epoch()
+
+    consumer._delivered(frames.Deliver(1, b"gone", 1, False, b"\0\0", b"\0\0", b"body"))
+
+    assert consumer._ledger.flush() == [Settle(Verdict.GIVE_BACK, 1)]
+    io.stop()
