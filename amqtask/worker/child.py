@@ -184,6 +184,8 @@ class Child:
         if not self._told:
             self._told = True
             self._context.ready()
+            if self._context.solo:
+                log.info("ready")  # as the supervisor says of its children
 
     def _io_lost(self, error: BrokerError) -> None:
         self._pool.take_back()  # the broker has them again
