@@ -66,13 +66,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, object] = {}
     shadow: str | None = None
 
-    @property
-    def routed_by_name(self) -> bool:
-        """Whether the routes alone decide where this call goes."""
-        return self.queue is None and self.exchange is None and self.routing_key is None
 
-
-CALL_OPTIONS: Final = frozenset(Call.__struct_fields__) - {"id", "task", "args", "kwargs"}
 _KNOWN: Final = frozenset(SendOptions.__annotations__)
 _LATER: Final = {
     "eta": "Sending a task for later (countdown, eta) needs delays in the broker, which this version does not have; "

@@ -42,8 +42,6 @@ READY_STATES = frozenset({SUCCESS, FAILURE, REVOKED})
 """States after which nothing more comes."""
 EXCEPTION_STATES = frozenset({RETRY, FAILURE, REVOKED})
 """States whose ``result`` is an exception in its wire form."""
-PROPAGATE_STATES = frozenset({FAILURE, REVOKED})
-"""States whose exception ``get`` raises."""
 
 TRACEBACK_CHARS = 64 * 1024
 """How much of a traceback travels; a recursion over several functions prints megabytes."""
