@@ -282,10 +282,7 @@ class Node:
 
     def wait_ready(self, times: int = 1) -> None:
         """Wait until all children consume, for the n-th time."""
-        if "-Psolo" in self.process.args:  # type: ignore[operator]  # our own list
-            self.says("worker ready", START)
-        else:
-            self.says("ready", START, times)
+        self.says("ready", START, times)
 
     # ------------------------------------------------------------ its processes
 

@@ -181,7 +181,7 @@ def test_solo_recycles_too(place: Places, kind: str) -> None:
     node = at.node("-Psolo", "--max-tasks-per-child", "3", "-Q", at.queue)
     names = at.send_notes(9)
     at.everything_done(names)
-    node.says("worker ready", times=4)
+    node.wait_ready(times=4)
     assert node.stop() == 0
     assert at.count("start") == Counter(names)
 
