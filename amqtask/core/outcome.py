@@ -60,7 +60,29 @@ class Revoked(msgspec.Struct, frozen=True):
     reason: str
 
 
-Outcome = Succeeded | Failed | Ignored | Rejected | Revoked
+class Retried(msgspec.Struct, frozen=True):
+    """The task is to run again in ``delay`` seconds because of ``error``."""
+
+    error: BaseException
+    traceback: str | None
+    delay: float
+    runtime: float = 0.0
+
+
+class Deferred(msgspec.Struct, frozen=True):
+    """The message came before its time: it is due in ``delay`` seconds and has not run."""
+
+    delay: float
+
+
+Outcome = Succeeded | Failed | Ignored | Rejected | Revoked | Retried | Deferred
+
+
+class Onward(msgspec.Struct, frozen=True):
+    """A publication that carries a message on through the delay ladder, and the queue in which it is due."""
+
+    publication: Publication
+    queue: str
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -70,8 +92,10 @@ class Settlement(msgspec.Struct, frozen=True):
 
     ``results`` go to a reply queue whose owner may be gone: a return of one is noted, not a failure. ``dead_letter`` takes
     the message itself; when it cannot be routed the verdict becomes ``REJECT``, so that nothing is lost in between.
+    ``onward`` is the message's next attempt; while it has no confirm the delivery is not settled.
     """
 
     verdict: Verdict | None
     results: tuple[Publication, ...] = ()
     dead_letter: Publication | None = None
+    onward: Onward | None = None

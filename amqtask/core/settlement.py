@@ -6,10 +6,13 @@ from typing import assert_never
 
 from amqtask.core.message import Publication
 from amqtask.core.outcome import (
+    Deferred,
     Failed,
     Ignored,
+    Onward,
     Outcome,
     Rejected,
+    Retried,
     Revoked,
     Settlement,
     Succeeded,
@@ -19,7 +22,12 @@ from amqtask.core.outcome import (
 DONE = Settlement(Verdict.ACK)
 
 
-def decide(outcome: Outcome, result: Publication | None, letter: Publication | None) -> Settlement:
+def decide(
+    outcome: Outcome,
+    result: Publication | None,
+    letter: Publication | None,
+    onward: Onward | None = None,
+) -> Settlement:
     """The settlement of an outcome.
 
     Args:
@@ -27,6 +35,7 @@ def decide(outcome: Outcome, result: Publication | None, letter: Publication | N
         result: the result to send, when the caller wants one.
         letter: the message as a dead letter, when its queue has a place for those. Without one a failed message is
             rejected, so that a dead-letter exchange set by a policy on the broker still gets it.
+        onward: the message's next attempt, for an outcome that has one.
     """
     results = () if result is None else (result,)
     match outcome:
@@ -36,6 +45,8 @@ def decide(outcome: Outcome, result: Publication | None, letter: Publication | N
             if letter is None:
                 return Settlement(Verdict.REJECT, results)
             return Settlement(Verdict.ACK, results, letter)
+        case Retried() | Deferred():
+            return Settlement(Verdict.ACK, results, None, onward)
         case Ignored():
             return DONE
         case Rejected(requeue=True):

@@ -25,10 +25,12 @@ from amqtask.core.codec import Head
 from amqtask.core.fleet import VerdictKind
 from amqtask.core.message import Properties, Publication
 from amqtask.core.outcome import (
+    Deferred,
     Failed,
     Ignored,
     Outcome,
     Rejected,
+    Retried,
     Revoked,
     Settlement,
     Succeeded,
@@ -388,7 +390,7 @@ class Executor:
         self, head: Head, task: AnyTask | None, outcome: Outcome
     ) -> tuple[Publication | None, Outcome]:
         """The result to send, and the outcome, which becomes a failure when the value cannot be written."""
-        if type(outcome) is Ignored or not self._wants_result(head, task):
+        if type(outcome) in (Ignored, Deferred) or not self._wants_result(head, task):
             return None, outcome
         if type(outcome) is Rejected and outcome.requeue:
             return None, outcome
@@ -530,20 +532,23 @@ def _state(outcome: Outcome, serializer: str) -> tuple[str, object, str | None]:
             )
         case Rejected():
             return "FAILURE", result.exception_to_wire(Reject(outcome.reason), serializer), None
-        case Ignored():
+        case Retried():
+            return "RETRY", result.exception_to_wire(outcome.error, serializer), outcome.traceback
+        case Ignored() | Deferred():
             return "IGNORED", None, None
 
 
 def _cause(outcome: Outcome) -> tuple[str, str, str | None, str]:
     """Exception type, its text, traceback and reason of an outcome that is no success."""
     match outcome:
-        case Failed():
+        case Failed() | Retried():
             error = outcome.error
+            reason = outcome.reason if isinstance(outcome, Failed) else "retry"
             return (
                 type(error).__qualname__,
                 result.safe_text(error),
                 outcome.traceback,
-                outcome.reason,
+                reason,
             )
         case Revoked():
             return "TaskRevokedError", outcome.reason, None, "expired"

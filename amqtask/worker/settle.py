@@ -141,7 +141,7 @@ class Settler:
                 callback()
 
     def _begin(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
-        if not settlement.results and settlement.dead_letter is None:
+        if not settlement.results and settlement.dead_letter is None and settlement.onward is None:
             self._finish(delivery, settlement, settlement.verdict, key)
             return
         self._open += 1
@@ -185,7 +185,11 @@ class FollowUps:
         self._task_id = key[0] if key else None
         self._ended = ended
         self._verdict = settlement.verdict
-        self._left = len(settlement.results) + (settlement.dead_letter is not None)
+        self._left = (
+            len(settlement.results)
+            + (settlement.dead_letter is not None)
+            + (settlement.onward is not None)
+        )
         self._abandoned = False
 
     def publish(self, publisher: ThreadedPublisher) -> None:
@@ -193,6 +197,9 @@ class FollowUps:
         letter = self._settlement.dead_letter
         if letter is not None:
             self._submit(publisher, letter, self._dead_lettered)
+        onward = self._settlement.onward
+        if onward is not None:
+            self._submit(publisher, onward.publication, self._sent_on)
         for result in self._settlement.results:
             self._submit(publisher, result, self._result_sent)
 
@@ -226,6 +233,18 @@ class FollowUps:
                 reason=str(error),
             )
             self._verdict = Verdict.REJECT
+        self._one_done()
+
+    def _sent_on(self, error: Exception | None) -> None:
+        if isinstance(error, ConnectionLost):
+            self._abandoned = True
+        elif error is not None:
+            log.error(
+                "the next attempt could not be published; the message is given back",
+                task_id=self._task_id,
+                reason=str(error),
+            )
+            self._verdict = Verdict.REJECT_REQUEUE
         self._one_done()
 
     def _one_done(self) -> None:

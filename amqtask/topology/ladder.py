@@ -1,0 +1,115 @@
+"""The delay ladder: where a message waits in the broker until it is due.
+
+Twenty-eight steps, each a topic exchange and a quorum queue of one name; step n holds a message for 2^n times 100 ms and then
+dead-letters it to the next lower exchange. A routing key says which steps hold a message: 28 bits, highest first, and the
+target queue as one word. A message enters at its highest set bit, so it passes only the steps below that. Below step 0
+stands the delivery exchange, to which every target queue is bound with its word; what has no queue there any more goes to a
+queue of its own through an alternate exchange, because a few unroutable messages would otherwise hold up all the others.
+
+The shape is NServiceBus's; the steps are quorum queues that dead-letter at least once, because a broker that is killed while
+messages expire loses them in any other kind of queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import NamedTuple
+
+import msgspec
+
+from amqtask.topology.plan import (
+    BindExchange,
+    BindQueue,
+    Declaration,
+    DeclareExchange,
+    DeclareQueue,
+)
+
+STEPS = 28
+TICK = 0.1  # seconds a message is held at step 0
+LONGEST = (2**STEPS - 1) * TICK  # seconds; what waits longer goes round again
+
+_WORD_BYTES = 255 - 2 * STEPS  # a routing key has at most 255 bytes
+
+
+class Entry(NamedTuple):
+    """Where a message enters the ladder."""
+
+    exchange: str
+    routing_key: str
+
+
+class Ladder(msgspec.Struct, frozen=True):
+    """The ladder of one application. ``prefix`` keeps it apart from other applications' in the virtual host."""
+
+    prefix: str
+
+    def step(self, number: int) -> str:
+        """The name of a step's exchange and queue."""
+        return f"amqtask.{self.prefix}.delay.{number:02d}"
+
+    @property
+    def delivery(self) -> str:
+        """The exchange that hands a message that is due to its queue."""
+        return f"amqtask.{self.prefix}.delay.deliver"
+
+    @property
+    def unroutable(self) -> str:
+        """The exchange and the queue that take messages whose queue is gone when they are due."""
+        return f"amqtask.{self.prefix}.delay.unroutable"
+
+    def entry(self, delay: float, queue: str) -> Entry:
+        """Where a message enters that is due in a queue in ``delay`` seconds: never early, at most 0.1 s late.
+
+        A delay beyond ``LONGEST`` enters at the top; the message is early when it comes out and goes round again.
+        """
+        ticks = min(max(1, math.ceil(delay / TICK - 1e-6)), 2**STEPS - 1)
+        bits = f"{ticks:0{STEPS}b}"
+        return Entry(self.step(ticks.bit_length() - 1), f"{'.'.join(bits)}.{word(queue)}")
+
+    def target(self, queue: str) -> BindQueue:
+        """The binding a queue needs to be given what is due in it."""
+        return BindQueue(queue, self.delivery, ".".join((*("*" * STEPS), word(queue))))
+
+    def declarations(self) -> tuple[Declaration, ...]:
+        """All of the ladder but the bindings of target queues, in an order the broker accepts."""
+        exchanges: list[Declaration] = [
+            DeclareExchange(self.unroutable, "fanout"),
+            DeclareExchange(
+                self.delivery, "topic", arguments={"alternate-exchange": self.unroutable}
+            ),
+            DeclareQueue(self.unroutable, arguments={"x-queue-type": "quorum"}),
+            BindQueue(self.unroutable, self.unroutable),
+        ]
+        queues: list[Declaration] = []
+        bindings: list[Declaration] = []
+        for number in range(STEPS):
+            name = self.step(number)
+            below = self.step(number - 1) if number else self.delivery
+            above = ["*"] * (STEPS - 1 - number)
+            exchanges.append(DeclareExchange(name, "topic"))
+            queues.append(
+                DeclareQueue(
+                    name,
+                    arguments={
+                        "x-queue-type": "quorum",
+                        "x-message-ttl": round(2**number * TICK * 1000),
+                        "x-dead-letter-exchange": below,
+                        "x-dead-letter-strategy": "at-least-once",
+                        "x-overflow": "reject-publish",
+                    },
+                )
+            )
+            bindings.append(BindQueue(name, name, ".".join((*above, "1", "#"))))
+            bindings.append(BindExchange(below, name, ".".join((*above, "0", "#"))))
+        return (*exchanges, *queues, *bindings)
+
+
+def word(queue: str) -> str:
+    """A queue's name as one word of a routing key: without dots, and short enough; different for different names."""
+    text = queue.replace("%", "%25").replace(".", "%2E")
+    text = text.replace("*", "%2A").replace("#", "%23")
+    if len(text.encode()) <= _WORD_BYTES:
+        return text
+    return "%" + hashlib.sha256(queue.encode()).hexdigest()
