@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from amqtask.errors import BrokerError
 from tests.acceptance.nodes import Place
 from tests.brokers import Broker, OwnBroker, own_broker
 
@@ -40,3 +42,12 @@ def own() -> Iterator[OwnBroker]:
     """A broker of these tests' own, to stop, kill and freeze; left running by every test."""
     with own_broker() as broker:
         yield broker
+
+
+@pytest.fixture
+def outage(own: OwnBroker) -> Iterator[OwnBroker]:
+    """The broker to be shut down, killed or frozen; running again afterwards."""
+    yield own
+    with contextlib.suppress(BrokerError):  # it is not running
+        own.resume()
+    own.start()

@@ -23,7 +23,7 @@ from typing import Any, Self
 import pika
 
 from amqtask import App
-from tests.brokers import Broker
+from tests.brokers import Broker, OwnBroker
 from tests.cli.running import AMQTASK, OURS
 from tests.waiting import eventually
 
@@ -80,6 +80,10 @@ class Place:
         self._stack.close()
         if self._app is not None:
             self._app.close()
+        if isinstance(self.broker, OwnBroker):
+            # They end with it. RabbitMQ 3.10 refuses all quorum queues (541) once one with at-least-once dead letters was
+            # deleted in the moment after its leader was elected, as it is after a restart.
+            return
         with self.broker.channel() as channel:
             for queue in self.queues:
                 channel.queue_delete(queue)

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from amqtask.errors import BrokerError
 from tests.acceptance.nodes import Node, Place, background
 from tests.brokers import OwnBroker
 from tests.waiting import eventually
 
 Places = Callable[..., Place]
-
-
-@pytest.fixture
-def outage(own: OwnBroker) -> Iterator[OwnBroker]:
-    """The broker to be shut down; running again afterwards."""
-    yield own
-    with contextlib.suppress(BrokerError):  # it is not running
-        own.resume()
-    own.start()
 
 
 def publish_until(at: Place, stop: threading.Event, sent: list[str]) -> None:
