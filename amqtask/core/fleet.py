@@ -29,6 +29,7 @@ class ChildExit(enum.IntEnum):
     DONE = 0  # stopped as it was told
     RECYCLE = 79  # reached its limit of tasks or memory: replaced at once, never a crash
     LIMIT = 80  # settled a task at its hard limit and ended itself: replaced at once, never a crash
+    REVOKED = 81  # settled a task that was revoked while it ran, and ended itself: the same
     SOFTWARE = 70  # an exception escaped the child's main function
 
 
@@ -188,7 +189,7 @@ class ChildRetiring(msgspec.Struct, frozen=True):
 
 
 class ChildStuck(msgspec.Struct, frozen=True):
-    """A child must be killed: ``task`` ran past its hard limit, or, without one, the process is frozen."""
+    """A child must be killed: ``task`` ran past its hard limit, or, without one, for another reason."""
 
     index: int
     pid: int
@@ -598,6 +599,9 @@ class _Work:
             return
         if event.signal == 0 and event.code == ChildExit.LIMIT:
             self._say("warning", "child ended at a hard limit", index=child.index, pid=child.pid)
+            return
+        if event.signal == 0 and event.code == ChildExit.REVOKED:
+            self._say("info", "child ended with a revoked task", index=child.index, pid=child.pid)
             return
         if child.phase is Phase.QUITTING or (
             told and (event.signal == SIGTERM or not event.running)

@@ -55,9 +55,10 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Revoked(msgspec.Struct, frozen=True):
-    """The task must not run: it had expired or was revoked."""
+    """The task must not run (on): it was revoked, or had expired, which nobody asked for and so leaves a dead letter."""
 
     reason: str
+    expired: bool = False
 
 
 class Retried(msgspec.Struct, frozen=True):

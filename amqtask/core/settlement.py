@@ -41,6 +41,8 @@ def decide(
     match outcome:
         case Succeeded():
             return DONE if result is None else Settlement(Verdict.ACK, results)
+        case Revoked(expired=False):
+            return Settlement(Verdict.ACK, results)
         case Failed() | Revoked():
             if letter is None:
                 return Settlement(Verdict.REJECT, results)
@@ -62,7 +64,7 @@ def decide(
 def needs_letter(outcome: Outcome) -> bool:
     """Whether a message with this outcome goes to the dead letters."""
     match outcome:
-        case Failed() | Revoked() | Rejected(requeue=False):
+        case Failed() | Revoked(expired=True) | Rejected(requeue=False):
             return True
         case _:
             return False

@@ -4,11 +4,11 @@ The supervisor makes it (an anonymous shared mapping) before it forks anything, 
 nothing is left behind when they are gone. It holds
 
 - per *seat* (the place one child occupies): pid, generation, state, resident memory;
-- per slot of a seat: the task that runs there, its limits, and how many tasks ended;
+- per slot of a seat: the task that runs there, its limits, how many tasks ended, and which run is to end;
 - a ring of *verdicts*: task ids that killed their child or were killed at their hard limit.
 
 Every word has one writer, so there are no locks: a slot is written by the thread that runs it, a child record by its child
-(and cleared by the supervisor once the child is dead), verdicts by the supervisor. Readers detect a half-written record by a
+(and cleared by the supervisor once the child is dead), verdicts and what a slot is asked by the supervisor. Readers detect a half-written record by a
 sequence number that is written first and last. ``Slot.begin`` and ``Slot.end`` are on the path of every task: one ``pack_into``
 each, no system call.
 """
@@ -32,12 +32,14 @@ _HEADER = struct.Struct("@Q")  # number of verdicts ever written
 _CHILD = struct.Struct("@iIB7xdQ")  # pid, generation, state, since, resident memory
 _COUNTS = struct.Struct("@QQQ")  # done, failed, head: what `end` writes
 _TASK = struct.Struct("@QdddBB64s128sQ")  # head, started, soft, hard, two lengths, id, name, tail
+_ASKED = struct.Struct("@QQ")  # the run that is to end, and how
 _VERDICT = struct.Struct("@QBIB64sQ")  # head, kind, count, length, id, tail
 
 _HEADER_SIZE = 64
 _CHILD_SIZE = 64
-_SLOT_SIZE = 256
+_SLOT_SIZE = 320
 _TASK_AT = 16  # `_COUNTS` and `_TASK` share the head: ending a task is writing zero there
+_ASKED_AT = 256
 _VERDICT_SIZE = 128
 
 _pack_counts = _COUNTS.pack_into
@@ -51,6 +53,13 @@ class ChildState(enum.IntEnum):
     STARTING = 1
     READY = 2
     DRAINING = 3
+
+
+class Ending(enum.IntEnum):
+    """How a run is asked to end. ``ASKED``: an exception is raised in it; ``NOW``: it is settled where it stands."""
+
+    ASKED = 1
+    NOW = 2
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -92,6 +101,11 @@ def _key(task_id: bytes | str) -> bytes:
     return raw[:32] + hashlib.blake2b(raw, digest_size=16).hexdigest().encode()
 
 
+def stored(task_id: str) -> str:
+    """What ``Running.task_id`` is for a task id."""
+    return _key(task_id).decode("utf-8", "replace")
+
+
 class Slot:
     """One place where a task runs. Written by the one thread that runs it; read by anyone.
 
@@ -115,8 +129,10 @@ class Slot:
         started: float,
         soft_deadline: float | None = None,
         hard_deadline: float | None = None,
-    ) -> None:
-        """Say that a task starts here now. Call before any of its code runs; only from the slot's thread.
+    ) -> int:
+        """Say that a task starts here now; return the number of this run.
+
+        Call before any of its code runs; only from the slot's thread.
 
         Args:
             task_id: stored whole up to 64 bytes of UTF-8, as its start and a hash beyond that.
@@ -144,6 +160,7 @@ class Slot:
             encoded,
             sequence,
         )
+        return sequence
 
     def end(self, failed: bool = False) -> None:
         """Say that the task here ended and count it. Only from the slot's thread, once per ``begin``."""
@@ -176,6 +193,15 @@ class Slot:
                     sequence=head,
                 )
         return None
+
+    def ask(self, sequence: int, how: Ending) -> None:
+        """Ask for the end of one run. The supervisor only, which then signals the child; a run that has ended is not touched."""
+        _ASKED.pack_into(self._memory, self._at + _ASKED_AT, sequence, how)
+
+    def asked(self) -> tuple[int, Ending] | None:
+        """Return the run that was asked to end last, None when none was. Any thread of the child."""
+        sequence, how = _ASKED.unpack_from(self._memory, self._at + _ASKED_AT)
+        return (sequence, Ending(how)) if sequence else None
 
     def counts(self) -> tuple[int, int]:
         """Return (done, failed) of the child that sits here now."""
@@ -227,6 +253,11 @@ class ChildRecord:
     def running(self) -> tuple[Running, ...]:
         """Return the tasks that run in this seat now. From any process."""
         return tuple(task for slot in self._slots if (task := slot.read()) is not None)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All slots of this seat."""
+        return self._slots
 
     def clear(self) -> None:
         """Empty the seat. The supervisor only, after the child is dead."""

@@ -20,18 +20,19 @@ from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.fleet import ChildExit
-from amqtask.core.outcome import Verdict
+from amqtask.core.outcome import Settlement, Verdict
 from amqtask.core.prefetch import FIRST
 from amqtask.errors import BrokerError
 from amqtask.log import get_logger
+from amqtask.worker.board import Ending
 from amqtask.worker.execution import Executor
 from amqtask.worker.job import Job
 from amqtask.worker.limits import MainThreadLimits
-from amqtask.worker.lineage import fork_clean
+from amqtask.worker.lineage import ASK_SIGNAL, fork_clean
 from amqtask.worker.pilot import Pilot
 from amqtask.worker.pools.single import SingleSlot
 from amqtask.worker.prepared import ChildContext
-from amqtask.worker.settle import Settler
+from amqtask.worker.settle import Key, Settler
 
 log = get_logger("amqtask.worker")
 
@@ -120,6 +121,8 @@ class Child:
 
     def _execute(self, delivery: Any) -> None:
         wait = self._executor.execute(delivery)
+        if signal.getsignal(signal.SIGTERM) is not _noted:
+            self._restore_signals()
         if wait is not None:
             self._io.post(lambda: self._io_hold(delivery, wait))
             return
@@ -164,19 +167,33 @@ class Child:
         writer.setblocking(False)
         self._signals = reader
         self._writer = writer
-        wanted = [signal.SIGTERM, signal.SIGQUIT]
-        if self._context.solo:
-            wanted += [signal.SIGINT]
-        for number in wanted:
-            signal.signal(number, _noted)
-            signal.siginterrupt(number, False)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._take_signals()
         fork_clean(signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGHUP)
+        os.register_at_fork(after_in_child=self._copied)
         self._io.post(
             lambda: self._io.loop.add_handler(
                 reader.fileno(), lambda _fd, _events: self._io_signal(reader), self._io.loop.READ
             )
         )
+
+    def _take_signals(self) -> None:
+        wanted: list[int] = [signal.SIGTERM, signal.SIGQUIT, ASK_SIGNAL]
+        if self._context.solo:
+            wanted += [signal.SIGINT]
+        for number in wanted:
+            signal.signal(number, _noted)
+            signal.siginterrupt(number, False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+
+    def _restore_signals(self) -> None:
+        """A task has left other handlers behind."""
+        log.warning("a task replaced the worker's signal handlers; they are put back")
+        self._take_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGQUIT, ASK_SIGNAL))
+
+    def _copied(self) -> None:
+        """In a process that a task forked."""
+        self._executor.copied = True
 
     # ------------------------------------------------------------ I/O thread
 
@@ -231,7 +248,9 @@ class Child:
         except BlockingIOError:
             return
         for number in numbers:
-            if number == signal.SIGQUIT or (number == signal.SIGINT and self._draining):
+            if number == ASK_SIGNAL:
+                self._io_asked()
+            elif number == signal.SIGQUIT or (number == signal.SIGINT and self._draining):
                 self._io_cold()
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._io_drain()
@@ -261,17 +280,34 @@ class Child:
         self._settler.when_idle(lambda: self._consumer.close(lambda: os._exit(int(ChildExit.DONE))))
 
     def _io_hard_limit(self) -> None:
-        """A task is past its hard limit: settle it here, give the rest back, and end the process that is stuck in it."""
+        """A task is past its hard limit."""
         self._draining = True
-        ended = self._executor.timed_out()
-        if ended is None:
-            return
-        delivery, settlement, key = ended
-        self._settler.settle_now(delivery, settlement, key)
+        self._io_leave(self._executor.timed_out(), ChildExit.LIMIT)
+
+    def _io_asked(self, tries: int = 20) -> None:
+        """The supervisor asks for the end of a run."""
+        slot = self._context.record.slot(0)
+        asked = slot.asked()
+        running = slot.read()
+        if asked is None or running is None or running.sequence != asked[0]:
+            return  # it has ended meanwhile
+        run, how = asked
+        if how is Ending.ASKED:
+            self._limits.interrupt(run)
+        elif self._limits.take(run):
+            self._draining = True
+            self._io_leave(self._executor.terminated(), ChildExit.REVOKED)
+        elif tries:
+            # on the board already and not yet begun, or about to end
+            self._io.call_later(0.02, lambda: self._io_asked(tries - 1))
+
+    def _io_leave(self, ended: tuple[ports.Delivery, Settlement, Key], code: ChildExit) -> None:
+        """Settle the task that was taken from the slot, give the rest back, and end the process that is stuck in it."""
+        self._settler.settle_now(*ended)
         self._io_give_back(self._pool.take_back())
         self._consumer.stop(
             lambda: self._settler.when_idle(
-                lambda: self._consumer.close(lambda: os._exit(int(ChildExit.LIMIT)))
+                lambda: self._consumer.close(lambda: os._exit(int(code)))
             )
         )
 

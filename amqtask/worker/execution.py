@@ -12,8 +12,11 @@ The steps, in order, each of which may end the delivery:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -62,13 +65,14 @@ log = get_logger("amqtask.worker")
 
 EARLY = 0.05  # seconds before its eta at which a task may start
 EMPTY = Properties()
+TERMINATED = Revoked("terminated")
 AnyTask = Task[Any, Any]
 
 
 class Executor:
     """Runs deliveries in one slot and posts their settlements.
 
-    ``execute`` belongs to the slot's thread; ``timed_out`` and ``running`` to the I/O thread.
+    ``execute`` belongs to the slot's thread; ``timed_out``, ``terminated`` and ``running`` to the I/O thread.
 
     Args:
         job: what the node works on.
@@ -108,8 +112,9 @@ class Executor:
         self._runner: asyncio.Runner | None = None
         # Asked once: a line per task is for those who want one.
         self._tells_success = logging.getLogger("amqtask.worker").isEnabledFor(logging.DEBUG)
-        # What runs now, for the hard limit; set before the limits are armed and read only while they are.
-        self._current: tuple[Delivery, Head, AnyTask, float] | None = None
+        # What runs now, its hard limit (or 0) and whether it is acked already; read by whoever took the run from the slot.
+        self._current: tuple[Delivery, Head, AnyTask, float, bool] | None = None
+        self.copied = False  # this process is a copy that a task made of its child
 
     # ------------------------------------------------------------ the slot's thread
 
@@ -120,7 +125,7 @@ class Executor:
         except BaseException:  # whatever it is: thrown at the process, it would come again for ever
             log.exception("a message could not be settled and is rejected", queue=delivery.queue)
             if self.running_since:
-                if self._current is not None and not self._limits.end():
+                if not self._limits.end():
                     _wait_for_the_end()
                 self._slot.end(True)
                 self.running_since = 0.0
@@ -145,7 +150,9 @@ class Executor:
             self._end(delivery, head, None, self._unknown(head), key)
             return None
         if head.expires is not None and self._expired(head):
-            self._end(delivery, head, task, Revoked(f"expired at {head.expires}"), key)
+            self._end(
+                delivery, head, task, Revoked(f"expired at {head.expires}", expired=True), key
+            )
             return None
         if head.eta is not None:
             wait = (head.eta_at() or 0.0) - time.time()
@@ -167,29 +174,26 @@ class Executor:
             hard = None  # the process that would be ended is the whole node
         started = self.running_since = time.monotonic()
         slot = self._slot
-        if soft is None and hard is None:
-            self._current = None
-            slot.begin(head.id, head.task, started)
+        self._current = (delivery, head, task, hard or 0.0, not acks_late)
+        run = slot.begin(
+            head.id,
+            head.task,
+            started,
+            None if soft is None else started + soft,
+            None if hard is None else started + hard,
+        )
+        outcome: Outcome
+        try:
+            self._limits.begin(run, soft, hard)
             outcome = self._call(delivery, head, task, started)
-            mine = True
-        else:
-            self._current = (delivery, head, task, hard or 0.0)
-            slot.begin(
-                head.id,
-                head.task,
-                started,
-                None if soft is None else started + soft,
-                None if hard is None else started + hard,
-            )
-            try:
-                self._limits.begin(soft, hard)
-                outcome = self._call(delivery, head, task, started)
-                mine = self._limits.end()
-            except (
-                SoftTimeLimitExceeded
-            ) as error:  # it came between the task's last instruction and ours
-                mine = self._limits.end()
-                outcome = Failed(error, None, "soft time limit", time.monotonic() - started)
+            mine = self._limits.end()
+        except (
+            SoftTimeLimitExceeded
+        ) as error:  # it came between the task's last instruction and ours
+            mine = self._limits.end()
+            outcome = Failed(error, None, "soft time limit", time.monotonic() - started)
+        if self._limits.revoked(run) and type(outcome) is Failed:
+            outcome = TERMINATED
         if not mine:
             _wait_for_the_end()
         slot.end(type(outcome) is not Succeeded)
@@ -230,6 +234,8 @@ class Executor:
         except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task end that task only
             return self._failed(error, task, args, kwargs, time.monotonic() - started)
         finally:
+            if self.copied:
+                _end_copy()
             current.reset(token)
         return Succeeded(value, time.monotonic() - started)
 
@@ -499,17 +505,23 @@ class Executor:
 
     # ------------------------------------------------------------ the I/O thread
 
-    def timed_out(self) -> tuple[Delivery, Settlement, Key] | None:
+    def timed_out(self) -> tuple[Delivery, Settlement, Key]:
         """The settlement of the task that is past its hard limit. Called once its run has been taken from the slot."""
-        if self._current is None:
-            return None
-        delivery, head, task, limit = self._current
+        assert self._current is not None
+        _, head, _, limit, _ = self._current
         error = TimeLimitExceeded(
             f"Task {head.task}[{head.id}] was ended at its time limit of {limit:g} s."
         )
-        settlement = self._settlement(
-            delivery, head, task, Failed(error, None, "time limit", limit), acked=False
-        )
+        return self._taken(Failed(error, None, "time limit", limit))
+
+    def terminated(self) -> tuple[Delivery, Settlement, Key]:
+        """The settlement of the task that was revoked while it ran. Called once its run has been taken from the slot."""
+        return self._taken(TERMINATED)
+
+    def _taken(self, outcome: Outcome) -> tuple[Delivery, Settlement, Key]:
+        assert self._current is not None
+        delivery, head, task, _, acked = self._current
+        settlement = self._settlement(delivery, head, task, outcome, acked)
         return delivery, settlement, (head.id, head.retries)
 
 
@@ -551,7 +563,8 @@ def _cause(outcome: Outcome) -> tuple[str, str, str | None, str]:
                 reason,
             )
         case Revoked():
-            return "TaskRevokedError", outcome.reason, None, "expired"
+            reason = "expired" if outcome.expired else "revoked"
+            return "TaskRevokedError", outcome.reason, None, reason
         case Rejected():
             return "Reject", outcome.reason, None, "rejected"
         case _:
@@ -575,6 +588,14 @@ def _wait_for_the_end() -> None:
     """The I/O thread has settled this task at its hard limit and is about to end the process."""
     while True:
         time.sleep(3600)
+
+
+def _end_copy() -> None:
+    """End a process that a task forked off and that came back to us: the message is the original's to settle."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(0)
 
 
 def resident_kib() -> int:

@@ -1,7 +1,7 @@
-"""Time limits inside a child: the soft limit raised in the slot, the hard one settled by the I/O thread.
+"""How a run ends that does not end by itself: the soft limit raised in the slot, the hard one settled by the I/O thread.
 
-The slot says what it runs; the I/O thread's timers fire against exactly that run, known by a number, so a timer that comes
-late touches nothing that started after it. The supervisor is the backstop for a child whose I/O thread cannot move.
+The slot says what it runs; whoever ends a run from outside means exactly that run, known by a number, so what comes late
+touches nothing that started after it. The supervisor is the backstop for a child whose I/O thread cannot move.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class MainThreadLimits:
 
     Args:
         io: owns the timers.
-        on_hard: called on the I/O thread when a run is still going at its hard deadline.
+        on_hard: called on the I/O thread when a run is still going at its hard deadline; the run is then its to settle.
     """
 
     def __init__(self, io: IoThread, on_hard: Callable[[], None]) -> None:
@@ -35,11 +35,11 @@ class MainThreadLimits:
         self._io = io
         self._on_hard = on_hard
         self._main = threading.main_thread().ident or 0
-        # Holds the number of the current run. Whoever pops it owns the run's ending: popping is atomic, so the main
+        # Holds the number of the current run. Whoever removes it owns the run's ending: removing is atomic, so the main
         # thread and the I/O thread never both settle one delivery.
         self._run: list[int] = []
-        self._count = 0
         self._soft: float | None = None
+        self._asked = 0  # the run that ``interrupt`` meant last; written by the I/O thread
         self._timers: list[Any] = []  # I/O thread
 
     def install(self) -> None:
@@ -47,26 +47,64 @@ class MainThreadLimits:
         signal.signal(SOFT_SIGNAL, self._raise)
         signal.siginterrupt(SOFT_SIGNAL, True)
 
-    def begin(self, soft: float | None, hard: float | None) -> None:
-        """A run with limits begins now; limits in seconds from now."""
-        self._count += 1
+    def begin(self, run: int, soft: float | None, hard: float | None) -> None:
+        """A run begins now.
+
+        Args:
+            run: its number; no two runs of one process have the same.
+            soft: seconds from now, None without a limit.
+            hard: the same.
+        """
         self._soft = soft
-        run = self._count
-        started = time.monotonic()
-        self._io.post(lambda: self._arm(run, started, soft, hard))
+        if soft is not None or hard is not None:
+            if soft is not None:
+                self._restore()
+            started = time.monotonic()
+            self._io.post(lambda: self._arm(run, started, soft, hard))
         self._run.append(run)
 
     def end(self) -> bool:
-        """The run is over. False when the hard limit took it: its settlement is not the slot's any more."""
+        """The run is over. False when it was taken from outside: its settlement is not the slot's any more."""
         try:
             self._run.pop()
         except IndexError:
             return False
         return True
 
+    def revoked(self, run: int) -> bool:
+        """Whether the exception that ended this run was asked for with ``interrupt``. Main thread."""
+        return self._asked == run
+
+    # ------------------------------------------------------------ the I/O thread
+
+    def take(self, run: int) -> bool:
+        """Take a run from the slot, whose end is then the caller's to settle. False when it does not go on (any more)."""
+        try:
+            self._run.remove(run)
+        except ValueError:
+            return False
+        return True
+
+    def interrupt(self, run: int) -> None:
+        """Raise ``SoftTimeLimitExceeded`` in a run, as at a soft limit."""
+        if self._run == [run]:
+            self._asked = run
+            signal.pthread_kill(self._main, SOFT_SIGNAL)
+
+    def _restore(self) -> None:
+        """Have the soft limit's signal arrive, whatever an earlier task did to handlers and mask."""
+        if signal.getsignal(SOFT_SIGNAL) != self._raise:
+            self.install()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (SOFT_SIGNAL,))
+
     def _raise(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._run:
-            error = SoftTimeLimitExceeded(f"soft time limit of {self._soft:g} s passed")
+        run = self._run
+        if run:
+            error = SoftTimeLimitExceeded(
+                "the task was revoked"
+                if run == [self._asked]
+                else f"soft time limit of {self._soft or 0.0:g} s passed"
+            )
             if self.divert is None or not self.divert(error):
                 raise error
 
@@ -88,5 +126,5 @@ class MainThreadLimits:
             signal.pthread_kill(self._main, SOFT_SIGNAL)
 
     def _hard_passed(self, run: int) -> None:
-        if self._run == [run] and self.end():
+        if self.take(run):
             self._on_hard()

@@ -15,6 +15,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+ASK_SIGNAL = signal.SIGRTMIN + 6  # to a child: look at the board, a run of yours is to end
+
 _PR_SET_PDEATHSIG = 1
 
 

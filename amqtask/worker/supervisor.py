@@ -28,15 +28,15 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import assert_never
 
 from amqtask.core import fleet
 from amqtask.log import get_logger
 from amqtask.worker import forkserver, link, reloader
-from amqtask.worker.board import Board
-from amqtask.worker.lineage import Wakeup, kill_group
+from amqtask.worker.board import Board, ChildState, Ending, stored
+from amqtask.worker.lineage import ASK_SIGNAL, Wakeup, kill_group
 from amqtask.worker.options import WorkerOptions
 from amqtask.worker.prepared import ChildContext, ChildExit, Prepare
 
@@ -44,6 +44,7 @@ log = get_logger("amqtask.supervisor")
 
 HARD_GRACE = 0.8  # s past its hard deadline after which a task's child is killed; until then the child settles it itself
 LOOK = 0.5  # s between two looks at the slots
+ASK_GRACE = 1.0  # s a child has to end a revoked task itself, before it is killed
 FROZEN_AFTER = 10.0  # s a child may stay stopped (SIGSTOP): well below the three heartbeats after which the broker gives up
 SEATS = 3  # seats per child: those that work, those that follow, and those that still drain from the reload before
 
@@ -112,6 +113,8 @@ class _Shell:
         self._watched: list[str] = []
         self._next_look = 0.0
         self._stopped_since: dict[int, float] = {}
+        # runs that were asked to end: pid, seat, slot and number of each, and when its child is killed
+        self._asked: dict[tuple[int, int, int, int], float] = {}
         self._exit: int | None = None
         self._terminal = os.isatty(0)
         # SIGCHLD among them: a fork server's death
@@ -258,15 +261,69 @@ class _Shell:
                 case _:
                     assert_never(frame)
 
+    def _terminate(self, ids: Collection[str], number: signal.Signals) -> Iterator[fleet.Event]:
+        """End these tasks where they run now. That they are revoked is on the board already.
+
+        Args:
+            ids: of the tasks; those that do not run here are left alone.
+            number: KILL kills the child at once; USR1 raises ``SoftTimeLimitExceeded`` in the task; any other has the child
+                settle the task and end, and kills it when it does not.
+        """
+        wanted = {stored(task_id) for task_id in ids}
+        how = Ending.ASKED if number == signal.SIGUSR1 else Ending.NOW
+        due = time.monotonic() + (0.0 if number == signal.SIGKILL else ASK_GRACE)
+        for child in list(self._state.children.values()):
+            if child.pid == 0:
+                continue
+            for place, slot in enumerate(self._board.child(child.index).slots):
+                task = slot.read()
+                if task is None or task.task_id not in wanted:
+                    continue
+                self._log.info(
+                    "ending a revoked task",
+                    task_id=task.task_id,
+                    task_name=task.name,
+                    index=child.index,
+                    pid=child.pid,
+                    signal=number.name,
+                )
+                if how is Ending.NOW:
+                    self._asked[child.pid, child.index, place, task.sequence] = due
+                    self._next_look = min(self._next_look, due)
+                if number != signal.SIGKILL:
+                    slot.ask(task.sequence, how)
+                    # the pid is the child's until we acknowledge its death
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child.pid, ASK_SIGNAL)
+        yield from self._look()
+
+    def _overdue(self, now: float) -> Iterator[fleet.Event]:
+        """Find children that did not end what they were asked to end."""
+        for run, due in list(self._asked.items()):
+            pid, index, place, sequence = run
+            task = self._board.child(index).slots[place].read()
+            child = self._state.children.get(index)
+            if child is None or child.pid != pid or task is None or task.sequence != sequence:
+                del self._asked[run]  # it has ended: what runs there now is another
+            elif now >= due:
+                del self._asked[run]
+                # nothing to record: that it was revoked is known already, and settles its redelivery
+                yield fleet.ChildStuck(index, pid, "its task was revoked")
+            else:
+                self._next_look = min(self._next_look, due)
+
     def _look(self) -> Iterator[fleet.Event]:
-        """Look for tasks past their hard limit and for frozen children."""
+        """Look for tasks past their hard limit, revoked ones that go on, and for frozen children."""
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + LOOK
+        yield from self._overdue(now)
         for child in list(self._state.children.values()):
             if child.pid == 0:
                 continue
+            if child.phase is fleet.Phase.DRAINING:
+                self._remind(child)
             for task in self._board.child(child.index).running():
                 if task.hard_deadline is None:
                     continue
@@ -287,6 +344,12 @@ class _Shell:
                 yield fleet.ChildStuck(
                     child.index, child.pid, f"stopped by a signal for {FROZEN_AFTER:g} s"
                 )
+
+    def _remind(self, child: fleet.Child) -> None:
+        """Send TERM again to a child that has not taken notice: its task may have ignored the first."""
+        if self._board.child(child.index).read().state is ChildState.READY:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGTERM)
 
     # ------------------------------------------------------------ what to do
 

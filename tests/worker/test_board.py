@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amqtask.core.fleet import VerdictKind
-from amqtask.worker.board import Board, ChildState, Running, Verdict
+from amqtask.worker.board import Board, ChildState, Ending, Running, Verdict, stored
 from tests.waiting import eventually
 
 
@@ -198,3 +198,30 @@ def test_reader_never_sees_half_a_task(board: Board) -> None:
         os.waitpid(pid, 0)
 
     assert seen <= {(*short, 1.0, 1.0), (*long, 2.0, 2.0)}
+
+
+def test_a_run_is_asked_to_end_by_its_number() -> None:
+    board = Board(seats=1, slots=2)
+    first, second = board.child(0).slots
+    assert first.asked() is None
+    run = first.begin("x", "t", 1.0)
+    first.ask(run, Ending.NOW)
+
+    assert first.asked() == (run, Ending.NOW)
+    assert second.asked() is None
+    running = first.read()
+    assert running is not None
+    assert (running.task_id, running.sequence) == ("x", run)
+    first.end()
+    assert first.begin("x", "t", 2.0) != run
+    board.child(0).clear()
+    assert first.asked() is None
+
+
+@pytest.mark.parametrize("task_id", ["short", "x" * 200, "é" * 40])
+def test_the_board_shows_a_task_id_as_it_is_stored(task_id: str) -> None:
+    slot = Board(seats=1, slots=1).child(0).slot(0)
+    slot.begin(task_id, "t", 1.0)
+    running = slot.read()
+    assert running is not None
+    assert running.task_id == stored(task_id)
