@@ -21,6 +21,7 @@ import msgspec
 
 from amqtask.amqp import declare
 from amqtask.amqp.address import Address
+from amqtask.amqp.declaration import declaration_text
 from amqtask.amqp.management import Management, NoAnswer
 from amqtask.amqp.session import Session
 from amqtask.amqp.threaded.seams import missing_seams
@@ -32,19 +33,12 @@ from amqtask.errors import (
     TopologyConflict,
 )
 from amqtask.topology import plan
-from amqtask.topology.model import Queue, Topology
-from amqtask.topology.simulate import reach
-from amqtask.topology.units import format_duration
+from amqtask.topology.model import Topology
 
 if TYPE_CHECKING:
     from amqtask.app import App
 
 OLDEST_TESTED = (3, 10, 0)
-QUEUE_TIMEOUTS = (3, 12, 0)  # consumer_timeout per queue since then
-CLASSIC_NEVER = (4, 3, 0)  # classic queues have no consumer timeout since then
-GLOBAL_TIMEOUT = (
-    1800.0  # s a consumer may hold a message, unless the broker is configured otherwise
-)
 CLOCK_TOLERANCE = 3.0  # s between two clocks; broker times have whole seconds
 DEAD_LETTER_WAIT = 3.0  # s an expired message has to arrive
 SECONDS = 5.0  # for each answer of the broker or its management API
@@ -277,56 +271,12 @@ def broker_time(session: Session) -> datetime | None:
 
 def check_time_limits(app: App, release: tuple[int, int, int]) -> list[Finding]:
     """Tasks that may run longer than the broker lets a consumer hold a message: it would give them to another one."""
-    findings: list[Finding] = []
-    for name, task in sorted(app.tasks.items()):
-        limit = task.options.time_limit or app.settings.task_time_limit
-        if limit is None:
-            continue
-        try:
-            route = app.router.resolve(
-                name, task.options.queue, task.options.exchange, task.options.routing_key
-            )
-            queues = reach(app.topology, route.exchange, route.routing_key).queues
-        except AmqtaskError:
-            continue  # a task that leads nowhere has no queue to time out; sending it says so
-        known = app.topology.all_queues()
-        for queue in sorted(queues):
-            allowed, configured = consumer_timeout(known[queue], release)
-            if allowed is not None and limit > allowed:
-                findings.append(_too_long(name, limit, queue, allowed, configured, release))
+    from amqtask.timeouts import outlasting  # imports the app's side, which most checks do without
+
+    findings = [warn("time limits", each.text, each.remedy) for each in outlasting(app, release)]
     return findings or [
         ok("time limits", "no task may run longer than the broker lets its message be held")
     ]
-
-
-def consumer_timeout(queue: Queue, release: tuple[int, int, int]) -> tuple[float | None, bool]:
-    """How long a consumer of this queue may hold a message: seconds, ``None`` for ever; and whether the queue says so."""
-    if queue.type == "classic" and release >= CLASSIC_NEVER:
-        return None, False
-    if queue.consumer_timeout is not None and release >= QUEUE_TIMEOUTS:
-        return queue.consumer_timeout, True
-    return GLOBAL_TIMEOUT, False
-
-
-def _too_long(
-    task: str,
-    limit: float,
-    queue: str,
-    allowed: float,
-    configured: bool,
-    release: tuple[int, int, int],
-) -> Finding:
-    text = (
-        f"task {task!r} may run {format_duration(limit)}, and the broker takes a message of queue {queue!r} back after "
-        f"{format_duration(allowed)}" + ("" if configured else " unless configured otherwise")
-    )
-    if configured:
-        remedy = "raise the queue's consumer_timeout above the time limit"
-    elif release >= QUEUE_TIMEOUTS:
-        remedy = "give the queue a consumer_timeout above the time limit"
-    else:
-        remedy = "raise consumer_timeout in rabbitmq.conf; this version has it for the whole broker alone"
-    return warn("time limits", text, remedy)
 
 
 # ---------------------------------------------------------------- the management API, where there is one
@@ -389,7 +339,7 @@ def missing_bindings(topology: Topology, live: Sequence[Mapping[str, Any]]) -> l
             findings.append(
                 fail(
                     "topology",
-                    f"{declare.declaration_text(declaration)} is not on the broker",
+                    f"{declaration_text(declaration)} is not on the broker",
                     "declare it with amqtask topology apply, or start a worker, which does",
                 )
             )

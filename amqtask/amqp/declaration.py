@@ -1,4 +1,4 @@
-"""A declaration as the call of a channel's method, which all client libraries name alike."""
+"""A declaration as the call of a channel's method, which all client libraries name alike, and as words."""
 
 from __future__ import annotations
 
@@ -45,3 +45,30 @@ def call_of(declaration: Declaration) -> tuple[str, dict[str, Any]]:
                 "source": declaration.source,
                 "routing_key": declaration.routing_key,
             }
+
+
+def declaration_text(declaration: Declaration) -> str:
+    """What is declared, in a few words."""
+    match declaration:
+        case DeclareExchange():
+            return f"exchange {declaration.name} ({declaration.type})"
+        case DeclareQueue():
+            return (
+                f"queue {declaration.name} ({declaration.arguments.get('x-queue-type', 'classic')})"
+            )
+        case BindQueue():
+            return (
+                f"binding {declaration.exchange} → queue {declaration.queue}"
+                f"{_condition(declaration)}"
+            )
+        case BindExchange():
+            return (
+                f"binding {declaration.source} → exchange {declaration.destination}"
+                f"{_condition(declaration)}"
+            )
+
+
+def _condition(binding: BindQueue | BindExchange) -> str:
+    key = f", key {binding.routing_key}" if binding.routing_key else ""
+    headers = ", ".join(f"{name}={value}" for name, value in binding.arguments.items())
+    return key + (f", headers {headers}" if headers else "")

@@ -6,17 +6,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from amqtask.amqp.declaration import declaration_text
 from amqtask.amqp.session import Session
 from amqtask.errors import OperationRefused, TopologyConflict, Unsupported
 from amqtask.topology import plan
 from amqtask.topology.model import Topology
-from amqtask.topology.plan import (
-    BindExchange,
-    BindQueue,
-    Declaration,
-    DeclareExchange,
-    DeclareQueue,
-)
+from amqtask.topology.plan import Declaration, DeclareExchange, DeclareQueue
 
 
 class Carried(msgspec.Struct, frozen=True):
@@ -124,30 +119,3 @@ def _name(declaration: Declaration) -> tuple[str, str] | None:
             return "exchange", declaration.name
         case _:
             return None
-
-
-def declaration_text(declaration: Declaration) -> str:
-    """What is declared, in a few words."""
-    match declaration:
-        case DeclareExchange():
-            return f"exchange {declaration.name} ({declaration.type})"
-        case DeclareQueue():
-            return (
-                f"queue {declaration.name} ({declaration.arguments.get('x-queue-type', 'classic')})"
-            )
-        case BindQueue():
-            return (
-                f"binding {declaration.exchange} → queue {declaration.queue}"
-                f"{_condition(declaration)}"
-            )
-        case BindExchange():
-            return (
-                f"binding {declaration.source} → exchange {declaration.destination}"
-                f"{_condition(declaration)}"
-            )
-
-
-def _condition(binding: BindQueue | BindExchange) -> str:
-    key = f", key {binding.routing_key}" if binding.routing_key else ""
-    headers = ", ".join(f"{name}={value}" for name, value in binding.arguments.items())
-    return key + (f", headers {headers}" if headers else "")

@@ -45,6 +45,16 @@ def login_refused(address: Address, code: int) -> LoginRefused:
     )
 
 
+def consumer_refused(queue: str, error: OperationRefused) -> str:
+    """Why a queue cannot be consumed, as a sentence."""
+    text = error.text.strip().rstrip(".")
+    if error.code == NOT_FOUND:
+        return f"Queue {queue!r} is not on the broker ({error.code} {text}): declare it, or apply the topology."
+    if error.code == ACCESS_REFUSED and "exclusive" not in text:
+        return f"Queue {queue!r} may not be read ({error.code} {text}): grant the user read permission."
+    return f"Queue {queue!r} cannot be consumed: {error.code} {text}."
+
+
 def lost(address: Address, reason: object) -> ConnectionLost:
     """An open connection ended."""
     return ConnectionLost(f"The connection to RabbitMQ at {address.endpoint} was lost: {reason}.")

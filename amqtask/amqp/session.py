@@ -6,7 +6,6 @@ the path of a task.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -19,7 +18,12 @@ from pika.adapters.utils import connection_workflow
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import call_of
-from amqtask.amqp.threaded.connection import connect_error, connection_parameters, lost_error
+from amqtask.amqp.threaded.connection import (
+    connect_error,
+    connection_parameters,
+    lost_error,
+    release,
+)
 from amqtask.amqp.threaded.seams import PlainConnection
 from amqtask.errors import ConnectFailed, OperationRefused
 from amqtask.topology.plan import Declaration
@@ -37,8 +41,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
     @property
     def release(self) -> tuple[int, int, int]:
         """The version as numbers that compare: ``(3, 10, 8)``."""
-        major, minor, patch = (*map(int, re.findall(r"\d+", self.version)), 0, 0, 0)[:3]
-        return major, minor, patch
+        return release(self.version)
 
 
 class QueueState(msgspec.Struct, frozen=True):

@@ -40,9 +40,13 @@ class Ledger:
         """Whether ``flush`` has something to send."""
         return bool(self._acked or self._returned)
 
-    def open_epoch(self) -> int:
-        """Begin a new channel: everything of the old one is lost with it. Returns the new epoch."""
-        self.epoch += 1
+    def open_epoch(self, number: int | None = None) -> int:
+        """Begin a new channel: everything of the old one is lost with it. Returns the new epoch.
+
+        Args:
+            number: of the new epoch, where several ledgers share one count; else the next one.
+        """
+        self.epoch = self.epoch + 1 if number is None else number
         self._open = {}
         self._acked = []
         self._returned = []

@@ -77,14 +77,13 @@ class Child:
             on_lost=self._io_lost,
             on_ready=self._io_ready,
             fast=job.settings.broker_fast_frames,
+            consumer_timeouts=job.consumer_timeouts,
         )
         self._settler = Settler(
             self._io, self._consumer, self._publisher, job.settings.worker_successful_max
         )
         self._settler.set_window(job.prefetch or FIRST * context.slots)
-        self._executor = Executor(
-            job, context, self._settler, self._limits, lambda: self._consumer.epoch
-        )
+        self._executor = Executor(job, context, self._settler, self._limits, self._consumer.stale)
         self._pool = SingleSlot(self._execute, self._idle)
         self._draining = False  # written by the I/O thread
         # I/O thread: the prefetch autopilot, when no multiplier was given
@@ -205,7 +204,8 @@ class Child:
                 log.info("ready")  # as the supervisor says of its children
 
     def _io_lost(self, error: BrokerError) -> None:
-        self._pool.take_back()  # the broker has them again
+        kept = [each for each in self._pool.take_back() if not self._consumer.stale(each)]
+        self._pool.hand_over(kept)  # the broker has the others again
         log.warning("the broker took its messages back; consuming again soon", reason=str(error))
 
     def _io_batch(self, batch: list[Delivery]) -> None:

@@ -79,7 +79,7 @@ class Executor:
         context: the child's place in its node.
         settler: takes the settlements.
         limits: raises the soft limit and watches the hard one.
-        epoch: the consumer's current epoch; a delivery of an older one is the broker's again.
+        stale: whether a delivery is the broker's again.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Executor:
         context: ChildContext,
         settler: Settler,
         limits: MainThreadLimits,
-        epoch: Callable[[], int],
+        stale: Callable[[Delivery], bool],
     ) -> None:
         settings = job.settings
         self.exhausted = False  # this child has reached its limit of tasks; slot's thread
@@ -97,7 +97,7 @@ class Executor:
         self._slot = context.record.slot(0)
         self._settler = settler
         self._limits = limits
-        self._epoch = epoch
+        self._stale = stale
         self._tasks = job.app.tasks
         self._accept = serialization.accepted(settings.accept_content)
         self._sizes = codec.Limits(
@@ -133,7 +133,7 @@ class Executor:
             return None
 
     def _execute(self, delivery: Delivery) -> float | None:
-        if delivery.epoch != self._epoch():
+        if self._stale(delivery):
             return None
         try:
             head = codec.read_header(

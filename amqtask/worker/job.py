@@ -27,6 +27,7 @@ class Job:
         declarations: carried out on every new channel; empty when the node only checks.
         dead_letters: exchange and routing key for the dead letters of each queue that has a place for them.
         max_crashes: how often a task of a queue may kill its child before it is a dead letter.
+        consumer_timeouts: seconds a message of a queue may be held, where a consumer can ask for that.
         settings: the app's settings with the command line's over them.
         max_tasks: tasks after which a child is replaced.
         max_memory: KiB of resident memory after which a child is replaced.
@@ -40,6 +41,7 @@ class Job:
     declarations: tuple[Declaration, ...]
     dead_letters: Mapping[str, DeadLetterTarget]
     max_crashes: Mapping[str, int]
+    consumer_timeouts: Mapping[str, float]
     settings: Settings
     max_tasks: int | None
     max_memory: int | None

@@ -24,7 +24,9 @@ from amqtask.errors import (
 from amqtask.loading import load_app
 from amqtask.log import get_logger
 from amqtask.settings import Settings
+from amqtask.timeouts import outlasting
 from amqtask.topology import plan
+from amqtask.topology.holding import for_consumers, wanted
 from amqtask.topology.model import Topology
 from amqtask.worker.child import Child
 from amqtask.worker.job import Job
@@ -73,6 +75,7 @@ def prepare(options: WorkerOptions) -> Node:
         if options.declare:
             _declare(session, declarations)
         _check_queues(session, queues)
+        _check_patience(app, settings, queues, server.release)
         broker = str(session.address)
     prefetch = _prefetch(topology, queues, options)
     app.freeze()
@@ -89,6 +92,7 @@ def prepare(options: WorkerOptions) -> Node:
             if (target := plan.dead_letter_of(topology, queue)) is not None
         },
         max_crashes={name: queue.max_crashes for name, queue in topology.queues.items()},
+        consumer_timeouts=_consumer_timeouts(app, topology, settings, queues, prefetch, options),
         settings=settings,
         max_tasks=options.max_tasks_per_child,
         max_memory=options.max_memory_per_child,
@@ -182,6 +186,37 @@ def _check_version(topology: Topology, release: tuple[int, int, int]) -> None:
         log.warning(sentence)
     if lacking.errors:
         raise BootFailed(" ".join(lacking.errors))
+
+
+def _check_patience(
+    app: App, settings: Settings, queues: tuple[str, ...], release: tuple[int, int, int]
+) -> None:
+    """Warn of tasks that the broker may give to another worker while they run."""
+    for each in outlasting(app, release, settings, queues):
+        sentence = f"{each.text[0].upper()}{each.text[1:]}: {each.remedy}."
+        log.warning(sentence)
+
+
+def _consumer_timeouts(
+    app: App,
+    topology: Topology,
+    settings: Settings,
+    queues: tuple[str, ...],
+    prefetch: int | None,
+    options: WorkerOptions,
+) -> dict[str, float]:
+    """How long the consumers of each queue ask to hold a message, so that no task is given to another worker while it runs.
+
+    A message waits behind those that were prefetched with it. (The autopilot gives back what waits behind a long task.)
+    """
+    limits = [
+        None
+        if options.pool == "solo"  # which cannot end a task at its limit
+        else task.options.time_limit or settings.task_time_limit
+        for task in app.tasks.values()
+    ]
+    ahead = 1 if prefetch is None else max(1, prefetch // options.slots)
+    return for_consumers(topology, queues, wanted(limits, ahead))
 
 
 def _declare(session: Session, declarations: tuple[plan.Declaration, ...]) -> None:

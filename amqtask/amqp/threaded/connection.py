@@ -8,6 +8,7 @@ owner knows that delivery tags and sequence numbers start anew.
 from __future__ import annotations
 
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -125,6 +126,16 @@ class Connection:
         """pika's connection; only while a channel is open."""
         assert self._pika is not None
         return self._pika
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is there, with or without a channel."""
+        return self._pika is not None and self._pika.is_open
+
+    @property
+    def release(self) -> tuple[int, int, int]:
+        """The broker's version, only while connected: ``(3, 10, 8)``."""
+        return release((self.raw.server_properties or {}).get("version", ""))
 
     @property
     def address(self) -> Address:
@@ -330,6 +341,13 @@ def connection_parameters(
         if context is None
         else pika.SSLOptions(context, address.server_name or address.host),
     )
+
+
+def release(version: str | bytes) -> tuple[int, int, int]:
+    """A broker's version as numbers that compare: ``(3, 10, 8)``; zeros where it says nothing."""
+    text = version.decode() if isinstance(version, bytes) else version
+    major, minor, patch = (*map(int, re.findall(r"\d+", text)), 0, 0, 0)[:3]
+    return major, minor, patch
 
 
 def connect_error(address: Address, reason: BaseException | str) -> ConnectFailed:

@@ -1,32 +1,36 @@
 """The consumer: deliveries in batches, acks coalesced, everything rebuilt from intent after a loss.
 
-Each channel is an *epoch*. A ``basic.cancel`` or a channel close by the broker ends the epoch: the channel is closed, another
-one opened with fresh consumer tags, and verdicts for deliveries of the old one are dropped, because the broker has given
-those messages back to the queue. (RabbitMQ 4.3 keeps a cancelled consumer half alive when its late acks arrive on the same
-channel; a fresh channel is the way out on every version.)
+Each queue has a channel of its own, a *lane*, and each channel is an *epoch*: what ends one (a ``basic.cancel``, a refusal, a
+deleted queue) leaves the other queues alone, and verdicts for deliveries of an ended epoch are dropped, because the broker has
+given those messages back to the queue. Declarations are carried out on one more channel, so that a refused one costs nobody
+a delivery.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pika.channel import Channel
 
-from amqtask.amqp import frames, ports
+from amqtask.amqp import failures, frames, ports
 from amqtask.amqp.address import Address
-from amqtask.amqp.declaration import call_of
+from amqtask.amqp.declaration import call_of, declaration_text
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.threaded.connection import Connection
+from amqtask.amqp.threaded.lane import Lane
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.core.ledger import Ledger
+from amqtask.core.backoff import exponential
 from amqtask.core.message import Properties
 from amqtask.core.outcome import Verdict
 from amqtask.errors import BrokerError, OperationRefused
 from amqtask.log import get_logger
+from amqtask.topology import plan
+from amqtask.topology.holding import CONSUMER_TIMEOUTS
 from amqtask.topology.plan import Declaration, DeclareQueue
+from amqtask.topology.units import milliseconds
 
 log = get_logger("amqtask.amqp")
 
@@ -38,12 +42,20 @@ ACK_DELAY = 0.005  # seconds an ack may wait for company
 BURST = 24  # commands
 SETTLE_TIME = 0.25  # seconds
 
+AGAIN_BASE = 0.02  # seconds before a queue is tried again whose consumer the broker ended
+AGAIN_CAP = 1.0
+REOPEN_CAP = 0.05  # seconds before the next declaration after a refused one: each is tried once
+HEALTHY_AFTER = (
+    10.0  # seconds of consuming before the next end of a channel counts as the first again
+)
+PRECONDITION_FAILED = 406
+
 
 class ThreadedConsumer:
     """Consumes queues on one connection with manual acks. Implements ``amqtask.amqp.ports.Consumer``.
 
-    ``start``, ``settle``, ``stop`` and ``close`` may be called from any thread. The callbacks run on the I/O thread and must
-    not block.
+    ``start``, ``settle``, ``stale``, ``stop`` and ``close`` may be called from any thread. The callbacks run on the I/O thread
+    and must not block.
 
     Args:
         io: the I/O thread to live on.
@@ -53,12 +65,14 @@ class ThreadedConsumer:
         connect_timeout: seconds per attempt.
         queues: what to consume.
         prefetch: ``basic.qos`` per consumer.
-        declarations: carried out on every new channel before consuming.
+        declarations: carried out on every new connection before consuming, and when a declared queue has gone. One that is
+            refused is logged and harms no other.
         on_batch: deliveries of one socket read, in order.
-        on_lost: the epoch ended; unsettled deliveries of it are the broker's again.
-        on_ready: consuming has begun on a channel.
+        on_lost: an epoch ended; unsettled deliveries of it are the broker's again (``stale``).
+        on_ready: consuming has begun: on all queues, but those that the broker refuses at present.
         fast: whether amqtask's frame codec is used.
         exclusive: consume exclusively (a reply queue).
+        consumer_timeouts: seconds a delivery of a queue may be held, told to brokers that take it from a consumer.
     """
 
     def __init__(
@@ -77,38 +91,39 @@ class ThreadedConsumer:
         on_ready: Callable[[], None] | None = None,
         fast: bool = True,
         exclusive: bool = False,
+        consumer_timeouts: Mapping[str, float] | None = None,
     ) -> None:
         self._io = io
         self._name = name
-        self._queues = tuple(queues)
-        self._prefetch = prefetch
         self._declarations = tuple(declarations)
-        # A queue that is missing closes the channel. Found out while another is consumed already, that would give back what
-        # was delivered, second after second, until its delivery limit is used up: so all are looked for first.
-        declared = {each.name for each in declarations if isinstance(each, DeclareQueue)}
-        self._expected = tuple(name for name in queues if name not in declared and len(queues) > 1)
+        self._declared = {each.name for each in declarations if isinstance(each, DeclareQueue)}
         self._on_batch = on_batch
         self._on_lost = on_lost
         self._on_ready = on_ready
         self._fast = fast
-        self._exclusive = exclusive
+        self._timeouts = dict(consumer_timeouts or {})
         # I/O thread only, all of these:
-        self._ledger = Ledger()
+        self.prefetch = prefetch
+        self.paused = False
+        self.stopping = False
+        self.exclusive = exclusive
+        self._lanes = {queue: Lane(queue, self) for queue in queues}
         self._batch: list[Delivery] = []
-        self._tags: dict[str | bytes, str] = {}  # consumer tag → queue
-        self._consuming = False
-        self._stopping = False
+        self._tags: dict[str | bytes, Lane] = {}  # consumer tag → lane
+        self._epochs = 0
+        self._consumers = 0  # consumers ever begun: each has a tag of its own
+        self._up = False  # the connection is there
+        self._ready = False  # on_ready was told
+        self._step: int | None = None  # the declaration that is asked for; None between two rounds
+        self._waiting: list[Lane] = []  # lanes that open after the next round of declarations
+        self._refused: set[int] = set()  # declarations refused in this round
+        self._told: set[str] = set()  # what the log has on this connection
         self._on_stopped: list[Callable[[], None]] = []
         self._flush_timer: Any = None
         self._burst = (
             0  # commands sent with less than SETTLE_TIME between them, the last at _burst_at
         )
         self._burst_at = 0.0
-        self._consumers = 0  # consumers ever begun: each has a tag of its own
-        self._granted = prefetch  # what the consumers of this channel began with; 0 when paused
-        self._paused = False
-        self._changing = False  # consumers come or go because the prefetch changes
-        self._leaving: set[str] = set()  # consumers whose cancel has no answer yet
         # appended by any thread, drained by the I/O thread:
         self._verdicts: deque[tuple[ports.Delivery, Verdict]] = deque()
         self._connection = Connection(
@@ -120,24 +135,30 @@ class ThreadedConsumer:
             fast=fast,
             on_open=self._channel_open,
             on_lost=self._channel_lost,
+            reopen_cap=REOPEN_CAP,
         )
 
     # ------------------------------------------------------------ any thread
 
     @property
     def epoch(self) -> int:
-        """The number of the current channel; a delivery of an older one is stale."""
-        return self._ledger.epoch
+        """The number of the newest epoch of any queue: it grows with each beginning and each end of a channel."""
+        return self._epochs
+
+    def stale(self, delivery: ports.Delivery) -> bool:
+        """Whether the broker has taken a delivery back, because its epoch has ended."""
+        return delivery.epoch != self._lanes[delivery.queue].ledger.epoch
 
     @property
     def unsettled(self) -> int:
         """Deliveries without a verdict. Exact on the I/O thread, a hint elsewhere."""
-        return len(self._ledger)
+        return sum(len(lane.ledger) for lane in self._lanes.values())
 
     @property
     def last_error(self) -> BrokerError | None:
-        """Why there is no connection now, ``None`` while there is one or none was tried."""
-        return self._connection.last_error
+        """Why there is no connection now, or what the broker has against a queue; ``None`` while nothing is wrong."""
+        errors = (lane.error for lane in self._lanes.values())
+        return self._connection.last_error or next((error for error in errors if error), None)
 
     def start(self) -> None:
         """Connect, declare, consume; again after every loss."""
@@ -149,22 +170,18 @@ class ThreadedConsumer:
         self._io.post(self._take_verdicts)
 
     def set_prefetch(self, prefetch: int) -> None:
-        """Hold another number of messages from now on. I/O thread.
-
-        RabbitMQ applies ``basic.qos`` to consumers that begin after it, so new consumers begin and the old ones leave;
-        what those hold stays ours.
-        """
-        self._prefetch = prefetch
+        """Hold another number of messages of each queue from now on; what is here stays ours. I/O thread."""
+        self.prefetch = prefetch
         self._adjust()
 
     def pause(self) -> None:
         """Have no more delivered until ``resume``; what is here stays ours to settle. I/O thread."""
-        self._paused = True
+        self.paused = True
         self._adjust()
 
     def resume(self) -> None:
         """Consume again after ``pause``. I/O thread."""
-        self._paused = False
+        self.paused = False
         self._adjust()
 
     def stop(self, on_stopped: Callable[[], None] | None = None) -> None:
@@ -182,184 +199,108 @@ class ThreadedConsumer:
         """Delete a queue of this consumer's own; ``on_deleted`` runs on the I/O thread, at once without a channel."""
         self._io.post(lambda: self._delete(queue, on_deleted))
 
-    # ------------------------------------------------------------ I/O thread: building
+    # ------------------------------------------------------------ I/O thread: declarations
 
     def _channel_open(self, channel: Channel) -> None:
-        self._ledger.open_epoch()
+        if self._up:
+            # Opened again after a declaration was refused: the round goes on with the next one.
+            if self._step is not None:
+                self._declare(channel, self._step)
+            elif self._waiting:
+                self._declare(channel, 0)
+            return
+        self._up = True
         self._batch = []
-        self._tags = {}
-        self._leaving = set()
-        self._changing = False
+        self._refused.clear()
+        self._told.clear()
+        for lane in self._lanes.values():
+            lane.error, lane.refusals, lane.plain = None, 0, False
         if self._fast:
             raw: Any = self._connection.raw
             raw.on_deliver = self._delivered
             raw.on_read_end = self._read_end
-        channel.add_on_cancel_callback(self._cancelled)
+        self._waiting = list(self._lanes.values())
         self._declare(channel, 0)
 
-    def _declare(self, channel: Channel, index: int) -> None:
-        if channel.is_closed or channel.is_closing:
+    def _declare(self, channel: Channel, step: int) -> None:
+        if channel is not self._connection.channel or not channel.is_open:
             return
-        if index < len(self._declarations):
-            method, arguments = call_of(self._declarations[index])
+        while step in self._refused:
+            step += 1
+        if step < len(self._declarations):
+            self._step = step
+            method, arguments = call_of(self._declarations[step])
             getattr(channel, method)(
-                **arguments, callback=lambda _frame: self._declare(channel, index + 1)
+                **arguments, callback=lambda _frame: self._declare(channel, step + 1)
             )
             return
-        index -= len(self._declarations)
-        if index < len(self._expected):
-            channel.queue_declare(
-                self._expected[index],
-                passive=True,
-                callback=lambda _frame: self._declare(channel, len(self._declarations) + index + 1),
+        self._step = None
+        lanes, self._waiting = self._waiting, []
+        for lane in self._in_turn(lanes):
+            lane.open()
+
+    def _declaration_refused(self, error: OperationRefused) -> None:
+        if self._step is None:
+            return
+        declaration = self._declarations[self._step]
+        self._refused.add(self._step)
+        reason = _refusal(declaration, error)
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning(
+                "the broker refused a declaration; consuming goes on with what is there",
+                reason=reason,
             )
-            return
-        if self._stopping:
-            self._stopped()
-            return
-        if self._paused:
-            self._granted = 0
-            self._consuming = True
-            return
-        self._granted = self._prefetch
-        channel.basic_qos(
-            prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel)
-        )
-
-    def _consume(self, channel: Channel) -> None:
-        if channel.is_closed or channel.is_closing or self._stopping:
-            return
-        waiting = len(self._queues)
-
-        def began(_frame: object) -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting == 0 and self._on_ready is not None:
-                self._on_ready()
-
-        self._begin(channel, began)
-        self._consuming = True
-
-    def _adjust(self) -> None:
-        """Bring the consumers to the prefetch that is wanted now."""
-        channel = self._connection.channel
-        if channel is None or not channel.is_open or not self._consuming:
-            return  # the next channel begins with it
-        wanted = 0 if self._paused else self._prefetch
-        if wanted == self._granted or self._stopping or self._changing:
-            return  # the end of a change looks again
-        self._changing = True
-        self._granted = wanted
-        old = self._active()
-        if not wanted:
-            self._cancel(channel, old)
-            return
-        channel.basic_qos(
-            prefetch_count=wanted, callback=lambda _frame: self._replace(channel, old)
-        )
-
-    def _active(self) -> list[str]:
-        """The tags of the consumers that are not on their way out."""
-        return [tag for tag in self._tags if isinstance(tag, str) and tag not in self._leaving]
-
-    def _replace(self, channel: Channel, old: Sequence[str]) -> None:
-        """Begin consumers with the new prefetch, then let the old ones go."""
-        if channel.is_closed or channel.is_closing or self._stopping:
-            return
-        self._begin(channel, _nothing)
-        self._cancel(channel, old)
-
-    def _cancel(self, channel: Channel, tags: Sequence[str]) -> None:
-        """Cancel consumers; go on when the broker has answered for all that are on their way out."""
-        self._leaving.update(tags)
-
-        def gone(tag: str) -> Callable[[object], None]:
-            def forget(_frame: object) -> None:
-                self._leaving.discard(tag)
-                self._tags.pop(tag, None)
-                self._tags.pop(tag.encode(), None)
-                if not self._leaving:
-                    self._all_gone()
-
-            return forget
-
-        for tag in tags:
-            channel.basic_cancel(tag, callback=gone(tag))
-        if not self._leaving:
-            self._all_gone()
-
-    def _all_gone(self) -> None:
-        self._changing = False
-        if self._stopping:
-            self._consuming = False
-            self._stopped()
-        else:
-            self._adjust()
-
-    def _begin(self, channel: Channel, began: Callable[[object], None]) -> None:
-        # Each time another queue is first, so that none always comes behind the task of another.
-        first = self._consumers // len(self._queues) % len(self._queues)
-        for queue in (*self._queues[first:], *self._queues[:first]):
-            self._consumers += 1
-            tag = f"{self._name}.{self._consumers}"
-            self._tags[tag] = self._tags[tag.encode()] = queue
-            channel.basic_consume(
-                queue,
-                self._delivered_by_pika,
-                consumer_tag=tag,
-                exclusive=self._exclusive,
-                callback=began,
-            )
-
-    def _cancelled(self, frame: Any) -> None:
-        tag = frame.method.consumer_tag
-        log.warning(
-            "the broker cancelled a consumer; consuming again on a new channel",
-            queue=self._tags.get(tag),
-        )
-        self._connection.renew_channel()
 
     def _channel_lost(self, error: BrokerError) -> None:
-        was_consuming, self._consuming = self._consuming, False
-        self._ledger.open_epoch()  # late verdicts are stale from now on, not only when a channel is open again
+        if self._up and self._connection.connected:
+            if isinstance(error, OperationRefused):
+                self._declaration_refused(error)
+            return
+        self._up = self._ready = False
+        self._step = None
+        self._waiting = []
         self._batch = []
-        self._verdicts.clear()
-        if isinstance(error, OperationRefused):
-            log.warning("the broker closed the channel", reason=str(error), queues=self._queues)
-        if was_consuming and self._on_lost is not None:
+        lost = [lane.drop() for lane in self._lanes.values()]
+        if any(lost) and self._on_lost is not None:
             self._on_lost(error)
-        if self._stopping:
-            self._stopped()
 
-    # ------------------------------------------------------------ I/O thread: deliveries
+    # ------------------------------------------------------------ I/O thread: what lanes need (lane.Home)
 
-    def _delivered(self, deliver: frames.Deliver) -> None:
-        queue = self._tags.get(deliver.consumer_tag)
-        if queue is None:
-            self._refuse(deliver.tag)
-            return
-        self._ledger.accept(deliver.tag)
-        self._batch.append(Delivery(self._ledger.epoch, queue, deliver))
+    def new_channel(self, on_open: Callable[[Channel], None]) -> Channel | None:
+        """Open a channel; ``None`` without a connection."""
+        return self._connection.raw.channel(on_open_callback=on_open) if self._up else None
 
-    def _refuse(self, tag: int) -> None:
-        """Give back what came for a consumer that is gone; left open, a ``multiple`` ack would cover it unseen."""
-        self._ledger.accept(tag)
-        self._ledger.settle(self._ledger.epoch, tag, Verdict.GIVE_BACK)
-        self._io.post(self._flush)
+    def new_epoch(self) -> int:
+        """A number that no epoch of any lane had before."""
+        self._epochs += 1
+        return self._epochs
 
-    def _read_end(self) -> None:
-        if self._batch:
-            batch, self._batch = self._batch, []
-            self._on_batch(batch)
+    def new_tag(self, lane: Lane) -> str:
+        """A consumer tag that was never used, under which deliveries come to this lane."""
+        self._consumers += 1
+        tag = f"{self._name}.{self._consumers}"
+        self._tags[tag] = self._tags[tag.encode()] = lane
+        return tag
 
-    def _delivered_by_pika(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        queue = self._tags.get(method.consumer_tag)
-        if queue is None:
-            self._refuse(method.delivery_tag)
-            return
+    def forget_tag(self, tag: str) -> None:
+        """Nothing is expected under this tag any more."""
+        self._tags.pop(tag, None)
+        self._tags.pop(tag.encode(), None)
+
+    def arguments(self, queue: str) -> Mapping[str, Any]:
+        """Arguments for a consumer of this queue, as this broker knows them."""
+        within = self._timeouts.get(queue)
+        if within is None or self._connection.release < CONSUMER_TIMEOUTS:
+            return {}
+        return {"x-consumer-timeout": milliseconds(within)}
+
+    def delivered(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        """A delivery that pika's own codec has read."""
+        lane = self._tags.get(method.consumer_tag)
         exchange, key = method.exchange.encode(), method.routing_key.encode()
         deliver = frames.Deliver(
-            0,
+            int(_channel.channel_number),
             method.consumer_tag.encode(),
             method.delivery_tag,
             method.redelivered,
@@ -367,41 +308,143 @@ class ThreadedConsumer:
             b"",
             body,
         )
-        self._ledger.accept(deliver.tag)
-        self._batch.append(Delivery(self._ledger.epoch, queue, deliver, from_pika(properties)))
+        if lane is None:
+            self._refuse(deliver)
+            return
+        lane.ledger.accept(deliver.tag)
+        self._batch.append(Delivery(lane.ledger.epoch, lane.queue, deliver, from_pika(properties)))
         self._read_end()
+
+    def consumes(self, lane: Lane) -> None:
+        """A lane consumes, or would but for a pause."""
+        lane.since = time.monotonic()
+        if lane.refusals:
+            log.info("consuming again", queue=lane.queue)
+        self._tell_ready()
+
+    def ended(self, lane: Lane, error: BrokerError, was_consuming: bool) -> None:
+        """A lane's channel is gone while the connection is not: try again, a little later each time."""
+        if was_consuming:
+            self._ready = False
+            if time.monotonic() - lane.since > HEALTHY_AFTER:
+                lane.refusals = 0
+            if isinstance(error, OperationRefused):
+                log.warning(
+                    "the broker closed the channel of a queue; consuming again on a new one",
+                    queue=lane.queue,
+                    reason=str(error),
+                )
+            else:
+                log.warning(
+                    "the broker cancelled a consumer; consuming again on a new channel",
+                    queue=lane.queue,
+                )
+            if self._on_lost is not None:
+                self._on_lost(error)
+        elif isinstance(error, OperationRefused):
+            if error.code == PRECONDITION_FAILED and self.arguments(lane.queue):
+                lane.plain = True  # a live queue of another type, which takes no arguments of ours
+            reason = failures.consumer_refused(lane.queue, error)
+            if reason not in self._told:
+                self._told.add(reason)
+                log.warning("a queue cannot be consumed; trying again until it can", reason=reason)
+            lane.error = OperationRefused(error.code, error.text, reason)
+        delay = exponential(lane.refusals, AGAIN_BASE, AGAIN_CAP)
+        lane.refusals += 1
+        self._io.call_later(delay, lambda: self._again(lane))
+        self._tell_ready()
+
+    def _again(self, lane: Lane) -> None:
+        if not self._up or not lane.idle:
+            return
+        if lane.queue not in self._declared:
+            lane.open()
+            return
+        # It may have been deleted, and its exchange or its dead letters with it.
+        self._waiting.append(lane)
+        channel = self._connection.channel
+        if self._step is None and channel is not None:
+            self._refused.clear()
+            self._declare(channel, 0)
+
+    def _tell_ready(self) -> None:
+        lanes = self._lanes.values()
+        if (
+            not self._ready
+            and any(lane.consuming for lane in lanes)
+            and all(lane.consuming or lane.error is not None for lane in lanes)
+        ):
+            self._ready = True
+            if self._on_ready is not None:
+                self._on_ready()
+
+    def _adjust(self) -> None:
+        for lane in self._in_turn(list(self._lanes.values())):
+            lane.adjust()
+
+    def _in_turn(self, lanes: list[Lane]) -> list[Lane]:
+        """Each time another queue is first, so that none always comes behind the task of another."""
+        first = self._consumers % len(lanes) if lanes else 0
+        return [*lanes[first:], *lanes[:first]]
+
+    # ------------------------------------------------------------ I/O thread: deliveries
+
+    def _delivered(self, deliver: frames.Deliver) -> None:
+        lane = self._tags.get(deliver.consumer_tag)
+        if lane is None:
+            self._refuse(deliver)
+            return
+        ledger = lane.ledger
+        ledger.accept(deliver.tag)
+        self._batch.append(Delivery(ledger.epoch, lane.queue, deliver))
+
+    def _refuse(self, deliver: frames.Deliver) -> None:
+        """Give back what came for a consumer that is gone; left open, a ``multiple`` ack would cover it unseen."""
+        for lane in self._lanes.values():
+            if lane.channel is not None and lane.channel.channel_number == deliver.channel:
+                lane.ledger.accept(deliver.tag)
+                lane.ledger.settle(lane.ledger.epoch, deliver.tag, Verdict.GIVE_BACK)
+                self._io.post(self._flush)
+
+    def _read_end(self) -> None:
+        if self._batch:
+            batch, self._batch = self._batch, []
+            self._on_batch(batch)
 
     # ------------------------------------------------------------ I/O thread: verdicts
 
     def _take_verdicts(self) -> None:
-        verdicts, ledger = self._verdicts, self._ledger
+        verdicts, lanes = self._verdicts, self._lanes
         urgent = False
         for _ in range(len(verdicts)):
             delivery, verdict = verdicts.popleft()
+            ledger = lanes[delivery.queue].ledger
             if ledger.settle(delivery.epoch, delivery.tag, verdict) and verdict is not Verdict.ACK:
                 urgent = True
-        if urgent or not len(ledger):
+        if urgent or not self.unsettled:
             self._flush()
-        elif ledger.unsent and self._flush_timer is None:
+        elif self._flush_timer is None and any(lane.ledger.unsent for lane in lanes.values()):
             self._flush_timer = self._io.call_later(ACK_DELAY, self._flush)
 
     def _flush(self) -> None:
         if self._flush_timer is not None:
             self._io.cancel(self._flush_timer)
             self._flush_timer = None
-        channel = self._connection.channel
-        if channel is None or not channel.is_open:
-            return
-        number = int(channel.channel_number)
-        chunks = []
-        for command in self._ledger.flush():
-            if command.verdict is Verdict.ACK:
-                chunks.append(frames.encode_ack(number, command.tag, command.multiple))
-            elif command.verdict is Verdict.GIVE_BACK:
-                chunks.append(frames.encode_nack(number, command.tag, command.multiple, True))
-            else:
-                requeue = command.verdict is Verdict.REJECT_REQUEUE
-                chunks.append(frames.encode_reject(number, command.tag, requeue))
+        chunks: list[bytes] = []
+        for lane in self._lanes.values():
+            channel = lane.channel
+            if lane.ledger.unsent and channel is not None and channel.is_open:
+                number = int(channel.channel_number)
+                for command in lane.ledger.flush():
+                    if command.verdict is Verdict.ACK:
+                        chunks.append(frames.encode_ack(number, command.tag, command.multiple))
+                    elif command.verdict is Verdict.GIVE_BACK:
+                        chunks.append(
+                            frames.encode_nack(number, command.tag, command.multiple, True)
+                        )
+                    else:
+                        requeue = command.verdict is Verdict.REJECT_REQUEUE
+                        chunks.append(frames.encode_reject(number, command.tag, requeue))
         if chunks:
             now = time.monotonic()
             self._burst = len(chunks) + (self._burst if now - self._burst_at < SETTLE_TIME else 0)
@@ -413,18 +456,17 @@ class ThreadedConsumer:
     def _stop(self, on_stopped: Callable[[], None] | None) -> None:
         if on_stopped is not None:
             self._on_stopped.append(on_stopped)
-        if self._stopping:
-            if not self._consuming:
-                self._stopped()
-            return
-        self._stopping = True
-        channel = self._connection.channel
-        if channel is None or not channel.is_open or not self._consuming:
+        if self.stopping:
             self._stopped()
             return
-        self._cancel(channel, self._active())
+        self.stopping = True
+        for lane in self._lanes.values():
+            lane.stop(self._stopped)
+        self._stopped()
 
     def _stopped(self) -> None:
+        if any(lane.consuming for lane in self._lanes.values()):
+            return
         callbacks, self._on_stopped = self._on_stopped, []
         for callback in callbacks:
             callback()
@@ -437,7 +479,7 @@ class ThreadedConsumer:
         channel.queue_delete(queue, callback=lambda _frame: on_deleted())
 
     def _close(self, on_closed: Callable[[], None]) -> None:
-        self._stopping = True
+        self.stopping = True
         self._take_verdicts()
         self._flush()
         left = 0.0 if self._burst < BURST else self._burst_at + SETTLE_TIME - time.monotonic()
@@ -447,10 +489,14 @@ class ThreadedConsumer:
             self._connection.close(on_closed)
 
 
-def _nothing(_frame: object) -> None:
-    """The answer to a request nobody waits for."""
-
-
 def from_pika(properties: Any) -> Properties:
     """Our form of properties that pika's codec has read."""
     return Properties(**{name: getattr(properties, name) for name in Properties.__struct_fields__})
+
+
+def _refusal(declaration: Declaration, error: OperationRefused) -> str:
+    """Why the broker refused a declaration, with the remedy where it is known."""
+    if error.code == PRECONDITION_FAILED:
+        return plan.explain_conflict(error.text, declaration)
+    text = error.text.strip().rstrip(".")
+    return f"The broker refused to declare {declaration_text(declaration)}: {error.code} {text}."

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from amqtask.amqp import frames
 from amqtask.amqp.address import Address
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
+from amqtask.amqp.threaded.lane import Lane
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
-from amqtask.core.ledger import Settle
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.outcome import Verdict
-from amqtask.errors import BrokerError
+from amqtask.errors import BrokerError, OperationRefused
 from amqtask.topology.plan import BindExchange, BindQueue, DeclareExchange, DeclareQueue
 from tests.brokers import Broker, OwnBroker
 from tests.waiting import eventually
@@ -58,6 +59,12 @@ class Reader:
     def _lost(self, error: BrokerError) -> None:
         self.ready.clear()
         self.losses.append(error)
+
+    @property
+    def lane(self) -> Lane:
+        """That of its only queue."""
+        (lane,) = self.consumer._lanes.values()
+        return lane
 
     @property
     def deliveries(self) -> list[Delivery]:
@@ -264,33 +271,111 @@ def test_a_paused_consumer_stops(broker: Broker, queue_name: str, settled: bool)
     with reading(broker, queue_name, prefetch=1) as reader:
         reader.io.post(reader.consumer.pause)
         if settled:
-            eventually(lambda: reader.on_io(lambda: not reader.consumer._leaving))
+            eventually(lambda: reader.on_io(lambda: not reader.lane.leaving))
         reader.stop()
         reader.io.post(reader.consumer.resume)
         send(broker, queue_name, b"x")
         eventually(lambda: ready_messages(broker, queue_name) == 1)
 
 
-def test_nothing_is_taken_from_one_queue_while_another_is_missing(
-    broker: Broker, queue_name: str
+def test_a_missing_queue_stops_no_other(
+    broker: Broker, queue_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing = f"{queue_name}-missing"
     with broker.channel() as channel:
         channel.queue_declare(queue_name, durable=True)
-    send(broker, queue_name, b"x")
-    with reading(
-        broker, queue_name, ready=False, declarations=(), queues=[queue_name, missing]
-    ) as reader:
-        eventually(lambda: reader.on_io(lambda: reader.consumer._ledger.epoch) >= 4, 30)
-        with broker.channel() as channel:
-            channel.queue_declare(missing, durable=True)
-        assert reader.ready.wait(30)
+    with reading(broker, queue_name, declarations=(), queues=[queue_name, missing]) as reader:
+        send(broker, queue_name, b"x")
         (delivery,) = reader.received(1)
-
-        assert not delivery.redelivered
+        # asked for again and again, while what was delivered from the other stays ours
+        eventually(lambda: reader.on_io(lambda: reader.consumer._lanes[missing].refusals) >= 4)
+        assert not reader.consumer.stale(delivery)
+        assert not reader.losses
         reader.acknowledge([delivery])
         with broker.channel() as channel:
+            channel.queue_declare(missing, durable=True)
+        send(broker, missing, b"back")
+        (delivery,) = reader.received(1)
+
+        assert (delivery.queue, delivery.redelivered) == (missing, False)
+        reader.acknowledge([delivery])
+        reader.stop()
+        with broker.channel() as channel:
             channel.queue_delete(missing)
+    assert ready_messages(broker, queue_name) == 0
+    told = [record for record in caplog.records if "cannot be consumed" in record.getMessage()]
+    assert len(told) == 1
+    assert missing in told[0].getMessage()
+
+
+def test_a_deleted_queue_costs_no_other_a_delivery(broker: Broker, queue_name: str) -> None:
+    other = f"{queue_name}-other"
+    declarations = [DeclareQueue(queue_name), DeclareQueue(other)]
+    with reading(
+        broker, queue_name, declarations=declarations, queues=[queue_name, other]
+    ) as reader:
+        send(broker, queue_name, b"runs")
+        send(broker, other, b"lost")
+        kept, gone = sorted(reader.received(2), key=lambda delivery: delivery.body, reverse=True)
+        with broker.channel() as channel:
+            channel.queue_delete(other)
+        eventually(lambda: reader.losses)
+        assert reader.ready.wait(2)
+        send(broker, other, b"new")
+        (new,) = reader.received(1)
+
+        assert [reader.consumer.stale(each) for each in (kept, gone, new)] == [False, True, False]
+        reader.acknowledge([kept, gone, new])
+        reader.stop()
+        with broker.channel() as channel:
+            channel.queue_delete(other)
+    assert ready_messages(broker, queue_name) == 0
+
+
+def test_a_queue_that_differs_is_consumed_as_it_is(
+    broker: Broker, queue_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with broker.channel() as channel:
+        channel.queue_declare(queue_name, durable=True, arguments={"x-max-length": 5})
+    bound = BindQueue(queue_name, "no-such-exchange")
+    with reading(
+        broker, queue_name, declarations=[DeclareQueue(queue_name), bound, DeclareQueue(queue_name)]
+    ) as reader:
+        send(broker, queue_name, b"x")
+        (delivery,) = reader.received(1)
+        reader.acknowledge([delivery])
+    told = [
+        record.getMessage() for record in caplog.records if "refused a decl" in record.getMessage()
+    ]
+    assert len(told) == 2  # once for the queue, and for the binding
+    assert "x-max-length" in told[0]
+    assert "no-such-exchange" in told[1]
+
+
+def test_a_queue_that_may_not_be_read_stops_no_other(broker: Broker, queue_name: str) -> None:
+    secret = f"{queue_name}-secret"
+    user = f"limited-{uuid.uuid4().hex[:8]}"
+    grants = f"/api/permissions/{quote(broker.vhost, safe='')}/{user}"
+    readable = re.escape(queue_name) + "$"
+    with broker.channel() as channel:
+        channel.queue_declare(queue_name, durable=True)
+        channel.queue_declare(secret, durable=True)
+    broker.api("PUT", f"/api/users/{user}", {"password": "p", "tags": ""})
+    broker.api("PUT", grants, {"configure": ".*", "write": ".*", "read": readable})
+    limited = Broker(broker.url.replace("guest:guest@", f"{user}:p@"), None, broker.version)
+    try:
+        with reading(limited, queue_name, declarations=(), queues=[secret, queue_name]) as reader:
+            send(broker, queue_name, b"x")
+            (delivery,) = reader.received(1)
+            send(broker, secret, b"y")
+            broker.api("PUT", grants, {"configure": ".*", "write": ".*", "read": ".*"})
+            (late,) = reader.received(1)
+            assert not reader.consumer.stale(delivery)
+            reader.acknowledge([delivery, late])
+    finally:
+        broker.api("DELETE", f"/api/users/{user}")
+        with broker.channel() as channel:
+            channel.queue_delete(secret)
 
 
 @both_codecs
@@ -407,8 +492,7 @@ def test_a_queue_that_comes_back_is_consumed_again(broker: Broker, queue_name: s
     with reading(broker, queue_name, declarations=()) as reader:
         with broker.channel() as channel:
             channel.queue_delete(queue_name)
-            eventually(lambda: len(reader.losses) >= 2)  # cancelled, then refused: no such queue
-            reader.ready.clear()
+            eventually(lambda: isinstance(reader.consumer.last_error, OperationRefused))
             channel.queue_declare(queue_name, durable=True)
         assert reader.ready.wait(30)
         send(broker, queue_name, b"again")
@@ -416,19 +500,6 @@ def test_a_queue_that_comes_back_is_consumed_again(broker: Broker, queue_name: s
         (delivery,) = reader.received(1)
         reader.acknowledge([delivery])
     assert ready_messages(broker, queue_name) == 0
-
-
-def test_a_conflicting_queue_is_consumed_once_it_is_mended(broker: Broker, queue_name: str) -> None:
-    with broker.channel() as channel:
-        channel.queue_declare(queue_name, durable=True, arguments={"x-max-length": 5})
-    with reading(broker, queue_name, ready=False) as reader:
-        epoch = eventually(lambda: reader.consumer.epoch)
-        eventually(lambda: reader.consumer.epoch > epoch + 1)  # refused, and tried again
-        assert not reader.ready.is_set()
-        with broker.channel() as channel:
-            channel.queue_delete(queue_name)
-
-        assert reader.ready.wait(30)
 
 
 def test_stop_ends_deliveries_and_keeps_verdicts(broker: Broker, queue_name: str) -> None:
@@ -538,21 +609,12 @@ def test_a_killed_broker_is_consumed_again(fresh_broker: OwnBroker) -> None:
         reader.acknowledge([delivery])
 
 
-def test_what_comes_for_a_consumer_that_is_gone_is_given_back() -> None:
-    io = IoThread("test-io")
-    consumer = ThreadedConsumer(
-        io,
-        [Address()],
-        name="test",
-        heartbeat=10,
-        connect_timeout=1,
-        queues=["q"],
-        prefetch=1,
-        on_batch=print,
-    )
-    consumer._ledger.open_epoch()
-
-    consumer._delivered(frames.Deliver(1, b"gone", 1, False, b"\0\0", b"\0\0", b"body"))
-
-    assert consumer._ledger.flush() == [Settle(Verdict.GIVE_BACK, 1)]
-    io.stop()
+def test_what_comes_for_a_consumer_that_is_gone_is_given_back(
+    broker: Broker, queue_name: str
+) -> None:
+    with reading(broker, queue_name, prefetch=1) as reader:
+        reader.on_io(lambda: reader.consumer.forget_tag(reader.lane._tags[0]))
+        send(broker, queue_name, b"x")
+        eventually(lambda: reader.on_io(lambda: reader.lane.ledger.epoch and not reader.deliveries))
+        reader.close()
+    assert ready_messages(broker, queue_name) == 1
