@@ -21,12 +21,26 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+import msgspec
 
 from amqtask.batch import Batch
-from amqtask.call import Call, SendOptions, expires_at, make_call, message_of
+from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of
 from amqtask.core import codec, compression, serialization
 from amqtask.core.message import Envelope, Publication
+from amqtask.core.onward import onward
 from amqtask.errors import (
     AlreadyRegistered,
     AmqtaskError,
@@ -44,11 +58,13 @@ from amqtask.results.pending import Awaited, Pending
 from amqtask.results.record import Known, read_reply
 from amqtask.settings import Settings
 from amqtask.task import BindDecorator, CoroutineTask, Decorator, Task
-from amqtask.topology.model import Topology
+from amqtask.topology.ladder import Ladder, prefix_of
+from amqtask.topology.model import Delays, Topology
 from amqtask.topology.names import did_you_mean
 from amqtask.topology.parse import load
-from amqtask.topology.routes import Router, default_topology
+from amqtask.topology.routes import Route, Router, default_topology
 from amqtask.topology.simulate import reach
+from amqtask.topology.targets import Targets
 
 if TYPE_CHECKING:
     import asyncio
@@ -69,6 +85,13 @@ CLOSE_TIMEOUT = 10.0  # seconds
 # The innermost ``with app.batch():`` and ``async with app.abatch():`` of this context.
 _batch: ContextVar[Batch | None] = ContextVar("amqtask_batch", default=None)
 _async_batch: ContextVar[AsyncBatch | None] = ContextVar("amqtask_abatch", default=None)
+
+
+class _Sending(NamedTuple):
+    """A publication, and the queue it is due in when it goes through the delay ladder."""
+
+    publication: Publication
+    due_in: str | None = None
 
 
 class App:
@@ -114,6 +137,7 @@ class App:
         self._home = _folder_of_caller()
         self._topology: Topology | None = None  # guarded by _lock, then never replaced
         self._router: Router | None = None  # the same
+        self._targets: Targets | None = None  # the same
         self._tasks: dict[str, Task[..., Any]] = {}
         self._modules: set[str] = (
             set()
@@ -278,6 +302,15 @@ class App:
                     self._router = router
         return self._router
 
+    @property
+    def ladder(self) -> Ladder:
+        """The delay ladder that what is sent for later waits in.
+
+        Raises:
+            ConfigurationError, TopologyError: as ``topology``.
+        """
+        return Ladder(self.topology.delays.prefix)
+
     def freeze(self) -> None:
         """Read what is read lazily and close what is open, so that processes forked from this one share the work.
 
@@ -290,11 +323,13 @@ class App:
 
     def _load_topology(self) -> Topology:
         source = self._topology_source
-        if source is None:
-            return default_topology(self.settings.task_default_queue)
-        if isinstance(source, Topology):
-            return source
-        return load(_find_file(Path(source), self._home))
+        if isinstance(source, (str, os.PathLike)):
+            return load(_find_file(Path(source), self._home))
+        topology = source or default_topology(self.settings.task_default_queue)
+        if topology.delays.prefix:
+            return topology
+        delays = Delays(prefix=prefix_of(self.name), apply=topology.delays.apply)
+        return msgspec.structs.replace(topology, delays=delays)
 
     # ------------------------------------------------------------ sending
 
@@ -392,14 +427,19 @@ class App:
         client = self._connected()
         deadline = time.monotonic() + self.settings.publish_timeout
         reply_to = self._reply_to(client, call)
-        publication, awaited, result = self._prepare(call, reply_to)
+        sendings, awaited, result = self._prepare(call, reply_to)
         if batch is not None and batch.pid == os.getpid():
-            self._submit(batch, client, publication, awaited)
+            self._submit(batch, client, sendings, awaited)
             return result
-        try:
-            client.publisher.publish(publication, max(0.001, deadline - time.monotonic()))
-        except Unroutable as error:
-            raise self._explained(error, publication) from None
+        for sending in sendings:
+            try:
+                client.publisher.publish(
+                    sending.publication,
+                    max(0.001, deadline - time.monotonic()),
+                    due_in=sending.due_in,
+                )
+            except Unroutable as error:
+                raise self._explained(error, sending) from None
         return result
 
     def send_many(self, calls: Iterator[Call]) -> list[handle.AsyncResult[Any]]:
@@ -409,8 +449,8 @@ class App:
         client = self._connected()
         try:
             for call in calls:
-                publication, awaited, result = self._prepare(call, self._reply_to(client, call))
-                self._submit(batch, client, publication, awaited)
+                sendings, awaited, result = self._prepare(call, self._reply_to(client, call))
+                self._submit(batch, client, sendings, awaited)
                 results.append(result)
         except BaseException as raised:
             error = batch.wait()
@@ -428,8 +468,8 @@ class App:
         deadline = time.monotonic() + timeout
         client = await self._loop_connected()
         reply_to = await client.reply_queue(timeout) if self._wants_reply(call) else None
-        publication, awaited, result = self._prepare(call, reply_to)
-        publishing = self._apublish(client, publication, max(0.001, deadline - time.monotonic()))
+        sendings, awaited, result = self._prepare(call, reply_to)
+        publishing = self._apublish(client, sendings, max(0.001, deadline - time.monotonic()))
         batch = _async_batch.get()
         if batch is not None:
             await batch.submit(publishing, awaited)
@@ -448,8 +488,8 @@ class App:
         try:
             for call in calls:
                 reply_to = await client.reply_queue(timeout) if self._wants_reply(call) else None
-                publication, awaited, result = self._prepare(call, reply_to)
-                await batch.submit(self._apublish(client, publication, timeout), awaited)
+                sendings, awaited, result = self._prepare(call, reply_to)
+                await batch.submit(self._apublish(client, sendings, timeout), awaited)
                 results.append(result)
         except BaseException as raised:
             error = await batch.wait()
@@ -486,14 +526,18 @@ class App:
 
     def _prepare(
         self, call: Call, reply_to: str | None
-    ) -> tuple[Publication, Awaited | None, handle.AsyncResult[Any]]:
-        """The publication of a call, and the handle of its result."""
+    ) -> tuple[tuple[_Sending, ...], Awaited | None, handle.AsyncResult[Any]]:
+        """What to publish for a call, and the handle of its result."""
         settings = self.settings
         router = self._router or self.router
         route = router.resolve(
             call.task, call.queue, call.exchange, call.routing_key, call.priority
         )
-        now = None if call.expires is None else datetime.now(UTC)
+        now, eta, expires, delay = None, None, None, 0.0
+        if call.expires is not None or call.countdown is not None or call.eta is not None:
+            now = datetime.now(UTC)
+            expires = expires_at(call.expires, now)
+            eta, delay = due_at(call.countdown, call.eta, now)
         message = message_of(
             call,
             reply_to=reply_to,
@@ -502,10 +546,18 @@ class App:
             compression=settings.task_compression,
             origin=self._origin,
             parent=current.get(),
-            expires=None if now is None else expires_at(call.expires, now),
+            eta=eta,
+            expires=expires,
         )
         envelope = codec.encode(
-            message, now=None if now is None else now.timestamp(), limits=self._limits
+            message,
+            now=None if now is None or delay else now.timestamp(),
+            limits=self._limits,
+        )
+        sendings = (
+            self._delayed(route, envelope, delay)
+            if delay
+            else (_Sending(Publication(route.exchange, route.routing_key, envelope)),)
         )
         awaited = None
         if not call.ignore_result:
@@ -517,31 +569,69 @@ class App:
                         "read it there."
                     )
                 )
-        publication = Publication(route.exchange, route.routing_key, envelope)
-        return publication, awaited, handle.AsyncResult(awaited, call.id, call.task)
+        return sendings, awaited, handle.AsyncResult(awaited, call.id, call.task)
+
+    def _delayed(self, route: Route, envelope: Envelope, delay: float) -> tuple[_Sending, ...]:
+        """A message through the delay ladder, to each queue that it would reach now."""
+        exchange, key = route.exchange, route.routing_key
+        properties = envelope.properties
+        headers = properties.headers or {}
+        ladder = self.ladder
+        targets = self._targets
+        if targets is None:
+            targets = self._targets = Targets(self.topology)
+        queues = targets.of(exchange, key, headers)
+        if not queues:
+            raise self._unroutable(exchange, key, headers)
+        sendings = []
+        for queue in queues:
+            publication = onward(
+                envelope.body, properties, ladder.entry(delay, queue), published=(exchange, key)
+            )
+            sendings.append(_Sending(publication, queue))
+        return tuple(sendings)
 
     def _submit(
-        self, batch: Batch, client: Client, publication: Publication, awaited: Awaited | None
+        self,
+        batch: Batch,
+        client: Client,
+        sendings: tuple[_Sending, ...],
+        awaited: Awaited | None,
     ) -> None:
-        batch.submit(
-            client.publisher,
-            publication,
-            self.settings.publish_timeout,
-            awaited,
-            lambda error: self._explained(error, publication),
+        for sending in sendings:
+            batch.submit(
+                client.publisher,
+                sending.publication,
+                self.settings.publish_timeout,
+                awaited,
+                lambda error, sending=sending: self._explained(error, sending),  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                sending.due_in,
+            )
+
+    async def _apublish(
+        self,
+        client: LoopClient,
+        sendings: tuple[_Sending, ...],
+        timeout: float,  # noqa: ASYNC109  # as ports.Publisher
+    ) -> None:
+        for sending in sendings:
+            try:
+                await client.publisher.publish(sending.publication, timeout, due_in=sending.due_in)
+            except Unroutable as error:
+                raise self._explained(error, sending) from None
+
+    def _explained(self, error: AmqtaskError, sending: _Sending) -> AmqtaskError:
+        """An ``Unroutable`` with what the topology expected there; other errors as they are."""
+        if not isinstance(error, Unroutable) or sending.due_in is not None:
+            return error
+        publication = sending.publication
+        return self._unroutable(
+            publication.exchange,
+            publication.routing_key,
+            publication.envelope.properties.headers or {},
         )
 
-    async def _apublish(self, client: LoopClient, publication: Publication, timeout: float) -> None:  # noqa: ASYNC109  # as ports.Publisher
-        try:
-            await client.publisher.publish(publication, timeout)
-        except Unroutable as error:
-            raise self._explained(error, publication) from None
-
-    def _explained(self, error: AmqtaskError, publication: Publication) -> AmqtaskError:
-        """An ``Unroutable`` with what the topology expected there; other errors as they are."""
-        if not isinstance(error, Unroutable):
-            return error
-        exchange, key = publication.exchange, publication.routing_key
+    def _unroutable(self, exchange: str, key: str, headers: Mapping[str, object]) -> Unroutable:
         topology = self.topology
         named = isinstance(self._topology_source, (str, os.PathLike))
         remedy = (
@@ -550,9 +640,7 @@ class App:
             else "start a worker for it"
         )
         try:
-            queues = sorted(
-                reach(topology, exchange, key, publication.envelope.properties.headers).queues
-            )
+            queues = sorted(reach(topology, exchange, key, headers).queues)
         except ConfigurationError as unknown:
             expected = str(unknown)
         else:
@@ -588,6 +676,7 @@ class App:
                         self._pending,
                         name=f"{self.name} {self._origin}",
                         reply_name=f"amqtask.reply.{self._id}",
+                        ladder=self.ladder,
                     )
         return client
 
@@ -604,6 +693,7 @@ class App:
                 self._pending,
                 name=f"{self.name} {self._origin}",
                 reply_name=f"amqtask.reply.{self._id}.{uuid.uuid4().hex[:8]}",
+                ladder=self.ladder,
             )
             with self._lock:
                 self._loop_clients[loop] = client
@@ -625,6 +715,7 @@ class App:
                 self._pending,
                 name=f"{self.name} {self._origin}",
                 reply_name=f"amqtask.reply.{self._id}",
+                ladder=self.ladder,
                 io=io,
                 publisher=publisher,
             )

@@ -40,6 +40,7 @@ class Batch:
         timeout: float,
         awaited: Awaited | None,
         explain: Callable[[AmqtaskError], AmqtaskError],
+        due_in: str | None = None,
     ) -> None:
         """Hand a publication over. ``awaited`` learns of a failure, so that nobody waits for its result.
 
@@ -49,6 +50,7 @@ class Batch:
             timeout: seconds until it must be confirmed.
             awaited: where its result is expected.
             explain: makes of the publisher's error the one to report.
+            due_in: the queue it is due in, when it goes through the delay ladder.
 
         Raises:
             AmqtaskError: it could not even be handed over.
@@ -75,7 +77,7 @@ class Batch:
                     self._changed.notify_all()
 
         try:
-            publisher.submit(publication, settled, timeout)
+            publisher.submit(publication, settled, timeout, due_in=due_in)
         except BaseException:
             with self._changed:
                 self._left -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypedDict
 
 import msgspec
@@ -17,16 +17,20 @@ from amqtask.request import Request
 Expires = float | timedelta | datetime
 """Seconds from now, or a moment with a time zone."""
 
+Countdown = float | timedelta
+"""Seconds from now."""
+
 
 class SendOptions(TypedDict, total=False):
     """What ``apply_async`` and ``send_task`` take besides the arguments. Times are seconds.
 
-    ``None`` means the same as leaving the option out. ``link``, ``link_error``, ``eta`` and a ``countdown`` above zero are
-    known and refused: this version cannot do them.
+    ``None`` means the same as leaving the option out. The task runs ``countdown`` seconds from now, or at the moment ``eta``;
+    one of them, and at once when that is past. An ``eta`` without a time zone is UTC, as in Celery. ``expires`` counts from
+    now, not from then. ``link`` and ``link_error`` are known and refused: this version cannot do them.
     """
 
     task_id: str | None
-    countdown: float | None
+    countdown: Countdown | None
     eta: datetime | None
     expires: Expires | None
     queue: str | None
@@ -58,6 +62,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     priority: int | None = None
     serializer: str | None = None
     compression: str | None = None
+    countdown: Countdown | None = None
+    eta: datetime | None = None
     expires: Expires | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
@@ -69,12 +75,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 _KNOWN: Final = frozenset(SendOptions.__annotations__)
 _LATER: Final = {
-    "eta": "Sending a task for later (countdown, eta) needs delays in the broker, which this version does not have; "
-    "send it when it is due.",
     "link": "Callbacks (link, link_error) need workflows, which this version does not have; call the next task from "
     "inside this one.",
 }
-_LATER_OF: Final = {"countdown": "eta", "eta": "eta", "link": "link", "link_error": "link"}
+_LATER_OF: Final = {"link": "link", "link_error": "link"}
 
 
 def new_id() -> str:
@@ -121,7 +125,7 @@ def make_call(
         if value is None:
             continue
         if name in _LATER_OF:
-            if (name == "countdown" and value == 0) or (name.startswith("link") and not value):
+            if not value:
                 continue
             raise Unsupported(_LATER[_LATER_OF[name]])
         if name == "task_id":
@@ -193,6 +197,32 @@ def _check(merged: Mapping[str, Any]) -> None:
     expires = merged.get("expires")
     if expires is not None:
         check_expires(expires)
+    countdown, eta = merged.get("countdown"), merged.get("eta")
+    if countdown is not None:
+        check_countdown(countdown)
+        if eta is not None:
+            raise ValueError("countdown and eta both say when the task runs; give one of them.")
+    if eta is not None and not isinstance(eta, datetime):
+        raise TypeError(f"eta must be a datetime, not {type(eta).__name__}.")
+
+
+def check_countdown(countdown: object) -> None:
+    """Refuse what is no time span.
+
+    Raises:
+        TypeError: neither a number nor a timedelta.
+        ValueError: a number that is none.
+    """
+    if isinstance(countdown, timedelta):
+        return
+    if not _is_number(countdown):
+        raise TypeError(
+            f"countdown must be seconds or a timedelta, not {type(countdown).__name__}."
+        )
+    try:
+        timedelta(seconds=countdown)  # type: ignore[arg-type]  # a number: _is_number said so
+    except (OverflowError, ValueError):
+        raise ValueError(f"countdown is no usable number of seconds: {countdown!r}.") from None
 
 
 def check_expires(expires: object) -> None:
@@ -222,6 +252,33 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def due_at(
+    countdown: Countdown | None, eta: datetime | None, now: datetime
+) -> tuple[str | None, float]:
+    """When a call is due: the moment as it travels (ISO 8601 with microseconds and offset), and the seconds until then.
+
+    Zero seconds are "at once". A countdown that is not above zero names no moment; an ``eta`` in the past is kept, for the
+    task to see. An ``eta`` without a time zone is UTC.
+
+    Raises:
+        ValueError: the moment lies outside the calendar.
+    """
+    if countdown is not None:
+        span = countdown if isinstance(countdown, timedelta) else timedelta(seconds=countdown)
+        if span <= timedelta():
+            return None, 0.0
+        try:
+            eta = now + span
+        except OverflowError:
+            raise ValueError(f"countdown lies outside the calendar: {countdown!r}.") from None
+        return eta.isoformat(timespec="microseconds"), span.total_seconds()
+    if eta is None:
+        return None, 0.0
+    if eta.tzinfo is None:
+        eta = eta.replace(tzinfo=UTC)
+    return eta.isoformat(timespec="microseconds"), max(0.0, (eta - now).total_seconds())
+
+
 def expires_at(expires: Expires | None, now: datetime) -> str | None:
     """The moment a call expires, as it travels: ISO 8601 with microseconds and offset.
 
@@ -248,6 +305,7 @@ def message_of(
     compression: str | None,
     origin: str,
     parent: Request | None,
+    eta: str | None,
     expires: str | None,
 ) -> Message:
     """The message of a call.
@@ -260,6 +318,7 @@ def message_of(
         compression: used when the call names none.
         origin: who sends.
         parent: the task that runs in this context, which this one then belongs to.
+        eta: what ``due_at`` made of the call's.
         expires: what ``expires_at`` made of the call's.
     """
     return Message(
@@ -267,6 +326,7 @@ def message_of(
         task=call.task,
         args=call.args,
         kwargs=call.kwargs,
+        eta=eta,
         expires=expires,
         time_limit=call.time_limit,
         soft_time_limit=call.soft_time_limit,

@@ -16,6 +16,7 @@ from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.results.pending import Pending
 from amqtask.results.rpc import ReplyQueue
 from amqtask.settings import Settings
+from amqtask.topology.ladder import Ladder
 
 
 class Client:
@@ -27,6 +28,7 @@ class Client:
         pending: where replies go.
         name: begins the names of the connections.
         reply_name: the name of the reply queue.
+        ladder: the app's delay ladder.
         io: an I/O thread to share, which this client then does not stop.
         publisher: a publisher to share, which this client then does not close.
     """
@@ -39,6 +41,7 @@ class Client:
         *,
         name: str,
         reply_name: str,
+        ladder: Ladder,
         io: IoThread | None = None,
         publisher: Publisher | None = None,
     ) -> None:
@@ -59,6 +62,7 @@ class Client:
             window=settings.publish_window,
             buffer=settings.publish_buffer,
             fast=settings.broker_fast_frames,
+            ladder=ladder,
         )
         self._lock = threading.Lock()
         self._replies: ReplyQueue | None = None  # guarded by _lock, then never replaced

@@ -17,6 +17,7 @@ from amqtask.results.aio_rpc import AioReplyQueue
 from amqtask.results.loops import running_loop
 from amqtask.results.pending import Awaited, Pending
 from amqtask.settings import Settings
+from amqtask.topology.ladder import Ladder
 
 
 class LoopClient:
@@ -28,6 +29,7 @@ class LoopClient:
         pending: where replies go.
         name: begins the names of the connections.
         reply_name: the name of this loop's reply queue.
+        ladder: the app's delay ladder.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class LoopClient:
         *,
         name: str,
         reply_name: str,
+        ladder: Ladder,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.publisher = AioPublisher(
@@ -47,6 +50,7 @@ class LoopClient:
             connect_timeout=settings.broker_connection_timeout,
             window=settings.publish_window,
             buffer=settings.publish_buffer,
+            ladder=ladder,
         )
         self._replies = AioReplyQueue(
             addresses,

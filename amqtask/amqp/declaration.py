@@ -21,6 +21,7 @@ def call_of(declaration: Declaration) -> tuple[str, dict[str, Any]]:
             return "exchange_declare", arguments | {
                 "exchange": declaration.name,
                 "exchange_type": declaration.type,
+                "passive": declaration.passive,
                 "durable": declaration.durable,
                 "auto_delete": declaration.auto_delete,
                 "internal": declaration.internal,

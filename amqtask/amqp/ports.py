@@ -40,24 +40,36 @@ Settled = Callable[[BrokerError | None], None]
 class Publisher(Protocol):
     """Publishes with confirms, in order, across reconnects. Every method may be called from any thread."""
 
-    def publish(self, publication: Publication, timeout: float) -> None:
+    def publish(
+        self, publication: Publication, timeout: float, *, due_in: str | None = None
+    ) -> None:
         """Return when the broker has confirmed the message.
+
+        ``due_in`` names, for a publication into the delay ladder, the queue it is due in: what the ladder needs for that is
+        declared first.
 
         Raises:
             PublishNacked, Unroutable, PublishBlocked, ConfirmTimeout, ConnectFailed, PayloadTooLarge: nothing else.
         """
         ...
 
-    def publish_many(self, publications: Sequence[Publication], timeout: float) -> None:
+    def publish_many(
+        self, publications: Sequence[Publication], timeout: float, *, due_in: str | None = None
+    ) -> None:
         """Return when all are confirmed, pipelined; else raise the first error, after all have ended."""
         ...
 
     def submit(
-        self, publication: Publication, on_settled: Settled, timeout: float | None = None
+        self,
+        publication: Publication,
+        on_settled: Settled,
+        timeout: float | None = None,
+        *,
+        due_in: str | None = None,
     ) -> None:
         """Queue a publication; ``on_settled`` runs once on the I/O thread, with ``None`` or the error.
 
-        ``timeout=None`` tries until confirmed, nacked, returned or closed.
+        ``timeout=None`` tries until confirmed, nacked, returned or closed. ``due_in`` as for ``publish``.
         """
         ...
 

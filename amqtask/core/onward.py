@@ -1,11 +1,12 @@
 """A message on its way to a later delivery: itself, with the headers that change.
 
-Both a message that came before its time and the next attempt of a retried task are made here: the body is taken over byte for
+A message that is sent for later, one that came before its time and the next attempt of a retried task are made here: the body is taken over byte for
 byte, and so is every property and header that says what the task is, who sent it and who waits for it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -18,6 +19,11 @@ PREFIX = "amqtask-"  # of every header that is neither the task protocol's nor t
 FIRST_TIME = f"{PREFIX}first-time"  # ISO 8601: when the first attempt began
 EXCHANGE = f"{PREFIX}exchange"  # where the message was published before it went through the ladder
 ROUTING_KEY = f"{PREFIX}routing-key"
+
+# kombu's delay queues, which Celery uses for countdown and eta: their key is 28 bits and the key the producer gave.
+KOMBU_DELIVERY = "celery_delayed_delivery"
+_MORE_KEYS = frozenset({"CC", "BCC"})
+_KOMBU_BITS = re.compile(r"(?:[01]\.){28}")
 
 
 def onward(
@@ -32,7 +38,8 @@ def onward(
 
     Left out: ``expiration`` (on the ladder a message that expires is not dropped but comes early; the ``expires`` header
     says the same to the worker), ``user_id`` (the broker refuses another user's), the broker's own ``x-`` headers (sent
-    again they would be taken for a cycle) and what a dead letter says of itself.
+    again they would be taken for a cycle), what a dead letter says of itself, and ``CC`` and ``BCC`` (further routing keys,
+    which the ladder's exchanges would follow).
 
     Args:
         body: as received, or written anew.
@@ -45,7 +52,9 @@ def onward(
     headers = {
         name: value
         for name, value in old.items()
-        if not is_broker_header(name) and not name.startswith(dead.PREFIX)
+        if not is_broker_header(name)
+        and not name.startswith(dead.PREFIX)
+        and name not in _MORE_KEYS
     }
     headers[EXCHANGE], headers[ROUTING_KEY] = address(old, *published)
     for name, value in (changes or {}).items():
@@ -71,7 +80,7 @@ def onward(
 
 
 def address(headers: Headers, exchange: str, routing_key: str) -> tuple[str, str]:
-    """Exchange and routing key that a message was published with, before any passage through the ladder.
+    """Exchange and routing key that a message was published with, before any passage through the ladder, or kombu's.
 
     Args:
         headers: the message's, as received.
@@ -82,6 +91,8 @@ def address(headers: Headers, exchange: str, routing_key: str) -> tuple[str, str
         first = headers.get(EXCHANGE), headers.get(ROUTING_KEY)
         if type(first[0]) is str and type(first[1]) is str:
             return first[0], first[1]
+    if exchange == KOMBU_DELIVERY:
+        return "", _KOMBU_BITS.sub("", routing_key, count=1)
     return exchange, routing_key
 
 

@@ -28,6 +28,8 @@ Kind = Literal[
     "bindings",  # a list of mappings by BINDING
     "dead_letter",  # true, false, or a mapping by DEAD_LETTER
     "defaults",  # a mapping by DEFAULTS
+    "delays",  # true, false, or a mapping by DELAYS
+    "prefix",  # of the delay ladder's names
     "exchanges",  # a mapping from names to mappings by EXCHANGE
     "queues",  # a mapping from names to mappings by QUEUE
     "routes",  # a list of mappings by ROUTE
@@ -308,6 +310,16 @@ ROUTE = (
     ),
 )
 
+DELAYS = (
+    Key(
+        name="prefix",
+        kind="prefix",
+        default="the file's name without .yaml",
+        doc="part of the names of the ladder's exchanges and queues; topologies of one virtual host that share it share "
+        "the ladder",
+    ),
+)
+
 TOP = (
     Key(name="version", kind="version", required=True, doc="of this grammar: 1"),
     Key(
@@ -321,6 +333,12 @@ TOP = (
         kind="defaults",
         default="{}",
         doc="what queues get that do not say otherwise",
+    ),
+    Key(
+        name="delays",
+        kind="delays",
+        default="true",
+        doc="the delay ladder; false: `topology apply` leaves it out, and the first task sent for later declares it",
     ),
     Key(name="exchanges", kind="exchanges", default="{}", doc="exchanges by name"),
     Key(name="queues", kind="queues", default="{}", doc="queues by name"),

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+from pathlib import PurePath
 from typing import NamedTuple
 
 import msgspec
@@ -31,6 +33,8 @@ TICK = 0.1  # seconds a message is held at step 0
 LONGEST = (2**STEPS - 1) * TICK  # seconds; what waits longer goes round again
 
 _WORD_BYTES = 255 - 2 * STEPS  # a routing key has at most 255 bytes
+PREFIX_LENGTH = 100  # characters, which leaves room for the rest of a name
+PREFIX_PATTERN = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 
 class Entry(NamedTuple):
@@ -41,23 +45,30 @@ class Entry(NamedTuple):
 
 
 class Ladder(msgspec.Struct, frozen=True):
-    """The ladder of one application. ``prefix`` keeps it apart from other applications' in the virtual host."""
+    """The ladder of one application. ``prefix`` keeps it apart from other applications' in the virtual host.
 
-    prefix: str
+    An empty prefix is the ladder of a topology that nobody gave a name.
+    """
+
+    prefix: str = ""
+
+    @property
+    def _stem(self) -> str:
+        return f"amqtask.{self.prefix}.delay" if self.prefix else "amqtask.delay"
 
     def step(self, number: int) -> str:
         """The name of a step's exchange and queue."""
-        return f"amqtask.{self.prefix}.delay.{number:02d}"
+        return f"{self._stem}.{number:02d}"
 
     @property
     def delivery(self) -> str:
         """The exchange that hands a message that is due to its queue."""
-        return f"amqtask.{self.prefix}.delay.deliver"
+        return f"{self._stem}.deliver"
 
     @property
     def unroutable(self) -> str:
         """The exchange and the queue that take messages whose queue is gone when they are due."""
-        return f"amqtask.{self.prefix}.delay.unroutable"
+        return f"{self._stem}.unroutable"
 
     def entry(self, delay: float, queue: str) -> Entry:
         """Where a message enters that is due in a queue in ``delay`` seconds: never early, at most 0.1 s late.
@@ -113,3 +124,23 @@ def word(queue: str) -> str:
     if len(text.encode()) <= _WORD_BYTES:
         return text
     return "%" + hashlib.sha256(queue.encode()).hexdigest()
+
+
+def prefix_problem(prefix: str) -> str | None:
+    """What is wrong with a prefix, or ``None``."""
+    if re.fullmatch(PREFIX_PATTERN, prefix) is None:
+        return "a prefix is made of letters, digits, '_', '-' and '.', and begins with none of the last two"
+    if len(prefix) > PREFIX_LENGTH:
+        return f"a prefix has at most {PREFIX_LENGTH} characters"
+    return None
+
+
+def prefix_of(name: str) -> str:
+    """A prefix made of any name, such as an app's: what a prefix cannot hold becomes ``-``."""
+    cleaned = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip("-.")[:PREFIX_LENGTH]
+    return cleaned.rstrip("-.") or "app"
+
+
+def prefix_of_file(path: str) -> str:
+    """The prefix of a topology file that gives none: its name without the suffix."""
+    return prefix_of(PurePath(path).stem)

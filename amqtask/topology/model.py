@@ -118,6 +118,16 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     consumer_timeout: float | None = None
 
 
+class Delays(msgspec.Struct, frozen=True, kw_only=True):
+    """The delay ladder of a topology. An empty ``prefix`` is filled in by whoever has a name for the topology.
+
+    ``apply`` tells whether ``topology apply`` declares the ladder; what is sent for later declares it all the same.
+    """
+
+    prefix: str = ""
+    apply: bool = True
+
+
 class Link(msgspec.Struct, frozen=True):
     """One binding with both its ends: ``kind`` tells whether ``destination`` is a queue or an exchange."""
 
@@ -132,6 +142,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     vhost: str | None = None
     defaults: Defaults = Defaults()
+    delays: Delays = Delays()
     exchanges: dict[str, Exchange] = {}
     queues: dict[str, Queue] = {}
     routes: tuple[RouteRule, ...] = ()

@@ -18,11 +18,13 @@ from amqtask.topology import grammar
 from amqtask.topology.check import Doubts, check
 from amqtask.topology.grammar import Key
 from amqtask.topology.keys import MAX_KEY_BYTES, template_problem
+from amqtask.topology.ladder import prefix_of_file, prefix_problem
 from amqtask.topology.model import (
     PREDECLARED,
     Binding,
     DeadLetter,
     Defaults,
+    Delays,
     Exchange,
     Queue,
     RouteRule,
@@ -176,6 +178,8 @@ class _Reader:
             "bindings": lambda node, path, key: self._list(node, path, self._binding),
             "dead_letter": self._dead_letter,
             "defaults": lambda node, path, key: self._mapping(node, path, grammar.DEFAULTS),
+            "delays": self._delays,
+            "prefix": self._prefix,
             "exchanges": lambda node, path, key: self._named(node, path, grammar.EXCHANGE),
             "queues": lambda node, path, key: self._named(node, path, grammar.QUEUE),
             "routes": lambda node, path, key: self._list(node, path, self._route),
@@ -199,10 +203,12 @@ class _Reader:
             for name, values in raw_queues.items()
         }
         raw_exchanges: dict[str, Values] = top.get("exchanges") or {}
+        delays: Delays = top.get("delays") or Delays()
         exchanges = {name: Exchange(name=name, **values) for name, values in raw_exchanges.items()}
         return Topology(
             vhost=top.get("vhost"),
             defaults=defaults,
+            delays=Delays(prefix=delays.prefix or prefix_of_file(source), apply=delays.apply),
             exchanges=exchanges,
             queues=queues,
             routes=tuple(top.get("routes") or ()),
@@ -403,6 +409,24 @@ class _Reader:
         if "routing_key" not in values:
             self._problems.omitted.add((*path, "routing_key"))
         return Binding(**values)
+
+    def _delays(self, node: Node, path: KeyPath, key: Key) -> Delays | None:
+        if _is(node, "bool"):
+            return Delays(apply=bool(self._boolean(node, path, key)))
+        if not _is(node, "map"):
+            self._report(
+                path, f"must be true, false or {{prefix: …}}; {_found(node)}{_yes_no(node)}"
+            )
+            return None
+        return Delays(**(self._mapping(node, path, grammar.DELAYS) or {}))
+
+    def _prefix(self, node: Node, path: KeyPath, key: Key) -> str | None:
+        text = self._name(node, path, key)
+        problem = None if text is None else prefix_problem(text)
+        if problem is not None:
+            self._report(path, f"{problem}, not {text!r}")
+            return None
+        return text
 
     def _dead_letter(self, node: Node, path: KeyPath, key: Key) -> bool | DeadLetter | None:
         if _is(node, "bool"):

@@ -36,7 +36,7 @@ Version: TypeAlias = tuple[int, int, int]
 
 
 class DeclareExchange(msgspec.Struct, frozen=True):
-    """``exchange.declare``."""
+    """``exchange.declare``; ``passive`` only asks whether the exchange is there."""
 
     name: str
     type: str
@@ -44,6 +44,7 @@ class DeclareExchange(msgspec.Struct, frozen=True):
     auto_delete: bool = False
     internal: bool = False
     arguments: Arguments = {}
+    passive: bool = False
 
 
 class DeclareQueue(msgspec.Struct, frozen=True):

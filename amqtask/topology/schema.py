@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from amqtask.topology import grammar
 from amqtask.topology.grammar import Key, Kind
 from amqtask.topology.keys import MAX_KEY_BYTES
+from amqtask.topology.ladder import PREFIX_LENGTH, PREFIX_PATTERN
 from amqtask.topology.units import DURATION_PATTERN, SIZE_PATTERN
 
 Schema: TypeAlias = dict[str, Any]
@@ -31,6 +32,7 @@ def json_schema() -> Schema:
             "binding": _nullable_unless_required(grammar.BINDING),
             "dead_letter": _mapping(grammar.DEAD_LETTER),
             "defaults": _nullable_unless_required(grammar.DEFAULTS),
+            "delays": _mapping(grammar.DELAYS),
             "exchange": _nullable_unless_required(grammar.EXCHANGE),
             "queue": _queue(),
             "route": _route(),
@@ -156,6 +158,12 @@ _KINDS: Mapping[Kind, Callable[[Key], Schema]] = {
     "bindings": lambda key: _list("binding"),
     "dead_letter": lambda key: {"oneOf": [{"type": "boolean"}, {"$ref": "#/$defs/dead_letter"}]},
     "defaults": lambda key: {"$ref": "#/$defs/defaults"},
+    "delays": lambda key: {"oneOf": [{"type": "boolean"}, {"$ref": "#/$defs/delays"}]},
+    "prefix": lambda key: {
+        "type": "string",
+        "pattern": f"^{PREFIX_PATTERN}$",
+        "maxLength": PREFIX_LENGTH,
+    },
     "exchanges": lambda key: _named("exchange"),
     "queues": lambda key: _named("queue"),
     "routes": lambda key: _list("route"),

@@ -62,6 +62,7 @@ class Child:
             window=job.settings.publish_window,
             buffer=job.settings.publish_buffer,
             fast=job.settings.broker_fast_frames,
+            ladder=job.app.ladder,
         )
         self._limits = MainThreadLimits(self._io, self._io_hard_limit)
         self._consumer = ThreadedConsumer(
@@ -101,7 +102,6 @@ class Child:
         self._told = False  # I/O thread: the supervisor knows that we are ready
         self._exit = ChildExit.DONE
         self._signals: socket.socket | None = None
-        self._held: dict[int, Any] = {}  # I/O thread: timers of messages that are early
 
     # ------------------------------------------------------------ main thread
 
@@ -119,12 +119,9 @@ class Child:
         return int(self._exit)
 
     def _execute(self, delivery: Any) -> None:
-        wait = self._executor.execute(delivery)
+        self._executor.execute(delivery)
         if signal.getsignal(signal.SIGTERM) is not _noted:
             self._restore_signals()
-        if wait is not None:
-            self._io.post(lambda: self._io_hold(delivery, wait))
-            return
         if self._executor.exhausted and not self._draining:
             self._exit = ChildExit.RECYCLE
             self._pool.stop()  # nothing more starts; the I/O thread gives the rest back
@@ -230,18 +227,6 @@ class Child:
         for delivery in deliveries:
             self._consumer.settle(delivery, Verdict.GIVE_BACK)
 
-    def _io_hold(self, delivery: Any, seconds: float) -> None:
-        """Keep a message that is early until its time."""
-        if self._draining:
-            self._io_give_back([delivery])
-            return
-
-        def due() -> None:
-            self._held.pop(id(delivery), None)
-            self._io_batch([delivery])
-
-        self._held[id(delivery)] = (delivery, self._io.call_later(seconds, due))
-
     def _io_signal(self, reader: socket.socket) -> None:
         try:
             numbers = reader.recv(64)
@@ -262,10 +247,6 @@ class Child:
         self._draining = True
         self._context.draining()
         self._io_give_back(self._pool.take_back())
-        for delivery, timer in self._held.values():
-            self._io.cancel(timer)
-            self._io_give_back([delivery])
-        self._held.clear()
         self._consumer.stop(self._pool.stop)
         # A broker that hangs does not answer the cancel: what it still sends is given back.
         self._io.call_later(CLOSE_GRACE, self._pool.stop)

@@ -5,8 +5,9 @@ The steps, in order, each of which may end the delivery:
 1. read the header (the body is not touched);
 2. a redelivery is looked up: finished here before, ended at its hard limit, or crashed its child too often;
 3. the task is looked up and an expired one is refused;
-4. the body is decoded and the task runs, within its limits;
-5. the outcome becomes a settlement, which is handed to the I/O thread.
+4. one that is early goes to the delay ladder, and has not run;
+5. the body is decoded and the task runs, within its limits;
+6. the outcome becomes a settlement, which is handed to the I/O thread.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from amqtask.core import codec, dead, result, serialization
 from amqtask.core.codec import Head
 from amqtask.core.fleet import VerdictKind
 from amqtask.core.message import Properties, Publication
+from amqtask.core.onward import KOMBU_DELIVERY, address, onward, senders_own
 from amqtask.core.outcome import (
     Deferred,
     Failed,
     Ignored,
+    Onward,
     Outcome,
     Rejected,
     Retried,
@@ -100,6 +103,8 @@ class Executor:
         self._stale = stale
         self._tasks = job.app.tasks
         self._accept = serialization.accepted(settings.accept_content)
+        self._ladder = job.app.ladder
+        self._waiting_rooms = frozenset((self._ladder.delivery, KOMBU_DELIVERY))
         self._sizes = codec.Limits(
             message_max_bytes=settings.message_max_bytes,
             headers_max_bytes=settings.headers_max_bytes,
@@ -118,10 +123,10 @@ class Executor:
 
     # ------------------------------------------------------------ the slot's thread
 
-    def execute(self, delivery: Delivery) -> float | None:
-        """Run one delivery and post its settlement. Returns seconds when it is too early to run it, else ``None``."""
+    def execute(self, delivery: Delivery) -> None:
+        """Run one delivery and post its settlement."""
         try:
-            return self._execute(delivery)
+            self._execute(delivery)
         except BaseException:  # whatever it is: thrown at the process, it would come again for ever
             log.exception("a message could not be settled and is rejected", queue=delivery.queue)
             if self.running_since:
@@ -130,36 +135,35 @@ class Executor:
                 self._slot.end(True)
                 self.running_since = 0.0
             self._post(delivery, Settlement(Verdict.REJECT), None)
-            return None
 
-    def _execute(self, delivery: Delivery) -> float | None:
+    def _execute(self, delivery: Delivery) -> None:
         if self._stale(delivery):
-            return None
+            return
         try:
             head = codec.read_header(
                 delivery.properties, delivery.body, accept=self._accept, limits=self._sizes
             )
         except MessageError as error:
             self._refuse(delivery, error)
-            return None
+            return
         key = (head.id, head.retries)
         if delivery.redelivered and self._known(delivery, head, key):
-            return None
+            return
         task = self._tasks.get(head.task)
         if task is None:
             self._end(delivery, head, None, self._unknown(head), key)
-            return None
+            return
         if head.expires is not None and self._expired(head):
             self._end(
                 delivery, head, task, Revoked(f"expired at {head.expires}", expired=True), key
             )
-            return None
+            return
         if head.eta is not None:
             wait = (head.eta_at() or 0.0) - time.time()
             if wait > EARLY:
-                return wait
+                self._end(delivery, head, task, Deferred(wait), None)
+                return
         self._run(delivery, head, task, key)
-        return None
 
     def _run(self, delivery: Delivery, head: Head, task: AnyTask, key: Key) -> None:
         options = task.options
@@ -313,6 +317,7 @@ class Executor:
         return limit is not None and resident_kib() > limit
 
     def _request(self, delivery: Delivery, head: Head, args: Any, kwargs: Any) -> Request:
+        exchange, routing_key = self._came_by(delivery)
         return Request(
             id=head.id,
             task=head.task,
@@ -327,8 +332,8 @@ class Executor:
             reply_to=head.reply_to,
             correlation_id=head.correlation_id,
             delivery_info=DeliveryInfo(
-                exchange=delivery.exchange,
-                routing_key=delivery.routing_key,
+                exchange=exchange,
+                routing_key=routing_key,
                 priority=head.priority,
                 redelivered=delivery.redelivered,
                 queue=delivery.queue,
@@ -337,11 +342,18 @@ class Executor:
             origin=head.origin,
             args=args,
             kwargs=kwargs,
-            headers=head.headers,
+            headers=senders_own(head.headers),
             shadow=head.shadow,
             called_directly=False,
             ignore_result=not self._wants_result(head, self._tasks.get(head.task)),
         )
+
+    def _came_by(self, delivery: Delivery) -> tuple[str, str]:
+        """The exchange and the routing key a message was sent with, before it waited anywhere."""
+        exchange = delivery.exchange
+        if exchange not in self._waiting_rooms:
+            return exchange, delivery.routing_key
+        return address(delivery.properties.headers or {}, exchange, delivery.routing_key)
 
     # ------------------------------------------------------------ outcome → settlement
 
@@ -375,9 +387,14 @@ class Executor:
             letter = (
                 self._letter(delivery, outcome, head.retries + 1) if needs_letter(outcome) else None
             )
-            settlement = decide(outcome, reply, letter)
+            onward = (
+                self._onward(delivery, outcome.delay)
+                if isinstance(outcome, Deferred | Retried)
+                else None
+            )
+            settlement = decide(outcome, reply, letter, onward)
         if acked:
-            return Settlement(None, settlement.results, settlement.dead_letter)
+            return Settlement(None, settlement.results, settlement.dead_letter, settlement.onward)
         return settlement
 
     def _post(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
@@ -458,9 +475,19 @@ class Executor:
             ),
             (
                 target.exchange,
-                delivery.routing_key if target.routing_key is None else target.routing_key,
+                self._came_by(delivery)[1] if target.routing_key is None else target.routing_key,
             ),
         )
+
+    def _onward(self, delivery: Delivery, delay: float) -> Onward:
+        """The message on its way to the same queue, by the delay ladder."""
+        publication = onward(
+            delivery.body,
+            delivery.properties,
+            self._ladder.entry(delay, delivery.queue),
+            published=self._came_by(delivery),
+        )
+        return Onward(publication, delivery.queue)
 
     def _refuse(self, delivery: Delivery, error: MessageError) -> None:
         """Settle a message whose header cannot be read: dead letter with the reason, failure to whoever asked."""
@@ -489,7 +516,7 @@ class Executor:
 
     def _report(self, head: Head, outcome: Outcome) -> None:
         """One line for everything but success."""
-        if type(outcome) is Ignored:
+        if isinstance(outcome, Ignored | Deferred):
             return
         exception, message, traceback, reason = _cause(outcome)
         level = log.info if isinstance(outcome, Revoked | Rejected) else log.error

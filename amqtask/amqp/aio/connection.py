@@ -77,8 +77,13 @@ class Link:
         except OSError:
             pass  # the loss is reported through ``wire.lost``
 
-    async def call(self, operation: Awaitable[T], within: float) -> T:
+    async def call(self, operation: Awaitable[T], within: float, aside: int = 0) -> T:
         """Run one request of aiormq to its answer, the end of the connection, or ``within`` seconds.
+
+        Args:
+            operation: the request.
+            within: seconds.
+            aside: the channel's number, when it is not the owner's main one.
 
         Raises:
             OperationRefused: the broker closed the channel over it.
@@ -90,17 +95,18 @@ class Link:
             await asyncio.wait(ends, timeout=within, return_when=asyncio.FIRST_COMPLETED)
             if task.done() and not task.cancelled() and task.exception() is None:
                 return task.result()
-            raise self._reason(task, within)
+            raise self._reason(task, within, aside)
         finally:
             task.cancel()
 
-    def _reason(self, task: asyncio.Future[T], within: float) -> BrokerError:
+    def _reason(self, task: asyncio.Future[T], within: float, aside: int) -> BrokerError:
         if self.wire.why:
             return failures.lost(self.address, self.wire.why)
         if not task.done():
             return failures.lost(self.address, f"no answer within {within:g} s")
-        if self.wire.refused is not None:
-            return OperationRefused(*self.wire.refused)
+        refused = self.wire.aside.get(aside) if aside else self.wire.refused
+        if refused is not None:
+            return OperationRefused(*refused)
         # aiormq also ends its own waits by cancelling them.
         error = None if task.cancelled() else task.exception()
         return failures.lost(self.address, repr(error) if error else "the channel was closed")

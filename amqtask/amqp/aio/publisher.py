@@ -9,6 +9,7 @@ sent one at a time, until the one to blame is alone and gets the error.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from aiormq.abc import AbstractChannel
 from amqtask.amqp import failures, frames
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.connection import Connection, Link
+from amqtask.amqp.aio.declare import pave
+from amqtask.amqp.ways import PAVE_TIMEOUT, Ways
 from amqtask.core.confirms import InFlight
 from amqtask.core.message import Properties, Publication
 from amqtask.errors import (
@@ -29,6 +32,7 @@ from amqtask.errors import (
     OperationRefused,
 )
 from amqtask.log import get_logger
+from amqtask.topology.ladder import Ladder
 
 log = get_logger("amqtask.amqp")
 
@@ -49,12 +53,16 @@ class _Batch:
 class _Entry:
     """One publication on its way."""
 
-    __slots__ = ("batch", "properties", "publication")
+    __slots__ = ("again", "batch", "due_in", "properties", "publication")
 
-    def __init__(self, publication: Publication, properties: bytes, batch: _Batch) -> None:
+    def __init__(
+        self, publication: Publication, properties: bytes, batch: _Batch, due_in: str | None
+    ) -> None:
         self.publication = publication
         self.properties = properties
         self.batch = batch
+        self.due_in = due_in
+        self.again = False  # it came back from a ladder that was not whole, and has a second try
 
 
 class AioPublisher:
@@ -70,6 +78,7 @@ class AioPublisher:
         connect_timeout: seconds per attempt.
         window: most publishes without a confirm.
         buffer: most publishes handed over and not ended; callers wait when it is full.
+        ladder: the delay ladder, for what is published into it.
 
     Attributes:
         name: the connection's name.
@@ -84,7 +93,9 @@ class AioPublisher:
         connect_timeout: float = 5.0,
         window: int = 1000,
         buffer: int = 10_000,
+        ladder: Ladder | None = None,
     ) -> None:
+        self._ladder = ladder or Ladder()
         self._addresses = tuple(addresses)
         self.name = name
         self._heartbeat = heartbeat
@@ -103,6 +114,10 @@ class AioPublisher:
         self._waiting: deque[_Entry] = deque()  # not sent yet, in order
         self._in_flight: InFlight[_Entry] = InFlight()
         self._suspects = 0  # so many entries at the head of _waiting are sent one at a time
+        # what waits for its way through the ladder, by target queue, and the task that makes it
+        self._parked: dict[str, list[_Entry]] = {}
+        self._paver: asyncio.Task[None] | None = None
+        self._ways = Ways(self._ladder)
         self._link: Link | None = None  # with a channel in confirm mode
         self._channel = 0
         self._pump_due = False
@@ -118,18 +133,37 @@ class AioPublisher:
 
     # ------------------------------------------------------------ callers
 
-    async def publish(self, publication: Publication, timeout: float) -> None:  # noqa: ASYNC109  # as ports.Publisher
+    async def publish(
+        self,
+        publication: Publication,
+        timeout: float,  # noqa: ASYNC109  # as ports.Publisher
+        *,
+        due_in: str | None = None,
+    ) -> None:
         """Return when the broker has confirmed the message.
 
         Cancelling the caller gives the message up: not sent if it was not yet, otherwise perhaps queued.
 
+        Args:
+            publication: what to send.
+            timeout: seconds.
+            due_in: for a publication into the delay ladder: the queue it is due in. What that needs on the broker is
+                declared first, unless this publisher has done so already.
+
         Raises:
             PublishNacked, Unroutable, PublishBlocked, ConfirmTimeout, ConnectFailed, OperationRefused, EncodeError,
-            PayloadTooLarge: nothing else, but ``ConnectionLost`` after ``close``.
+            PayloadTooLarge, TopologyConflict for a ladder that differs: nothing else, but ``ConnectionLost`` after
+            ``close``.
         """
-        await self.publish_many((publication,), timeout)
+        await self.publish_many((publication,), timeout, due_in=due_in)
 
-    async def publish_many(self, publications: Sequence[Publication], timeout: float) -> None:  # noqa: ASYNC109  # as ports.Publisher
+    async def publish_many(
+        self,
+        publications: Sequence[Publication],
+        timeout: float,  # noqa: ASYNC109  # as ports.Publisher
+        *,
+        due_in: str | None = None,
+    ) -> None:
         """Return when all are confirmed, pipelined; else raise the first error, after all have ended.
 
         An ``EncodeError`` of one is raised before any is sent.
@@ -146,7 +180,7 @@ class AioPublisher:
             async with asyncio.timeout(timeout):
                 for publication, properties in zip(publications, encoded, strict=True):
                     await self._permits.acquire()
-                    self._hand_over(_Entry(publication, properties, batch))
+                    self._hand_over(_Entry(publication, properties, batch, due_in))
                 await batch.done
         except TimeoutError:
             raise batch.error or self._timeout_error() from None
@@ -168,8 +202,9 @@ class AioPublisher:
             pass  # the callers learn it below
         await self._connection.close()
         self._end_all(ConnectionLost("The publisher is closed."))
-        if self._draining is not None:
-            self._draining.cancel()
+        for task in (self._draining, self._paver):
+            if task is not None:
+                task.cancel()
 
     def _enter(self) -> asyncio.AbstractEventLoop:
         """The running loop, which must be the publisher's; connects on first use."""
@@ -188,8 +223,12 @@ class AioPublisher:
     def _hand_over(self, entry: _Entry) -> None:
         self._open += 1
         self._idle.clear()
-        self._waiting.append(entry)
-        self._pump_soon()
+        queue = entry.due_in
+        if queue is None or self._ways.open(queue, time.monotonic()):
+            self._waiting.append(entry)
+            self._pump_soon()
+        else:
+            self._park(entry, queue)
 
     def _give_up(self, batch: _Batch) -> None:
         """Stop following the publications of a caller that waits no more; a late confirm will be ignored."""
@@ -197,6 +236,10 @@ class AioPublisher:
         kept = deque(entry for entry in self._waiting if entry.batch is not batch)
         given_up += len(self._waiting) - len(kept)
         self._waiting = kept
+        for parked in self._parked.values():
+            left = [entry for entry in parked if entry.batch is not batch]
+            given_up += len(parked) - len(left)
+            parked[:] = left
         self._ended(given_up)
         self._pump_soon()  # the window has room again
 
@@ -265,6 +308,65 @@ class AioPublisher:
         self._draining = None
         self._pump_soon()
 
+    # ------------------------------------------------------------ the delay ladder
+
+    def _park(self, entry: _Entry, queue: str) -> None:
+        self._parked.setdefault(queue, []).append(entry)
+        self._pave()
+
+    def _pave(self) -> None:
+        if self._paver is None and self._parked and self._link is not None:
+            self._paver = asyncio.ensure_future(self._make_ways(self._link))
+
+    async def _make_ways(self, link: Link) -> None:
+        """Open the way to one queue after the other, until nothing waits or the connection is lost."""
+        try:
+            while self._parked:
+                queue = next(iter(self._parked))
+                error: AmqtaskError | None = None
+                try:
+                    async with asyncio.timeout(PAVE_TIMEOUT):
+                        await pave(
+                            link, self._ways.pave(queue, time.monotonic()), self._connect_timeout
+                        )
+                except ConnectionLost:
+                    if link.wire.why or self._link is not link:
+                        return
+                    error = failures.unconfirmed(self._connection.address)
+                except TimeoutError:
+                    error = failures.unconfirmed(self._connection.address)
+                except AmqtaskError as refused:
+                    error = refused
+                self._paved(queue, error)
+        finally:
+            self._paver = None
+            if self._link is not link:
+                self._pave()  # on the connection that came meanwhile
+
+    def _paved(self, queue: str, error: AmqtaskError | None) -> None:
+        entries = self._parked.pop(queue, [])
+        if error is None:
+            self._waiting.extend(entries)
+            self._pump_soon()
+        else:
+            for entry in entries:
+                self._settle(entry, error)
+
+    def _park_delayed(self, entries: list[_Entry]) -> list[_Entry]:
+        """An exchange is missing: what was on its way into the ladder gets a second try once that is whole; the others."""
+        others = []
+        for entry in entries:
+            if entry.due_in is None or entry.again:
+                others.append(entry)
+            else:
+                self._try_again(entry, entry.due_in)
+        return others
+
+    def _try_again(self, entry: _Entry, queue: str) -> None:
+        entry.again = True
+        self._ways.forget()
+        self._park(entry, queue)
+
     # ------------------------------------------------------------ the channel
 
     async def _channel_open(self, link: Link, channel: AbstractChannel) -> None:
@@ -275,11 +377,14 @@ class AioPublisher:
         wire.on_blocked = self._blocked
         self._channel = channel.number
         self._link = link
+        self._pave()
         self._pump_soon()
 
     def _channel_lost(self, error: BrokerError) -> None:
         self._link = None
         unconfirmed = self._in_flight.lost()
+        if isinstance(error, OperationRefused) and error.code == failures.NOT_FOUND:
+            unconfirmed = self._park_delayed(unconfirmed)
         if isinstance(error, OperationRefused) and unconfirmed:
             if len(unconfirmed) == 1:
                 (culprit,) = unconfirmed
@@ -308,7 +413,10 @@ class AioPublisher:
             if not ok:
                 self._settle(entry, failures.nacked(entry.publication))
             elif returned is not None:
-                self._settle(entry, failures.unroutable(entry.publication, returned))
+                if entry.due_in is not None and not entry.again:
+                    self._try_again(entry, entry.due_in)
+                else:
+                    self._settle(entry, failures.unroutable(entry.publication, returned))
             else:
                 self._settle(entry, None)
         if self._waiting:
@@ -349,6 +457,9 @@ class AioPublisher:
     def _end_all(self, error: BrokerError) -> None:
         entries = [*self._in_flight.lost(), *self._waiting]
         self._waiting.clear()
+        for parked in self._parked.values():
+            entries += parked
+        self._parked.clear()
         for entry in entries:
             self._settle(entry, error)
 

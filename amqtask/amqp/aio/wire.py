@@ -60,7 +60,8 @@ class Wire(asyncio.StreamReader):
         blocked: that reason, now.
         lost: result is why the connection ended, once it has.
         close_code: reply code when the broker closed the connection, else 0.
-        refused: code and text of the last channel close by the broker.
+        refused: code and text of the last channel close by the broker; of channels in ``aside`` it stands there.
+        aside: further channels by number, each with code and text once the broker has closed it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -74,6 +75,7 @@ class Wire(asyncio.StreamReader):
         self.lost: asyncio.Future[str] = loop.create_future()
         self.close_code = 0
         self.refused: tuple[int, str] | None = None
+        self.aside: dict[int, tuple[int, str] | None] = {}
         self.transport: asyncio.Transport | None = None
         self.parser = Parser(
             lambda deliver: self.on_deliver(deliver),
@@ -150,7 +152,11 @@ class Wire(asyncio.StreamReader):
                 self._end(f"{code} {text}")
                 return
             if method == _CHANNEL_CLOSE:
-                self.refused = _close_reason(arguments)
+                channel = int.from_bytes(frame[1:3])
+                if channel in self.aside:
+                    self.aside[channel] = _close_reason(arguments)
+                else:
+                    self.refused = _close_reason(arguments)
             elif method in (_CONNECTION_BLOCKED, _CONNECTION_UNBLOCKED):
                 self.blocked = _short(arguments) if method == _CONNECTION_BLOCKED else None
                 self.on_blocked(self.blocked)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pika
@@ -23,9 +23,12 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.ports import Settled
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
+from amqtask.amqp.threaded.paver import Paver
+from amqtask.amqp.ways import Ways
 from amqtask.core.confirms import InFlight
 from amqtask.core.message import Properties, Publication
 from amqtask.errors import (
+    AmqtaskError,
     BrokerError,
     ConnectFailed,
     ConnectionLost,
@@ -35,6 +38,7 @@ from amqtask.errors import (
     PayloadTooLarge,
 )
 from amqtask.log import get_logger
+from amqtask.topology.ladder import Ladder
 
 log = get_logger("amqtask.amqp")
 
@@ -52,7 +56,7 @@ GRACE = 5.0  # seconds beyond a publish timeout in which the I/O thread must hav
 class _Entry:
     """One publication on its way. Written by the I/O thread only, after it was handed over."""
 
-    __slots__ = ("deadline", "on_settled", "properties", "publication")
+    __slots__ = ("again", "deadline", "due_in", "on_settled", "properties", "publication")
 
     def __init__(
         self,
@@ -60,11 +64,14 @@ class _Entry:
         properties: bytes,
         on_settled: Settled,
         deadline: float | None,
+        due_in: str | None,
     ) -> None:
         self.publication = publication
         self.properties = properties
         self.on_settled = on_settled
         self.deadline = deadline
+        self.due_in = due_in
+        self.again = False  # it came back from a ladder that was not whole, and has a second try
 
 
 class ThreadedPublisher:
@@ -81,6 +88,7 @@ class ThreadedPublisher:
         window: most publishes without a confirm.
         buffer: most publishes waiting behind the window; callers wait when it is full.
         fast: whether amqtask's frame codec is used.
+        ladder: the delay ladder, for what is published into it.
     """
 
     def __init__(
@@ -94,6 +102,7 @@ class ThreadedPublisher:
         window: int,
         buffer: int,
         fast: bool = True,
+        ladder: Ladder | None = None,
     ) -> None:
         self._io = io
         self._window = window
@@ -105,6 +114,10 @@ class ThreadedPublisher:
         self._suspects = (
             0  # I/O thread: so many entries at the head of _waiting are sent one at a time
         )
+        # I/O thread: what waits for its way through the ladder, by target queue; and how many these are
+        self._parked: dict[str, list[_Entry]] = {}
+        self._parked_count = 0
+        self._ways = Ways(ladder or Ladder())
         self._blocked: str | None = None  # I/O thread writes, others read
         self._ready = False  # I/O thread: the channel is in confirm mode
         self._channel_number = 0
@@ -131,19 +144,30 @@ class ThreadedPublisher:
             on_blocked=self._set_blocked,
             reopen_cap=REOPEN_CAP,
         )
+        self._paver = Paver(io, self._connection, self._ways, self._paved)
 
     # ------------------------------------------------------------ any thread
 
-    def publish(self, publication: Publication, timeout: float) -> None:
+    def publish(
+        self, publication: Publication, timeout: float, *, due_in: str | None = None
+    ) -> None:
         """Return when the broker has confirmed the message.
+
+        Args:
+            publication: what to send.
+            timeout: seconds.
+            due_in: for a publication into the delay ladder: the queue it is due in. What that needs on the broker is
+                declared first, unless this publisher has done so already.
 
         Raises:
             PublishNacked, Unroutable, PublishBlocked, ConfirmTimeout, ConnectFailed, OperationRefused, EncodeError,
-            PayloadTooLarge.
+            PayloadTooLarge, and TopologyConflict for a ladder that is there and differs.
         """
-        self.publish_many((publication,), timeout)
+        self.publish_many((publication,), timeout, due_in=due_in)
 
-    def publish_many(self, publications: Sequence[Publication], timeout: float) -> None:
+    def publish_many(
+        self, publications: Sequence[Publication], timeout: float, *, due_in: str | None = None
+    ) -> None:
         """Return when all are confirmed, pipelined; else raise the first error, after all have ended."""
         if self._io.inside:
             raise RuntimeError(
@@ -153,7 +177,7 @@ class ThreadedPublisher:
         submitted = 0
         try:
             for publication in publications:
-                self.submit(publication, barrier.settle, timeout)
+                self.submit(publication, barrier.settle, timeout, due_in=due_in)
                 submitted += 1
         finally:
             barrier.expect(submitted)
@@ -163,12 +187,17 @@ class ThreadedPublisher:
             raise barrier.error
 
     def submit(
-        self, publication: Publication, on_settled: Settled, timeout: float | None = None
+        self,
+        publication: Publication,
+        on_settled: Settled,
+        timeout: float | None = None,
+        *,
+        due_in: str | None = None,
     ) -> None:
         """Hand a publication over; ``on_settled`` runs once on the I/O thread, with ``None`` or the error.
 
         Waits while the buffer is full, except on the I/O thread. ``timeout=None`` tries until confirmed, refused, returned
-        or closed.
+        or closed. ``due_in`` as for ``publish``; such publications may overtake each other while their way is made.
 
         Raises:
             EncodeError, PayloadTooLarge: the message cannot be framed; nothing was handed over.
@@ -178,7 +207,7 @@ class ThreadedPublisher:
         envelope = publication.envelope
         deadline = None if timeout is None else time.monotonic() + timeout
         entry = _Entry(
-            publication, frames.encode_properties(envelope.properties), on_settled, deadline
+            publication, frames.encode_properties(envelope.properties), on_settled, deadline, due_in
         )
         if self._backlog() >= self._buffer and not self._io.inside:
             self._wait_for_space(deadline)
@@ -212,7 +241,7 @@ class ThreadedPublisher:
         return True
 
     def _backlog(self) -> int:
-        return len(self._inbox) + len(self._waiting)
+        return len(self._inbox) + len(self._waiting) + self._parked_count
 
     def _wait_for_space(self, deadline: float | None) -> None:
         with self._space:
@@ -239,11 +268,14 @@ class ThreadedPublisher:
 
     def _confirm_mode(self, _frame: object) -> None:
         self._ready = True
+        self._paver.resume()
         self._pump()
 
     def _channel_lost(self, error: BrokerError) -> None:
         self._ready = False
         unconfirmed = self._in_flight.lost()
+        if isinstance(error, OperationRefused) and error.code == failures.NOT_FOUND:
+            unconfirmed = self._park_delayed(unconfirmed)
         if isinstance(error, OperationRefused) and unconfirmed:
             if len(unconfirmed) == 1:
                 (culprit,) = unconfirmed
@@ -258,6 +290,41 @@ class ThreadedPublisher:
             self._waiting = deque(entry for entry in self._waiting if entry.deadline is None)
             for entry in refused:
                 self._settle(entry, error)
+
+    def _park_delayed(self, entries: list[_Entry]) -> list[_Entry]:
+        """An exchange is missing: what was on its way into the ladder gets a second try once that is whole; the others."""
+        others = []
+        for entry in entries:
+            if entry.due_in is None or entry.again:
+                others.append(entry)
+            else:
+                self._try_again(entry, entry.due_in)
+        return others
+
+    def _try_again(self, entry: _Entry, queue: str) -> None:
+        entry.again = True
+        self._ways.forget()
+        self._park(entry, queue)
+
+    def _park(self, entry: _Entry, queue: str) -> None:
+        parked = self._parked.setdefault(queue, [])
+        parked.append(entry)
+        self._parked_count += 1
+        if len(parked) == 1:
+            self._paver.want(queue)
+
+    def _paved(self, queue: str, error: AmqtaskError | None) -> None:
+        """The way to a queue is open, or cannot be opened."""
+        entries = self._parked.pop(queue, [])
+        self._parked_count -= len(entries)
+        if error is None:
+            self._waiting.extend(entries)
+        else:
+            for entry in entries:
+                self._settle(entry, error)
+        self._pump()
+        if self._closing is not None:
+            self._close_when_empty()
 
     def _set_blocked(self, reason: str | None) -> None:
         self._blocked = reason
@@ -278,7 +345,11 @@ class ThreadedPublisher:
             deadline = entry.deadline
             if deadline is not None and (self._sweep_at is None or deadline < self._sweep_at):
                 self._sweep_later(deadline)
-            waiting.append(entry)
+            queue = entry.due_in
+            if queue is None or self._ways.open(queue, time.monotonic()):
+                waiting.append(entry)
+            else:
+                self._park(entry, queue)
         while waiting and self._ready and self._blocked is None:
             window = 1 if self._suspects else self._window
             room = min(window - len(self._in_flight), SEND_BATCH, len(waiting))
@@ -384,7 +455,10 @@ class ThreadedPublisher:
             if not ok:
                 self._settle(entry, failures.nacked(entry.publication))
             elif returned is not None:
-                self._settle(entry, failures.unroutable(entry.publication, returned))
+                if entry.due_in is not None and not entry.again:
+                    self._try_again(entry, entry.due_in)
+                else:
+                    self._settle(entry, failures.unroutable(entry.publication, returned))
             else:
                 self._settle(entry, None)
         if self._waiting:
@@ -440,16 +514,29 @@ class ThreadedPublisher:
         late = [entry for entry in self._waiting if overdue(entry)]
         if late:
             self._waiting = deque(entry for entry in self._waiting if not overdue(entry))
+        if self._parked_count:
+            late += self._unpark(overdue)
         for entry in expired + late:
             self._settle(entry, self._timeout_error())
         deadlines = [
             entry.deadline
-            for entry in (*self._in_flight.entries(), *self._waiting)
+            for entry in (*self._in_flight.entries(), *self._waiting, *self._all_parked())
             if entry.deadline is not None
         ]
         if deadlines:
             self._sweep_later(min(deadlines))
         self._pump()
+
+    def _all_parked(self) -> list[_Entry]:
+        return [entry for parked in self._parked.values() for entry in parked]
+
+    def _unpark(self, chosen: Callable[[_Entry], bool]) -> list[_Entry]:
+        """Take out of the parked entries those that are chosen."""
+        taken = [entry for entry in self._all_parked() if chosen(entry)]
+        for parked in self._parked.values():
+            parked[:] = [entry for entry in parked if not chosen(entry)]
+        self._parked_count -= len(taken)
+        return taken
 
     def _timeout_error(self) -> BrokerError:
         connection = self._connection
@@ -463,7 +550,7 @@ class ThreadedPublisher:
         return error if isinstance(error, ConnectFailed) else ConnectFailed(str(error))
 
     def _close_when_empty(self) -> None:
-        if not self._waiting and not self._inbox and not len(self._in_flight):
+        if not self._backlog() and not len(self._in_flight):
             self._shut()
         elif self._opened is False:
             self._pump()
@@ -471,6 +558,7 @@ class ThreadedPublisher:
     def _give_up_all(self) -> None:
         error = self._timeout_error()
         left = [*self._in_flight.lost(), *self._waiting, *self._inbox]
+        left += self._unpark(lambda entry: True)
         self._waiting.clear()
         self._inbox.clear()
         for entry in left:

@@ -1,0 +1,126 @@
+"""Making sure that a queue can be reached through the delay ladder, before something is published into it.
+
+Both publishers do it the same way, so the decisions stand here, as a conversation: ``pave`` yields what to ask the broker for
+and is told how that went. A publisher remembers in ``Ways`` what is paved, so that only the first message pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from amqtask.amqp import failures
+from amqtask.amqp.declaration import declaration_text
+from amqtask.errors import OperationRefused, TopologyConflict, Unroutable
+from amqtask.log import get_logger
+from amqtask.topology import plan
+from amqtask.topology.ladder import Ladder
+from amqtask.topology.plan import Declaration, DeclareExchange, DeclareQueue
+
+log = get_logger("amqtask.amqp")
+
+# Seconds for which a target queue counts as bound. Somebody may delete the queue and a worker declare it anew, without the
+# binding, and no error tells the publisher; binding again costs one request.
+BOUND_FOR = 60.0
+PAVE_TIMEOUT = 20.0  # seconds the broker gets for all of it; the ladder takes it 0.3 s
+
+NO_ACCESS = 403
+CONFLICT = 406
+
+Refusal = tuple[OperationRefused, Declaration]
+Paving = Generator[tuple[Declaration, ...], Refusal | None, None]
+
+
+class Ways:
+    """What one publisher knows to be in place on its broker. Belongs to the publisher's thread or loop."""
+
+    def __init__(self, ladder: Ladder) -> None:
+        self.ladder = ladder
+        self._declared = False
+        self._bound: dict[str, float] = {}  # target queue → when its binding is made again
+
+    def open(self, queue: str, now: float) -> bool:
+        """Whether a message for the queue may be published into the ladder now."""
+        return self._declared and self._bound.get(queue, now) > now
+
+    def forget(self) -> None:
+        """Somebody deleted the ladder, or part of it."""
+        self._declared = False
+        self._bound.clear()
+
+    def pave(self, queue: str, now: float) -> Paving:
+        """Declare the ladder and bind the queue, as far as that is needed.
+
+        Yields declarations, to be carried out in order on a channel of their own; is sent ``None`` when all went well, or
+        the refusal and what was refused.
+
+        Args:
+            queue: the target queue.
+            now: monotonic time.
+
+        Raises:
+            Unroutable: there is no such queue.
+            TopologyConflict: part of the ladder is there and differs.
+            OperationRefused: the user may not declare the ladder, and nobody else has.
+        """
+        if not self._declared:
+            refusal = yield self.ladder.declarations()
+            if refusal is not None:
+                yield from self._without(refusal)
+            self._declared = True
+        target = self.ladder.target(queue)
+        refusal = yield (DeclareQueue(queue, passive=True), target)
+        if refusal is not None:
+            error, refused = refusal
+            if isinstance(refused, DeclareQueue) or error.code not in (
+                NO_ACCESS,
+                failures.NOT_FOUND,
+            ):
+                raise self._unbound(queue, error)
+            if error.code == failures.NOT_FOUND:  # the queue is there, so it is the exchange
+                refusal = yield (*self.ladder.declarations(), target)
+                if refusal is not None:
+                    raise _refused(*refusal)
+            else:
+                log.warning(
+                    "may not bind the queue for delayed messages; they arrive if `amqtask topology apply` did it",
+                    queue=queue,
+                    reason=error.text,
+                )
+        self._bound[queue] = now + BOUND_FOR
+
+    def _without(self, refusal: Refusal) -> Paving:
+        """The ladder could not be declared: go on when somebody else has."""
+        error, declaration = refusal
+        if error.code != NO_ACCESS:
+            raise _refused(error, declaration)
+        missing = yield (DeclareExchange(self.ladder.delivery, "topic", passive=True),)
+        if missing is not None:
+            raise OperationRefused(
+                error.code,
+                error.text,
+                "Sending a task for later needs the delay ladder, which is not on the broker, and this user may not declare "
+                "it: run `amqtask topology apply` as one who may, or grant configure permission "
+                f"for {self.ladder.step(0)[:-2]}*.",
+            )
+
+    def _unbound(self, queue: str, error: OperationRefused) -> Exception:
+        if error.code == failures.NOT_FOUND:
+            return Unroutable(
+                f"There is no queue {queue!r} to deliver a delayed task to; declare the queue or apply the topology."
+            )
+        return OperationRefused(
+            error.code,
+            error.text,
+            f"Queue {queue!r} could not be bound for delayed tasks: {error.code} {error.text.strip().rstrip('.')}.",
+        )
+
+
+def _refused(error: OperationRefused, declaration: Declaration) -> Exception:
+    if error.code == CONFLICT:
+        return TopologyConflict(plan.explain_conflict(error.text, declaration))
+    return OperationRefused(
+        error.code,
+        error.text,
+        f"The broker refused part of the delay ladder, {declaration_text(declaration)}: "
+        f"{error.code} {error.text.strip().rstrip('.')}.",
+    )
