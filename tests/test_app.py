@@ -34,7 +34,8 @@ from amqtask.errors import (
     Unroutable,
 )
 from amqtask.request import Request, current
-from amqtask.topology.model import Topology
+from amqtask.topology.ladder import Ladder
+from amqtask.topology.model import Delays, Topology
 from tests.answering import answering, done, publish_reply, total
 from tests.brokers import Broker, OwnBroker
 from tests.waiting import eventually
@@ -210,9 +211,18 @@ def test_a_missing_topology_is_reported_when_it_is_needed_not_before(tmp_path: P
 
 
 def test_a_topology_can_be_a_value() -> None:
-    topology = Topology()
+    topology = Topology(delays=Delays(prefix="mine"))
 
     assert App("shop", topology=topology).topology is topology
+
+
+def test_the_ladder_is_named_by_the_topology_or_else_by_the_app(tmp_path: Path) -> None:
+    (tmp_path / "routing.yaml").write_text("version: 1")
+
+    assert App("my shop").ladder == Ladder("my-shop")
+    assert App("shop", topology=Topology()).ladder == Ladder("shop")
+    assert App("shop", topology=Topology(delays=Delays(prefix="mine"))).ladder == Ladder("mine")
+    assert App("shop", topology=tmp_path / "routing.yaml").ladder == Ladder("routing")
 
 
 def test_an_app_without_a_topology_has_its_default_queue() -> None:

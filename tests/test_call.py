@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from amqtask.call import Call, SendOptions, expires_at, make_call, message_of, new_id
+from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of, new_id
 from amqtask.core.message import Message
 from amqtask.errors import Unsupported
 from amqtask.request import Request
@@ -30,6 +30,7 @@ def to_message(call: Call, parent: Request | None = None) -> Message:
         compression=None,
         origin="me",
         parent=parent,
+        eta=None,
         expires=None,
     )
 
@@ -82,6 +83,11 @@ def test_an_unknown_option_is_answered_with_the_nearest() -> None:
         {"soft_time_limit": "1"},
         {"expires": math.nan},
         {"expires": 1e300},
+        {"countdown": math.nan},
+        {"countdown": math.inf},
+        {"countdown": -math.inf},
+        {"countdown": 1e300},
+        {"countdown": 0, "eta": NOW},
         {"expires": datetime(2026, 1, 1)},  # noqa: DTZ001  # the mistake under test
         {"task_id": ""},
         {"task_id": "x" * 256},
@@ -94,7 +100,17 @@ def test_values_that_make_no_sense(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"queue": 1}, {"headers": [1]}, {"headers": {1: 2}}, {"expires": "soon"}]
+    "options",
+    [
+        {"queue": 1},
+        {"headers": [1]},
+        {"headers": {1: 2}},
+        {"expires": "soon"},
+        {"countdown": "5"},
+        {"countdown": True},
+        {"eta": "2026-01-01"},
+        {"eta": NOW.date()},
+    ],
 )
 def test_values_of_the_wrong_type(options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=next(iter(options))):
@@ -103,7 +119,7 @@ def test_values_of_the_wrong_type(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"countdown": 5}, {"eta": NOW}, {"link": object()}, {"link_error": [1]}, {"countdown": -1}],
+    [{"link": object()}, {"link_error": [1]}],
 )
 def test_what_this_version_cannot_do_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(Unsupported, match="does not have"):
@@ -116,7 +132,7 @@ def test_what_asks_for_nothing_is_accepted(options: dict[str, Any]) -> None:
 
 
 def test_every_option_is_known_to_the_call() -> None:
-    later = {"countdown", "eta", "link", "link_error", "task_id"}
+    later = {"link", "link_error", "task_id"}
 
     assert set(SendOptions.__annotations__) - later == set(Call.__struct_fields__) - {
         "id", "task", "args", "kwargs",
@@ -140,6 +156,36 @@ def test_expiry_as_it_travels(expires: Any, text: str | None) -> None:
 def test_expiry_outside_the_calendar() -> None:
     with pytest.raises(ValueError, match="calendar"):
         expires_at(timedelta(days=999_999_999), NOW)
+
+
+@pytest.mark.parametrize(
+    ("countdown", "eta", "text", "delay"),
+    [
+        (60, None, "2026-01-02T03:05:05.000000+00:00", 60.0),
+        (0.05, None, "2026-01-02T03:04:05.050000+00:00", 0.05),
+        (timedelta(minutes=1), None, "2026-01-02T03:05:05.000000+00:00", 60.0),
+        (0, None, None, 0.0),
+        (-5, None, None, 0.0),
+        (timedelta(days=-999_999_999), None, None, 0.0),
+        (None, NOW + timedelta(seconds=2.5), "2026-01-02T03:04:07.500000+00:00", 2.5),
+        (None, NOW - timedelta(days=1), "2026-01-01T03:04:05.000000+00:00", 0.0),
+        (None, datetime.min.replace(tzinfo=UTC), "0001-01-01T00:00:00.000000+00:00", 0.0),
+        # another zone: kept as written
+        (None, datetime(2026, 1, 2, 5, 4, 6, tzinfo=timezone(timedelta(hours=2))),
+         "2026-01-02T05:04:06.000000+02:00", 1.0),
+        # without a zone: UTC
+        (None, datetime(2026, 1, 2, 3, 4, 9), "2026-01-02T03:04:09.000000+00:00", 4.0),  # noqa: DTZ001  # what is under test
+        (None, None, None, 0.0),
+    ],
+)  # fmt: skip
+def test_when_a_call_is_due(countdown: Any, eta: Any, text: str | None, delay: float) -> None:
+    assert due_at(countdown, eta, NOW) == (text, delay)
+
+
+def test_the_last_moment_of_the_calendar_can_be_waited_for() -> None:
+    assert due_at(None, datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))), NOW)[1] > 1e11
+    with pytest.raises(ValueError, match="countdown lies outside the calendar"):
+        due_at(timedelta(days=999_999_999), None, NOW)
 
 
 def test_a_task_nobody_started_is_its_own_root() -> None:

@@ -15,14 +15,20 @@ from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
+from amqtask.core.backoff import exponential
 from amqtask.core.message import Publication
-from amqtask.core.outcome import Settlement, Verdict
+from amqtask.core.outcome import Onward, Settlement, Verdict
 from amqtask.errors import BrokerError, ConnectionLost, MessageError, Unroutable
 from amqtask.log import get_logger
 
 log = get_logger("amqtask.worker")
 
 LINGER = 0.005  # seconds a finished task's ack may wait in the slot's outbox
+
+ONWARD_PAUSE = (
+    0.5  # seconds before a message that could not be published for later is tried again; doubles
+)
+ONWARD_PAUSE_CAP = 5.0
 
 REMEMBERED_BYTES = 65_536  # a larger result is not kept: its task would run again after a lost ack
 
@@ -152,7 +158,11 @@ class Settler:
                 self._finish(delivery, settlement, verdict, key)
             self._check_idle()
 
-        FollowUps(settlement, key, ended).publish(self._publisher)
+        follow_ups = FollowUps(settlement, key, ended, self._publisher, self._io)
+        if settlement.onward is not None:
+            # While it cannot be published the delivery stays ours, unless the broker has it again.
+            follow_ups.wanted = lambda: not self._on_idle and delivery.epoch == self._consumer.epoch
+        follow_ups.publish()
 
     def _finish(
         self, delivery: Delivery, settlement: Settlement, verdict: Verdict | None, key: Key | None
@@ -176,15 +186,33 @@ class FollowUps:
 
     ``ended`` runs once, when each has its confirm or its error: with the verdict that is now safe to send, or ``None`` when
     the delivery must stay unsettled because we are closing and the broker will give it to somebody else.
+
+    Args:
+        settlement: what follows.
+        key: the execution, if one took place.
+        ended: told the verdict.
+        publisher: sends.
+        io: the I/O thread, for pauses.
     """
 
     def __init__(
-        self, settlement: Settlement, key: Key | None, ended: Callable[[Verdict | None], None]
+        self,
+        settlement: Settlement,
+        key: Key | None,
+        ended: Callable[[Verdict | None], None],
+        publisher: ThreadedPublisher,
+        io: IoThread,
     ) -> None:
+        self.wanted: Callable[[], bool] = (
+            _yes  # whether a refused onward publication is worth another try
+        )
         self._settlement = settlement
         self._task_id = key[0] if key else None
         self._ended = ended
+        self._publisher = publisher
+        self._io = io
         self._verdict = settlement.verdict
+        self._refusals = 0
         self._left = (
             len(settlement.results)
             + (settlement.dead_letter is not None)
@@ -192,25 +220,27 @@ class FollowUps:
         )
         self._abandoned = False
 
-    def publish(self, publisher: ThreadedPublisher) -> None:
+    def publish(self) -> None:
         """Hand all of them to the publisher."""
         letter = self._settlement.dead_letter
         if letter is not None:
-            self._submit(publisher, letter, self._dead_lettered)
-        onward = self._settlement.onward
-        if onward is not None:
-            self._submit(publisher, onward.publication, self._sent_on)
+            self._submit(letter, self._dead_lettered)
+        if self._settlement.onward is not None:
+            self._send_on(self._settlement.onward)
         for result in self._settlement.results:
-            self._submit(publisher, result, self._result_sent)
+            self._submit(result, self._result_sent)
+
+    def _send_on(self, onward: Onward) -> None:
+        self._submit(onward.publication, lambda error: self._sent_on(onward, error), onward.queue)
 
     def _submit(
         self,
-        publisher: ThreadedPublisher,
         publication: Publication,
         on_settled: Callable[[Exception | None], None],
+        due_in: str | None = None,
     ) -> None:
         try:
-            publisher.submit(publication, on_settled)
+            self._publisher.submit(publication, on_settled, due_in=due_in)
         except (BrokerError, MessageError) as error:
             on_settled(error)
 
@@ -235,19 +265,48 @@ class FollowUps:
             self._verdict = Verdict.REJECT
         self._one_done()
 
-    def _sent_on(self, error: Exception | None) -> None:
-        if isinstance(error, ConnectionLost):
-            self._abandoned = True
-        elif error is not None:
+    def _sent_on(self, onward: Onward, error: Exception | None) -> None:
+        if error is None:
+            self._one_done()
+            return
+        if isinstance(error, MessageError):  # what is too large now is too large for ever
             log.error(
-                "the next attempt could not be published; the message is given back",
+                "a message cannot be published for later and is rejected",
                 task_id=self._task_id,
                 reason=str(error),
             )
-            self._verdict = Verdict.REJECT_REQUEUE
-        self._one_done()
+            self._verdict = None if self._verdict is None else Verdict.REJECT
+            self._one_done()
+            return
+        if isinstance(error, ConnectionLost) or not self.wanted():
+            self._abandoned = True
+            self._one_done()
+            return
+        # Given back, it would come again at once, and run again if this is a retry: the next try is made from here. The
+        # delivery counts against the prefetch meanwhile, so a ladder that nobody mends holds the node up, not the broker.
+        pause = exponential(self._refusals, ONWARD_PAUSE, ONWARD_PAUSE_CAP)
+        self._refusals += 1
+        log.error(
+            "a message could not be published for later; trying again",
+            task_id=self._task_id,
+            queue=onward.queue,
+            reason=str(error),
+            retry_in=round(pause, 1),
+        )
+        self._io.call_later(pause, lambda: self._again(onward))
+
+    def _again(self, onward: Onward) -> None:
+        if self.wanted():
+            self._send_on(onward)
+        else:
+            self._abandoned = True
+            self._one_done()
 
     def _one_done(self) -> None:
         self._left -= 1
         if self._left == 0:
             self._ended(None if self._abandoned else self._verdict)
+
+
+def _yes() -> bool:
+    return True

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from amqtask.errors import TopologyError
 from amqtask.topology import grammar
-from amqtask.topology.model import Binding, DeadLetter, Topology
+from amqtask.topology.model import Binding, DeadLetter, Delays, Topology
 from amqtask.topology.parse import load, parse
 
 ROUTING = Path(__file__).parents[2] / "routing"
@@ -279,7 +279,10 @@ def test_an_alias_inside_itself() -> None:
         ("version: 1.0", "t.yaml:1:10: version: must be a whole number; found the number 1.0"),
         ("version: 1\nqueue: {}", "t.yaml:2:1: queue: unknown key 'queue'; did you mean 'queues'?"),
         ("version: 1\nbindings: []", "t.yaml:2:1: bindings: unknown key 'bindings': bindings are written in the queue or the exchange that receives"),
-        ("version: 1\nzzz: 1", "t.yaml:2:1: zzz: unknown key 'zzz'; the keys here are version, vhost, defaults, exchanges, queues, routes"),
+        ("version: 1\nzzz: 1", "t.yaml:2:1: zzz: unknown key 'zzz'; the keys here are version, vhost, defaults, delays, exchanges, queues, routes"),
+        ("version: 1\ndelays: 5", "t.yaml:2:9: delays: must be true, false or {prefix: …}; found the number 5"),
+        ("version: 1\ndelays: {prefix: a b}", "t.yaml:2:18: delays.prefix: a prefix is made of letters, digits, '_', '-' and '.', and begins with none of the last two, not 'a b'"),
+        ("version: 1\ndelays: {prefx: a}", "t.yaml:2:10: delays.prefx: unknown key 'prefx'; did you mean 'prefix'?"),
         ("version: 1\nvhost: 5", "t.yaml:2:8: vhost: must be text; found the number 5: write it in quotes, '5'"),
         ("version: 1\nqueues: []", "t.yaml:2:9: queues: must be a mapping from names to queues; found a list"),
         ("version: 1\nroutes: {}", "t.yaml:2:9: routes: must be a list (each entry begins with '- '); found a mapping"),
@@ -592,3 +595,15 @@ def test_any_text_ends_in_a_topology_error(text: str) -> None:
         parse(text, "t.yaml")
 
     assert all("\n" not in line for line in caught.value.problems)
+
+
+def test_delays() -> None:
+    def read(text: str, source: str = "routing/shop.yaml") -> Delays:
+        return parse(f"version: 1\n{text}", source).delays
+
+    assert read("") == Delays(prefix="shop")
+    assert read("", "/srv/my shop!.yaml") == Delays(prefix="my-shop")
+    assert read("delays: true") == Delays(prefix="shop")
+    assert read("delays: false") == Delays(prefix="shop", apply=False)
+    assert read("delays: {}") == Delays(prefix="shop")
+    assert read("delays: {prefix: other}") == Delays(prefix="other")
