@@ -161,7 +161,7 @@ class Settler:
         follow_ups = FollowUps(settlement, key, ended, self._publisher, self._io)
         if settlement.onward is not None:
             # While it cannot be published the delivery stays ours, unless the broker has it again.
-            follow_ups.wanted = lambda: not self._on_idle and delivery.epoch == self._consumer.epoch
+            follow_ups.wanted = lambda: not self._on_idle and not self._consumer.stale(delivery)
         follow_ups.publish()
 
     def _finish(
