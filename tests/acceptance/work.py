@@ -204,3 +204,22 @@ def who(self: Task[[], dict[str, object]]) -> dict[str, object]:
     logging.getLogger("elsewhere").warning("asked too")
     request = self.request
     return {"id": request.id, "task": request.task, "host": request.hostname, "pid": os.getpid()}
+
+
+@app.task(bind=True)
+def punctual(self: Task[[float], dict[str, object]], due: float) -> dict[str, object]:
+    """How late it is, in seconds, and what the request says of the way here."""
+    late = time.time() - due
+    log("late", f"{late:.4f}")
+    request = self.request
+    info = request.delivery_info
+    return {
+        "late": late,
+        "eta": request.eta,
+        "exchange": info.exchange,
+        "routing_key": info.routing_key,
+        "priority": info.priority,
+        "queue": info.queue,
+        "headers": dict(request.headers),
+        "pid": os.getpid(),
+    }
