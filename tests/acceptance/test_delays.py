@@ -20,9 +20,10 @@ def test_countdowns_are_on_time(place: Places) -> None:
     node = at.node("-c1", "--pool", "solo")
     rng = random.Random(4)
     delays = [0.1 * step for step in range(1, 31)] + [rng.uniform(0.1, 3.0) for _ in range(10)]
-    results = []
-    for delay in rng.sample(delays, len(delays)):
-        results.append(at.send("punctual", time.time() + delay, countdown=delay))
+    results = [
+        at.send("punctual", time.time() + delay, countdown=delay)
+        for delay in rng.sample(delays, len(delays))
+    ]
     seen = [result.get(timeout=30)["late"] for result in results]
 
     assert min(seen) >= EARLY
