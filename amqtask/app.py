@@ -264,14 +264,16 @@ class App:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The brokers to try, in order, in the topology's virtual host.
+        """The brokers to try, in order, in the topology's virtual host; shuffled where the settings say so.
 
         Raises:
             ConfigurationError: the URL has a mistake, or the topology cannot be read.
         """
-        from amqtask.amqp.address import in_vhost, parse_addresses  # with the first connection
+        # with the first connection
+        from amqtask.amqp.address import in_order, in_vhost, parse_addresses
 
-        return in_vhost(parse_addresses(self.broker_url), self.topology.vhost)
+        found = in_vhost(parse_addresses(self.broker_url), self.topology.vhost)
+        return in_order(found, self.settings.broker_failover_strategy)
 
     @property
     def topology(self) -> Topology:

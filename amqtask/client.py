@@ -102,6 +102,7 @@ class Client:
             name=self._reply_name,
             connection_name=f"{self._name} replies",
             expires=settings.result_queue_expires,
+            kind=settings.result_queue_type,
             heartbeat=settings.broker_heartbeat,
             connect_timeout=settings.broker_connection_timeout,
             fast=settings.broker_fast_frames,

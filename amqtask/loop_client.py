@@ -58,6 +58,7 @@ class LoopClient:
             name=reply_name,
             connection_name=f"{name} replies",
             expires=settings.result_queue_expires,
+            kind=settings.result_queue_type,
             heartbeat=settings.broker_heartbeat,
             connect_timeout=settings.broker_connection_timeout,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     broker_url: str | None = None
     broker_heartbeat: Annotated[int, msgspec.Meta(ge=0)] = 10
     broker_connection_timeout: Positive = 4.0
+    # where the URL names several brokers: tried in their order, or each connection in an order of its own
+    broker_failover_strategy: Literal["round-robin", "shuffle"] = "round-robin"
     broker_fast_frames: bool = True  # False: every frame goes through pika's own codec
 
     # publishing
@@ -59,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # results
     result_serializer: str = "json"
+    # of reply queues; classic ones live on one node of a cluster, quorum ones on a majority
+    result_queue_type: Literal["classic", "quorum"] = "classic"
     result_queue_expires: Positive = (
         1800.0  # a reply queue goes this long after its process vanished
     )

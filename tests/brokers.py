@@ -122,6 +122,7 @@ class Control(Protocol):
     def kill(self) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def ctl(self, *arguments: str) -> str: ...
 
 
 class OwnBroker(Broker):
@@ -161,6 +162,10 @@ class OwnBroker(Broker):
     def resume(self) -> None:
         """Let it go on."""
         self._control.resume()
+
+    def ctl(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` on it; what it printed."""
+        return self._control.ctl(*arguments)
 
 
 class _Container:
@@ -210,6 +215,15 @@ class _Container:
 
     def resume(self) -> None:
         self._container.get_wrapped_container().unpause()
+
+    def ctl(self, *arguments: str) -> str:
+        code, said = self._container.get_wrapped_container().exec_run(
+            ["rabbitmqctl", "--silent", *arguments]
+        )
+        if code:
+            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {said.decode()}")
+        text: str = said.decode()
+        return text
 
 
 def _free_port() -> int:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import random
 import re
 import ssl
 from collections.abc import Callable, Sequence
@@ -137,6 +138,14 @@ def parse_addresses(urls: str | Sequence[str]) -> tuple[Address, ...]:
             "No broker URL is given; write one like amqp://user:password@host:5672//"
         )
     return found
+
+
+def in_order(addresses: Sequence[Address], strategy: str) -> tuple[Address, ...]:
+    """The brokers in the order to try them: as written, or shuffled anew by each call with the strategy ``shuffle``."""
+    found = list(addresses)
+    if strategy == "shuffle":
+        random.shuffle(found)
+    return tuple(found)
 
 
 def in_vhost(addresses: Sequence[Address], vhost: str | None) -> tuple[Address, ...]:

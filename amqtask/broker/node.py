@@ -65,9 +65,9 @@ class Ports(msgspec.Struct, frozen=True):
     distribution: int
     epmd: int
 
-    def free(self) -> bool:
-        """Tell whether all four can be listened on at this moment."""
-        return all(_free(port) for port in msgspec.structs.astuple(self))
+    def free(self, shared: int | None = None) -> bool:
+        """Tell whether all can be listened on at this moment, but for the one that is shared."""
+        return all(_free(port) for port in msgspec.structs.astuple(self) if port != shared)
 
 
 class NodeRecord(msgspec.Struct, frozen=True):
@@ -76,6 +76,22 @@ class NodeRecord(msgspec.Struct, frozen=True):
     ports: Ports
     version: str
     management: bool
+
+
+class Membership(msgspec.Struct, frozen=True):
+    """A node's place among the members of a cluster, which share a name daemon and a secret.
+
+    Attributes:
+        name: Erlang node name, like ``amqtask1@localhost``.
+        epmd: port of the cluster's name daemon, which runs already.
+        cookie: the secret that lets Erlang nodes talk to each other.
+        peers: names of all members.
+    """
+
+    name: str
+    epmd: int
+    cookie: str
+    peers: tuple[str, ...]
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,15 +149,19 @@ class PrivateNode:
         root: a file tree (chroot) to take the server from instead of this machine; needs root.
             ``home`` must lie inside it.
         config: lines added to ``rabbitmq.conf``.
+        member: the node's place in a cluster, where it is part of one.
     """
 
     def __init__(
-        self, home: Path | None = None, *, root: Path | None = None, config: str = ""
+        self,
+        home: Path | None = None,
+        *,
+        root: Path | None = None,
+        config: str = "",
+        member: Membership | None = None,
     ) -> None:
-        if home is None:
-            base = None if root is None else root / "var/tmp"
-            home = Path(tempfile.mkdtemp(prefix="amqtask-broker-", dir=base))
-        self.home = home.absolute()
+        self.home = (home or new_folder(root)).absolute()
+        self.member = member
         self.root = root.absolute() if root else None
         if self.root and not self.home.is_relative_to(self.root):
             raise ConfigurationError(f"The node's folder {home} must lie inside {root}.")
@@ -222,14 +242,14 @@ class PrivateNode:
                 self._wait_ready(record.ports, process, deadline)
                 return self.status()
             self._sweep()
-            ports = record.ports if record and record.ports.free() else _free_ports()
+            ports = self._ports(record)
             for _ in range(3):
                 try:
                     self._launch(server, ports, deadline)
                     return self.status()
                 except _PortTaken:
                     self._sweep()
-                    ports = _free_ports()
+                    ports = self._ports(None)
                 except BaseException:
                     self._sweep()  # a start that fails leaves nothing running
                     raise
@@ -313,7 +333,62 @@ class PrivateNode:
             self._guard.communicate()  # closes the pipe: the guard finds nothing to do and ends
             self._guard = None
 
+    def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
+        """Run ``rabbitmqctl`` on the node, and return what it printed.
+
+        Args:
+            arguments: like ``"set_disk_free_limit", "1GB"``.
+            timeout: seconds it may take.
+
+        Raises:
+            BrokerError: it failed; the text is its last line.
+        """
+        server = find_server(self.root)
+        record = self._record()
+        if server is None or record is None:
+            raise BrokerError(f"The broker in {self.home} is not running.")
+        command = [
+            self._inside(server.with_name("rabbitmqctl")),
+            "--silent",
+            "--node",
+            self._name,
+            *arguments,
+        ]
+        if self.root is not None:
+            command = ["chroot", str(self.root), *command]
+        try:
+            done = subprocess.run(
+                command,
+                env=self._environment(record.ports),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BrokerError(
+                f"rabbitmqctl {arguments[0]} took longer than {timeout:g} s."
+            ) from None
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines()
+            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {said[-1] if said else ''}")
+        return done.stdout
+
     # ------------------------------------------------------------ inside
+
+    @property
+    def _name(self) -> str:
+        return "amqtask@localhost" if self.member is None else self.member.name
+
+    def _ports(self, record: NodeRecord | None) -> Ports:
+        """The ports of last time while they are free, else new ones."""
+        epmd = None if self.member is None else self.member.epmd
+        if record is not None and record.ports.free(epmd) and epmd in (None, record.ports.epmd):
+            return record.ports
+        ports = _free_ports()
+        return ports if epmd is None else msgspec.structs.replace(ports, epmd=epmd)
 
     def _make_home(self) -> None:
         try:
@@ -383,6 +458,9 @@ class PrivateNode:
         )
         self._write("enabled_plugins", b"[rabbitmq_management].\n" if management else b"[].\n")
         self._write("rabbitmq.conf", self._configuration(ports, management).encode())
+        if self.member is not None:
+            self._write(".erlang.cookie", self.member.cookie.encode())
+            (self.home / ".erlang.cookie").chmod(0o400)
         command = [self._inside(server)]
         if self.root is not None:
             command = ["chroot", str(self.root), *command]
@@ -428,21 +506,24 @@ class PrivateNode:
                 "management.tcp.ip = 127.0.0.1",
                 f"management.tcp.port = {ports.management}",
             ]
+        if self.member is not None:
+            lines.append("cluster_formation.peer_discovery_backend = classic_config")
+            lines += [
+                f"cluster_formation.classic_config.nodes.{number} = {peer}"
+                for number, peer in enumerate(self.member.peers, 1)
+            ]
         return "\n".join([*lines, self.config.strip(), ""])
 
     def _environment(self, ports: Ports) -> dict[str, str]:
-        path = os.environ.get("PATH", os.defpath)
         home = self._inside(self.home)
-        # Built from nothing: a RABBITMQ_ or ERL_ variable of the caller would steer this node.
         return {
+            **node_environment(),
             MARK: str(self.home),
-            "PATH": os.pathsep.join([path, "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
-            "LANG": "C.UTF-8",
             "HOME": home,  # where Erlang keeps its cookie
             "ERL_INETRC": f"{home}/inetrc",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(ports.epmd),
-            "RABBITMQ_NODENAME": "amqtask@localhost",
+            "RABBITMQ_NODENAME": self._name,
             "RABBITMQ_DIST_PORT": str(ports.distribution),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ("-kernel inet_dist_use_interface {127,0,0,1}"),
             "ERL_CRASH_DUMP": f"{home}/log/erl_crash.dump",
@@ -504,6 +585,23 @@ def _url(ports: Ports) -> str:
     return f"amqp://guest:guest@127.0.0.1:{ports.amqp}/%2F"
 
 
+def node_environment() -> dict[str, str]:
+    """What every process of a node finds in its environment.
+
+    Built from nothing: a RABBITMQ_ or ERL_ variable of the caller would steer the node.
+    """
+    path = os.environ.get("PATH", os.defpath)
+    return {
+        "PATH": os.pathsep.join([path, "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
+        "LANG": "C.UTF-8",
+    }
+
+
+def free_port() -> int:
+    """Choose a port of ours on loopback that can be listened on at this moment."""
+    return _free_ports().epmd
+
+
 def _free_ports() -> Ports:
     # Not reproducible on purpose: two nodes that start at once must not look in the same order.
     chooser = random.SystemRandom()
@@ -513,6 +611,12 @@ def _free_ports() -> Ports:
         if _free(port):
             chosen.add(port)
     return Ports(*chosen)
+
+
+def new_folder(root: Path | None) -> Path:
+    """Make a temporary folder for a node, inside the file tree at ``root`` where there is one."""
+    base = None if root is None else root / "var/tmp"
+    return Path(tempfile.mkdtemp(prefix="amqtask-broker-", dir=base))
 
 
 def _free(port: int) -> bool:

@@ -21,6 +21,7 @@ class AioReplyQueue:
         name: the queue's name.
         connection_name: shown by the broker's management.
         expires: seconds the queue outlives its process.
+        kind: its type, ``classic`` or ``quorum``.
         heartbeat: seconds.
         connect_timeout: seconds per attempt.
     """
@@ -33,6 +34,7 @@ class AioReplyQueue:
         name: str,
         connection_name: str,
         expires: float,
+        kind: str = "classic",
         heartbeat: int,
         connect_timeout: float,
     ) -> None:
@@ -43,7 +45,7 @@ class AioReplyQueue:
             name=connection_name,
             queues=(name,),
             prefetch=PREFETCH,
-            declarations=(reply_queue(name, expires),),
+            declarations=(reply_queue(name, expires, kind),),
             on_delivery=self._arrived,
             heartbeat=heartbeat,
             connect_timeout=connect_timeout,

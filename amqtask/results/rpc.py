@@ -1,6 +1,7 @@
 """The reply queue of this process: declared, consumed, and emptied into the table of awaited results.
 
-One queue per app and process, ``amqtask.reply.<id>``: classic, because a reply is read once and soon; durable, so that it
+One queue per app and process, ``amqtask.reply.<id>``: classic unless the settings ask for quorum, because a reply is read
+once and soon; durable, so that it
 survives the broker's restart; with an expiry, so that it goes when its process vanished. The consumer is permanent and
 acknowledges: a reply that was on its way when the connection broke comes again.
 """
@@ -21,7 +22,7 @@ from amqtask.core.outcome import Verdict
 from amqtask.errors import BrokerError, ConnectFailed, DecodeError
 from amqtask.log import get_logger
 from amqtask.results.pending import Pending
-from amqtask.topology.plan import DeclareQueue
+from amqtask.topology.plan import NO_DELIVERY_LIMIT, DeclareQueue
 
 log = get_logger("amqtask.results")
 
@@ -30,11 +31,12 @@ PREFETCH = (
 )
 
 
-def reply_queue(name: str, expires: float) -> DeclareQueue:
-    """The declaration of a reply queue that goes ``expires`` seconds after its last consumer."""
-    return DeclareQueue(
-        name, arguments={"x-queue-type": "classic", "x-expires": int(expires * 1000)}
-    )
+def reply_queue(name: str, expires: float, kind: str = "classic") -> DeclareQueue:
+    """The declaration of a reply queue of this type that goes ``expires`` seconds after its last consumer."""
+    arguments: dict[str, object] = {"x-queue-type": kind, "x-expires": int(expires * 1000)}
+    if kind == "quorum":
+        arguments["x-delivery-limit"] = NO_DELIVERY_LIMIT
+    return DeclareQueue(name, arguments=arguments)
 
 
 def file_reply(pending: Pending, delivery: ports.Delivery) -> None:
@@ -60,6 +62,7 @@ class ReplyQueue:
         name: the queue's name.
         connection_name: shown by the broker's management.
         expires: seconds the queue outlives its process.
+        kind: its type, ``classic`` or ``quorum``.
         heartbeat: seconds.
         connect_timeout: seconds per attempt.
         fast: whether amqtask's frame codec is used.
@@ -74,6 +77,7 @@ class ReplyQueue:
         name: str,
         connection_name: str,
         expires: float,
+        kind: str = "classic",
         heartbeat: int,
         connect_timeout: float,
         fast: bool,
@@ -90,7 +94,7 @@ class ReplyQueue:
             connect_timeout=connect_timeout,
             queues=(name,),
             prefetch=PREFETCH,
-            declarations=(reply_queue(name, expires),),
+            declarations=(reply_queue(name, expires, kind),),
             on_batch=self._arrived,
             on_lost=self._lost,
             on_ready=self._ready,

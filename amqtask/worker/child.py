@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from amqtask.amqp import ports
+from amqtask.amqp.address import in_order
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
@@ -52,10 +53,11 @@ class Child:
         self._job = job
         self._context = context
         self._io = IoThread(f"amqtask-io-{context.index}")
+        addresses = in_order(job.addresses, job.settings.broker_failover_strategy)
         # Connects when the first result, dead letter or task is published.
         self._publisher = ThreadedPublisher(
             self._io,
-            job.addresses,
+            addresses,
             name=f"{job.node}/{context.index} publisher",
             heartbeat=job.settings.broker_heartbeat,
             connect_timeout=job.settings.broker_connection_timeout,
@@ -67,7 +69,7 @@ class Child:
         self._limits = MainThreadLimits(self._io, self._io_hard_limit)
         self._consumer = ThreadedConsumer(
             self._io,
-            job.addresses,
+            addresses,
             name=f"{job.node}/{context.index}",
             heartbeat=job.settings.broker_heartbeat,
             connect_timeout=job.settings.broker_connection_timeout,

@@ -22,7 +22,7 @@ from yarl import URL
 from amqtask.amqp import failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.wire import Streams, Wire
-from amqtask.amqp.pause import HEALTHY_AFTER, pause
+from amqtask.amqp.pause import HEALTHY_AFTER, pause, turns
 from amqtask.errors import (
     BrokerError,
     ConfigurationError,
@@ -210,7 +210,7 @@ class Connection:
     """Keeps one connection and one channel open in the event loop that calls ``start``.
 
     Args:
-        addresses: brokers to try, in order, one per attempt.
+        addresses: brokers to try, in order, one per attempt; from the first again after a healthy connection.
         name: connection name in the broker's management.
         heartbeat: seconds.
         connect_timeout: seconds for each attempt, handshake included, and for each request while a channel is set up.
@@ -238,14 +238,15 @@ class Connection:
         self._on_open = on_open
         self._on_lost = on_lost
         self._rng = random.Random()
-        self._attempt = 0
+        self._attempt = 0  # failures in a row
+        self._broker = 0  # which address is connected or next
         self._task: asyncio.Task[None] | None = None
         self._renew: asyncio.Event = asyncio.Event()
 
     @property
     def address(self) -> Address:
         """The broker of the current or next attempt."""
-        return self._addresses[self._attempt % len(self._addresses)]
+        return self._addresses[self._broker]
 
     def start(self) -> None:
         """Begin to connect; idempotent. Must be called inside the event loop."""
@@ -278,9 +279,7 @@ class Connection:
             ) as error:  # a surprise from the client library ends an attempt, no more
                 log.exception("a broker connection ended unexpectedly", connection=self.name)
                 reason = failures.lost(self.address, repr(error))
-            if clock() - opened > HEALTHY_AFTER:
-                self._attempt = 0
-            delay = self._pause(reason)
+            delay = self._pause(reason, clock() - opened > HEALTHY_AFTER)
             self._on_lost(reason)
             await asyncio.sleep(delay)
 
@@ -308,6 +307,7 @@ class Connection:
         await self._on_open(link, channel)
         if self.last_error is not None:
             log.info("connected to the broker again", connection=self.name)
+        turns.accepted(link.address)
         self.ever_open = True
         self.last_error = None
         ends = {channel.closing, link.client.closing, asyncio.ensure_future(self._renew.wait())}
@@ -326,9 +326,15 @@ class Connection:
         else:
             raise failures.lost(link.address, "no heartbeat")
 
-    def _pause(self, error: BrokerError) -> float:
+    def _pause(self, error: BrokerError, healthy: bool) -> float:
         """Seconds before the next attempt, having told the log, once a sentence and not once an attempt."""
-        delay = pause(error, self._attempt, self._rng)
+        failed = self.address
+        if healthy:
+            self._attempt = self._broker = 0  # the first of them is the one that is wanted most
+        else:
+            self._broker = (self._broker + 1) % len(self._addresses)
+        delay = pause(error, failed, self.address, self._attempt, len(self._addresses), self._rng)
+        self._attempt += 1
         known = self.last_error is not None and str(self.last_error) == str(error)
         (log.debug if known else log.warning)(
             "the broker refused what this connection needs"
@@ -339,5 +345,4 @@ class Connection:
             retry_in=round(delay, 2),
         )
         self.last_error = error
-        self._attempt += 1
         return delay

@@ -21,7 +21,7 @@ from pika.channel import Channel
 
 from amqtask.amqp import failures
 from amqtask.amqp.address import Address
-from amqtask.amqp.pause import HEALTHY_AFTER, pause
+from amqtask.amqp.pause import HEALTHY_AFTER, pause, turns
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.seams import FastConnection, PlainConnection, require_seams
 from amqtask.core.backoff import exponential
@@ -48,7 +48,7 @@ class Connection:
 
     Args:
         io: the I/O thread that owns the socket.
-        addresses: brokers to try, in order, one per attempt.
+        addresses: brokers to try, in order, one per attempt; from the first again after a healthy connection.
         name: shown by the broker's management as the connection's name.
         heartbeat: seconds.
         connect_timeout: seconds for each attempt, handshake included.
@@ -88,7 +88,8 @@ class Connection:
         self._reopen_cap = reopen_cap
         self._refusals = 0  # channels closed by the broker in a row
         self._rng = random.Random()
-        self._attempt = 0
+        self._attempt = 0  # failures in a row
+        self._broker = 0  # which address is connected or next
         self._wanted = False
         self._pika: PlainConnection | None = None
         self._channel: Channel | None = None
@@ -140,7 +141,7 @@ class Connection:
     @property
     def address(self) -> Address:
         """The broker of the current or next attempt."""
-        return self.addresses[self._attempt % len(self.addresses)]
+        return self.addresses[self._broker]
 
     def renew_channel(self) -> None:
         """Close the channel and open another on the same connection: the way out after a broker cancel."""
@@ -198,6 +199,7 @@ class Connection:
         if self._reported:
             log.info("connected to the broker again", connection=self.name)
             self._reported = ""
+        turns.accepted(self.address)
         self.ever_open = True
         self.last_error = None
         self._on_open(channel)
@@ -236,19 +238,24 @@ class Connection:
             return
         if self._on_blocked is not None:
             self._on_blocked(None)
-        if had_channel and time.monotonic() - self._opened_at > HEALTHY_AFTER:
-            self._attempt = 0
+        healthy = had_channel and time.monotonic() - self._opened_at > HEALTHY_AFTER
         self._opened_at = 0.0
-        self._failed(lost_error(self.address, reason))
+        self._failed(lost_error(self.address, reason), healthy)
 
-    def _failed(self, error: BrokerError) -> None:
+    def _failed(self, error: BrokerError, healthy: bool = False) -> None:
         self.last_error = error
         if self._closed is not None:
             self._finish_close()
             return
         if not self._wanted:
             return
-        delay = pause(error, self._attempt, self._rng)
+        failed = self.address
+        if healthy:
+            self._attempt = self._broker = 0  # the first of them is the one that is wanted most
+        else:
+            self._broker = (self._broker + 1) % len(self.addresses)
+        delay = pause(error, failed, self.address, self._attempt, len(self.addresses), self._rng)
+        self._attempt += 1
         # Once a sentence, not once an attempt: a broker that is away for an hour fills no log.
         repeated = str(error) == self._reported
         self._reported = str(error)
@@ -258,7 +265,6 @@ class Connection:
             connection=self.name,
             retry_in=round(delay, 2),
         )
-        self._attempt += 1
         self._on_lost(error)
         self._timer = self.io.call_later(delay, self._connect)
 

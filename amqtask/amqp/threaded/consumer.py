@@ -45,6 +45,7 @@ SETTLE_TIME = 0.25  # seconds
 AGAIN_BASE = 0.02  # seconds before a queue is tried again whose consumer the broker ended
 AGAIN_CAP = 1.0
 REOPEN_CAP = 0.05  # seconds before the next declaration after a refused one: each is tried once
+DECLARE_TIMEOUT = 10.0  # seconds for all declarations; a cluster without a majority may not answer
 HEALTHY_AFTER = (
     10.0  # seconds of consuming before the next end of a channel counts as the first again
 )
@@ -115,6 +116,7 @@ class ThreadedConsumer:
         self._up = False  # the connection is there
         self._ready = False  # on_ready was told
         self._step: int | None = None  # the declaration that is asked for; None between two rounds
+        self._round_timer: Any = None
         self._waiting: list[Lane] = []  # lanes that open after the next round of declarations
         self._refused: set[int] = set()  # declarations refused in this round
         self._told: set[str] = set()  # what the log has on this connection
@@ -225,6 +227,8 @@ class ThreadedConsumer:
     def _declare(self, channel: Channel, step: int) -> None:
         if channel is not self._connection.channel or not channel.is_open:
             return
+        if self._round_timer is None:
+            self._round_timer = self._io.call_later(DECLARE_TIMEOUT, self._no_answer)
         while step in self._refused:
             step += 1
         if step < len(self._declarations):
@@ -235,9 +239,28 @@ class ThreadedConsumer:
             )
             return
         self._step = None
+        self._forget_round()
+        self._open_waiting()
+
+    def _open_waiting(self) -> None:
         lanes, self._waiting = self._waiting, []
         for lane in self._in_turn(lanes):
             lane.open()
+
+    def _no_answer(self) -> None:
+        """Consume what there is: the answer to a declaration does not come."""
+        self._round_timer = None
+        if self._step is not None:
+            log.warning(
+                "the broker does not answer a declaration; consuming goes on with what is there",
+                declaration=declaration_text(self._declarations[self._step]),
+            )
+        self._open_waiting()
+
+    def _forget_round(self) -> None:
+        if self._round_timer is not None:
+            self._io.cancel(self._round_timer)
+            self._round_timer = None
 
     def _declaration_refused(self, error: OperationRefused) -> None:
         if self._step is None:
@@ -259,6 +282,7 @@ class ThreadedConsumer:
             return
         self._up = self._ready = False
         self._step = None
+        self._forget_round()
         self._waiting = []
         self._batch = []
         lost = [lane.drop() for lane in self._lanes.values()]
