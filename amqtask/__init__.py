@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from amqtask.app import App
 from amqtask.core.result import RemoteTraceback
+from amqtask.core.retry import RetryPolicy
 from amqtask.errors import (
     AlreadyRegistered,
     AmqtaskError,
@@ -34,6 +35,7 @@ from amqtask.errors import (
     EncodeError,
     Ignore,
     LoginRefused,
+    MaxRetriesExceededError,
     MessageError,
     NoRoute,
     NotRegistered,
@@ -44,6 +46,7 @@ from amqtask.errors import (
     Reject,
     ResultError,
     ResultTimeout,
+    Retry,
     SoftTimeLimitExceeded,
     TaskFailed,
     TaskRevokedError,
@@ -83,6 +86,7 @@ __all__ = [
     "EncodeError",
     "Ignore",
     "LoginRefused",
+    "MaxRetriesExceededError",
     "MessageError",
     "NoRoute",
     "NotRegistered",
@@ -95,6 +99,8 @@ __all__ = [
     "Request",
     "ResultError",
     "ResultTimeout",
+    "Retry",
+    "RetryPolicy",
     "Settings",
     "SoftTimeLimitExceeded",
     "Task",

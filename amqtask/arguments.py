@@ -56,3 +56,38 @@ class Parameters:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self._name}() {error}") from None
+
+    def renewed(
+        self,
+        args: Sequence[object] | None,
+        kwargs: Mapping[str, object] | None,
+        old_args: Sequence[object],
+        old_kwargs: Mapping[str, object],
+    ) -> tuple[Sequence[object], Mapping[str, object]]:
+        """The arguments of a call of which some are given anew and the rest is as before.
+
+        A new positional argument takes the place of an old keyword of its name, and a new keyword that of an old positional
+        argument.
+
+        Args:
+            args: new positional arguments; ``None`` keeps the old.
+            kwargs: new keyword arguments; ``None`` keeps the old.
+            old_args: as before.
+            old_kwargs: as before.
+        """
+        parameters = {} if self._signature is None else self._signature.parameters
+        plain = [p.name for p in parameters.values() if p.kind in _POSITIONAL]
+        by_name = {p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD}
+        if args is not None and kwargs is None:
+            given = by_name.intersection(plain[: len(args)])
+            return args, {name: value for name, value in old_kwargs.items() if name not in given}
+        if kwargs is not None and args is None:
+            positional, keywords = list(old_args), dict(kwargs)
+            for index, name in enumerate(plain[: len(positional)]):
+                if name in by_name and name in keywords:
+                    positional[index] = keywords.pop(name)
+            return positional, keywords
+        return (
+            old_args if args is None else args,
+            old_kwargs if kwargs is None else kwargs,
+        )

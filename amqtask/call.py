@@ -10,6 +10,7 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
+from amqtask.core.codec import PROTOCOL_HEADERS
 from amqtask.core.message import Message
 from amqtask.errors import Unsupported
 from amqtask.request import Request
@@ -49,6 +50,26 @@ class SendOptions(TypedDict, total=False):
     link_error: object
 
 
+class RetryOptions(TypedDict, total=False):
+    """What ``retry`` takes beside its own arguments: what is different in the next attempt's message.
+
+    A queue, or an exchange and a routing key, sends it elsewhere than the queue the task came from.
+    """
+
+    queue: str | None
+    exchange: str | None
+    routing_key: str | None
+    priority: int | None
+    expires: Expires | None
+    headers: Mapping[str, object] | None
+    serializer: str | None
+    compression: str | None
+    ignore_result: bool | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    shadow: str | None
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One call: the task's name, its arguments, and how to send it. ``ignore_result=None`` leaves that to the worker."""
 
@@ -74,6 +95,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _KNOWN: Final = frozenset(SendOptions.__annotations__)
+_RETRIED: Final = frozenset(RetryOptions.__annotations__)
 _LATER: Final = {
     "link": "Callbacks (link, link_error) need workflows, which this version does not have; call the next task from "
     "inside this one.",
@@ -223,6 +245,31 @@ def check_countdown(countdown: object) -> None:
         timedelta(seconds=countdown)  # type: ignore[arg-type]  # a number: _is_number said so
     except (OverflowError, ValueError):
         raise ValueError(f"countdown is no usable number of seconds: {countdown!r}.") from None
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a retry that say something.
+
+    Args:
+        options: ``RetryOptions`` as the task wrote them.
+
+    Raises:
+        TypeError: an unknown option, with the nearest known one, or a value of another type.
+        ValueError: a value that makes no sense.
+    """
+    for name in options:
+        if name not in _RETRIED:
+            near = difflib.get_close_matches(name, _RETRIED, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"retry() got an unexpected option {name!r}.{hint}")
+    said = {name: value for name, value in options.items() if value is not None}
+    _check(said)
+    for name in said.get("headers", ()):
+        if name in PROTOCOL_HEADERS:
+            raise ValueError(
+                f"header {name!r} belongs to the message protocol; choose another name."
+            )
+    return said
 
 
 def check_expires(expires: object) -> None:

@@ -34,10 +34,12 @@
     │   │   └── WorkerLostError           the process that ran a task died
     │   ├── SoftTimeLimitExceeded         raised inside a task at its soft limit
     │   ├── TimeLimitExceeded             result of a task ended at its hard limit
+    │   ├── MaxRetriesExceededError       a task asked for one retry too many
     │   └── TaskRevokedError              result of a task that was revoked or had expired
     └── Directive                         raised by a task to steer, never a failure
         ├── Ignore                        settle without a result
-        └── Reject                        reject the message, optionally to run again
+        ├── Reject                        reject the message, optionally to run again
+        └── Retry                         run the task again later
 
 Messages are one sentence: what is wrong and what to do. They never hold a password.
 """
@@ -45,6 +47,8 @@ Messages are one sentence: what is wrong and what to do. They never hold a passw
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 
 class AmqtaskError(Exception):
@@ -231,6 +235,26 @@ class TaskRevokedError(AmqtaskError):
     """The task was revoked, or had expired before it could start."""
 
 
+class MaxRetriesExceededError(AmqtaskError):
+    """A task asked to be retried beyond its limit, and named no exception to fail with.
+
+    Args:
+        args: the text.
+        task_args: positional arguments the next attempt would have had.
+        task_kwargs: keyword arguments it would have had.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        task_args: Sequence[object] = (),
+        task_kwargs: Mapping[str, object] | None = None,
+    ) -> None:
+        self.task_args = task_args
+        self.task_kwargs: Mapping[str, object] = {} if task_kwargs is None else task_kwargs
+        super().__init__(*args)
+
+
 # ---------------------------------------------------------------- directives
 
 
@@ -254,3 +278,43 @@ class Reject(Directive):
         self.reason = reason
         self.requeue = requeue
         super().__init__(reason, requeue)
+
+
+class Retry(Directive):
+    """Run the task again later. ``self.retry()`` raises it; a task may raise one of its own.
+
+    Args:
+        message: replaces the composed text.
+        exc: why; an exception, or a text for people.
+        when: seconds from now or a moment with a time zone; ``None`` is the task's ``default_retry_delay``.
+        is_eager: the task runs by ``apply()``: the next attempt follows at once, here.
+        sig: what the next attempt is, when ``self.retry()`` made it.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        exc: BaseException | str | None = None,
+        when: float | datetime | None = None,
+        is_eager: bool = False,
+        sig: object = None,
+    ) -> None:
+        self.message = message
+        self.exc = exc if isinstance(exc, BaseException) else None
+        self.excs = repr(exc) if isinstance(exc, BaseException) else exc
+        self.when = when
+        self.is_eager = is_eager
+        self.sig = sig
+        super().__init__(message, exc, when)
+
+    def humanize(self) -> str:
+        """When, for people: ``in 3s`` or ``at 2026-03-01 12:00:00+00:00``."""
+        return f"in {self.when}s" if isinstance(self.when, (int, float)) else f"at {self.when}"
+
+    def __str__(self) -> str:
+        if self.message:
+            return self.message
+        return f"Retry {self.humanize()}: {self.excs}" if self.excs else f"Retry {self.humanize()}"
+
+    def __reduce__(self) -> tuple[type[Retry], tuple[object, ...]]:
+        return type(self), (self.message, self.exc or self.excs, self.when)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Final, TypedDict
 
 import msgspec
 
-from amqtask.call import Expires, check_expires
+from amqtask.call import Expires, RetryOptions, check_expires, check_options
+from amqtask.core.retry import Plan, RetryPolicy, Rules, seconds
 from amqtask.errors import ConfigurationError
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...] | list[type[BaseException]]
@@ -42,10 +44,15 @@ class TaskOptions(TypedDict, total=False):
     retry_backoff_max: float
     retry_jitter: bool
     retry_kwargs: Mapping[str, Any]
+    retry_policies: Mapping[type[BaseException], RetryPolicy]
+    retry_for: float | timedelta | None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Checked options of one task. The retry options describe a policy; ``max_retries=None`` retries for ever."""
+    """Checked options of one task.
+
+    ``max_retries=None`` retries for ever, which is also what ``retry_for`` without ``max_retries`` means: then the time decides.
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
     bind: bool = False
@@ -75,6 +82,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     retry_backoff_max: Seconds = 600.0
     retry_jitter: bool = True
     retry_kwargs: dict[str, Any] = {}
+    retry_policies: dict[Any, Any] = {}  # RetryPolicy by exception class: ``_policies`` checks them
+    retry_for: float | None = None  # seconds
 
     @classmethod
     def parse(cls, values: Mapping[str, object], task: str) -> Options:
@@ -95,6 +104,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(f"Task {task} has an unknown option {name!r}.{hint}")
             if name in _EXCEPTIONS:
                 checked[name] = _exception_types(name, value, task)
+        if values.get("retry_policies") is not None:
+            checked["retry_policies"] = _policies(values["retry_policies"], task)
+        if values.get("retry_for") is not None:
+            checked["retry_for"] = budget = seconds(values["retry_for"])
+            if budget is None:
+                raise ConfigurationError(
+                    f"Task {task}: retry_for takes seconds or a timedelta, not {values['retry_for']!r}."
+                )
+            if "max_retries" not in values:
+                checked["max_retries"] = None
         if values.get("expires") is not None:
             try:
                 check_expires(values["expires"])
@@ -114,12 +133,40 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(
                 f"Task {task}, option retry_backoff: it must not be below zero."
             )
+        _check_retry_kwargs(options.retry_kwargs, task)
         hard, soft = options.time_limit, options.soft_time_limit
         if hard is not None and soft is not None and soft > hard:
             raise ConfigurationError(
                 f"Task {task}: soft_time_limit ({soft:g} s) must not be above time_limit ({hard:g} s)."
             )
         return options
+
+    def retry_plan(self) -> Plan:
+        """How ``self.retry()`` retries when it is told nothing."""
+        return Plan(
+            max_retries=self.max_retries, delay=self.default_retry_delay, budget=self.retry_for
+        )
+
+    def retry_rules(self) -> Rules | None:
+        """After which exceptions the task runs again by itself; ``None`` when after none."""
+        if not self.autoretry_for and not self.retry_policies:
+            return None
+        own = dict(self.retry_kwargs)
+        plan = Plan(
+            max_retries=_first(own.pop("max_retries", None), self.max_retries),
+            delay=_first(own.pop("countdown", None), self.default_retry_delay),
+            backoff=float(self.retry_backoff),
+            backoff_max=self.retry_backoff_max,
+            jitter=self.retry_jitter,
+            budget=self.retry_for,
+        )
+        return Rules(
+            plan=plan,
+            retried=self.autoretry_for,
+            refused=self.dont_autoretry_for,
+            policies={kind: plan.under(policy) for kind, policy in self.retry_policies.items()},
+            options=own,
+        )
 
     def call_defaults(self) -> dict[str, Any]:
         """What every call of the task starts from: the fields of ``Call`` that are set here."""
@@ -148,3 +195,47 @@ def _exception_types(name: str, value: object, task: str) -> tuple[type[BaseExce
                 f"Task {task}: {name} takes an exception class or a tuple of them, not {item!r}."
             )
     return items
+
+
+def _first(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+def _policies(value: object, task: str) -> dict[type[BaseException], RetryPolicy]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"Task {task}: retry_policies takes a mapping of exception classes to RetryPolicy, not {value!r}."
+        )
+    for kind, policy in value.items():
+        _exception_types("retry_policies", kind, task)
+        if isinstance(kind, (tuple, list)) or not isinstance(policy, RetryPolicy):
+            raise ConfigurationError(
+                f"Task {task}: retry_policies takes one RetryPolicy(…) for each exception class, not {policy!r}."
+            )
+    return dict(value)
+
+
+_LIMITS: Final = ("max_retries", "countdown")
+_RETRY_KWARGS: Final = (*_LIMITS, *RetryOptions.__annotations__)
+
+
+def _check_retry_kwargs(values: Mapping[str, Any], task: str) -> None:
+    for name, value in values.items():
+        if name not in _RETRY_KWARGS:
+            near = difflib.get_close_matches(name, _RETRY_KWARGS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigurationError(
+                f"Task {task}: retry_kwargs has an unknown option {name!r}.{hint}"
+            )
+        if name == "max_retries" and value is not None and not (type(value) is int and value >= 0):
+            raise ConfigurationError(
+                f"Task {task}: retry_kwargs takes a whole number from 0 for max_retries, not {value!r}."
+            )
+        if name == "countdown" and value is not None and seconds(value) is None:
+            raise ConfigurationError(
+                f"Task {task}: retry_kwargs takes seconds for countdown, not {value!r}."
+            )
+    try:
+        check_options({name: value for name, value in values.items() if name not in _LIMITS})
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"Task {task}, retry_kwargs: {error}") from None

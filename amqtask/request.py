@@ -11,6 +11,7 @@ from contextvars import ContextVar
 
 import msgspec
 
+from amqtask.errors import Retry
 from amqtask.log import set_context_provider
 
 
@@ -35,10 +36,18 @@ class DeliveryInfo(msgspec.Struct, frozen=True, kw_only=True):
         return getattr(self, name) if name in self.__struct_fields__ else default
 
 
+class Asked(msgspec.Struct):
+    """What a running task has asked for: written by ``retry``, read when the task ends."""
+
+    retry: Retry | None = None  # the latest
+    max_retries: int | None = None  # the latest limit given to ``retry``
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """The message being run. Names are Celery's; times are ISO 8601 texts, ``timelimit`` is ``(hard, soft)`` in seconds.
 
-    ``called_directly`` is true when no worker runs the task: it was called like a function, or with ``apply()``.
+    ``called_directly`` is true when no worker runs the task: it was called like a function. ``first_time`` is when the first
+    attempt began, ``None`` in that attempt itself. ``started`` is when this one did, on the monotonic clock.
     """
 
     id: str | None = None
@@ -63,6 +72,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     is_eager: bool = False
     called_directly: bool = True
     ignore_result: bool = False
+    first_time: str | None = None
+    started: float = 0.0
+    asked: Asked = msgspec.field(default_factory=Asked)
 
 
 DIRECT = Request()

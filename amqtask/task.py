@@ -8,13 +8,31 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
+import time
 import types
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from datetime import datetime
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from amqtask.arguments import Parameters
-from amqtask.call import Call, SendOptions, make_call, named, new_id, positional
+from amqtask.attempt import asked, automatic, iso, raised, too_many
+from amqtask.call import Call, RetryOptions, SendOptions, make_call, named, new_id, positional
 from amqtask.core.result import FAILURE, SUCCESS, format_traceback
+from amqtask.core.retry import Again, GiveUp, Plan
+from amqtask.errors import MaxRetriesExceededError, Reject, Retry
 from amqtask.options import Options
 from amqtask.request import DIRECT, DeliveryInfo, Request, current
 from amqtask.results.handle import AsyncResult, EagerResult
@@ -62,7 +80,11 @@ class Task(Generic[P, R]):
         bind: the function takes the task as its first argument.
         is_coroutine: the function is a coroutine function.
         ignore_result: this process asks for no results of the task.
+        retry_plan: how ``retry`` retries when it is told nothing.
+        retry_rules: after which exceptions the task runs again by itself; ``None`` when after none.
     """
+
+    MaxRetriesExceededError: ClassVar = MaxRetriesExceededError
 
     def __init__(
         self,
@@ -85,6 +107,8 @@ class Task(Generic[P, R]):
         self.ignore_result: bool = (
             settings.task_ignore_result if options.ignore_result is None else options.ignore_result
         )
+        self.retry_plan = options.retry_plan()
+        self.retry_rules = options.retry_rules()
         self._sender = sender
         self._parameters = Parameters(function, options.bind)
         self._defaults = options.call_defaults()
@@ -108,6 +132,82 @@ class Task(Generic[P, R]):
         """The fields of ``Call`` that the task's own options set."""
         return self._defaults
 
+    @property
+    def max_retries(self) -> int | None:
+        """How often ``retry`` may be called for one message; ``None`` is without end."""
+        return self.options.max_retries
+
+    @property
+    def default_retry_delay(self) -> float:
+        """Seconds that ``retry`` waits when it is told nothing."""
+        return self.options.default_retry_delay
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Unpack[RetryOptions],
+    ) -> Retry:
+        """Run this message's task again later. Called by the running task itself, function or coroutine; never awaited.
+
+        The next attempt has the same id, and goes to the queue this one came from. It is published when this attempt has
+        ended, however it ended: the last call of ``retry`` counts, and only a ``Reject`` raised after it takes its place.
+
+        Args:
+            args: new positional arguments.
+            kwargs: new keyword arguments.
+            exc: why; what the task fails with when it may not be retried any more.
+            throw: ``False`` returns the ``Retry`` instead of raising it, so that the task can go on.
+            eta: when, with a time zone.
+            countdown: when, in seconds from now; ``default_retry_delay`` when neither is given.
+            max_retries: a limit for this attempt instead of the task's.
+            options: what is different in the next attempt's message, see ``RetryOptions``.
+
+        Raises:
+            Retry: always, unless ``throw`` is false.
+            MaxRetriesExceededError: the limit is reached, and ``exc`` was not given; else ``exc`` itself. Outside a worker
+                too, ``exc`` is raised.
+            TypeError: an unknown option, or arguments that do not fit the function.
+            ValueError: a value that makes no sense.
+        """
+        request = self.request
+        if request.called_directly:
+            _raise(exc or Retry("Task can be retried"))
+        if args is not None or kwargs is not None:
+            args, kwargs = self._parameters.renewed(args, kwargs, request.args, request.kwargs)
+            self.check(positional(args, "retry"), named(kwargs, "retry"))
+        plan: Plan | None = None
+        if exc is not None and self.retry_rules is not None:
+            plan = self.retry_rules.policy(exc)
+        retry = asked(
+            request,
+            plan or self.retry_plan,
+            exc=exc,
+            eta=eta,
+            countdown=countdown,
+            max_retries=max_retries,
+            args=args,
+            kwargs=kwargs,
+            options=cast("Mapping[str, Any]", options),
+        )
+        if isinstance(retry, GiveUp):
+            if exc is not None:
+                _raise(exc)
+            raise too_many(
+                request,
+                retry,
+                request.args if args is None else args,
+                request.kwargs if kwargs is None else kwargs,
+            )
+        if throw:
+            raise retry
+        return retry
+
     def apply(
         self,
         args: Sequence[Any] | None = None,
@@ -115,14 +215,18 @@ class Task(Generic[P, R]):
         *,
         task_id: str | None = None,
         throw: bool = False,
+        retries: int = 0,
     ) -> EagerResult[R]:
         """Run the task here and now, as a worker would see it, and return its outcome.
+
+        A retry follows at once, without its delay.
 
         Args:
             args: positional arguments.
             kwargs: keyword arguments.
             task_id: the id to run under; a new one when left out.
             throw: raise what the task raises instead of keeping it in the result.
+            retries: how often the task shall seem to have been retried.
 
         Raises:
             TypeError: the arguments do not fit.
@@ -135,30 +239,79 @@ class Task(Generic[P, R]):
                 f"apply() cannot run the coroutine task {self.name} inside a running event loop; await it."
             )
         task_id = task_id or new_id()
-        token = current.set(
-            Request(
+        began = time.time()
+        waited = 0.0  # seconds that the delays of its retries would have taken
+        while True:
+            request = Request(
                 id=task_id,
                 task=self.name,
                 root_id=task_id,
+                retries=retries,
                 args=arguments,
                 kwargs=keywords,
                 delivery_info=DeliveryInfo(),
                 is_eager=True,
                 called_directly=False,
                 ignore_result=self.ignore_result,
+                first_time=iso(began - waited) if waited else None,
+                started=time.monotonic(),
             )
-        )
+            result = self._attempt(request, throw)
+            if isinstance(result, EagerResult):
+                return result
+            again = result.sig
+            assert isinstance(again, Again)
+            waited += max(0.0, again.due - time.time())
+            arguments = arguments if again.args is None else again.args
+            keywords = keywords if again.kwargs is None else again.kwargs
+            retries += 1
+
+    def _attempt(self, request: Request, throw: bool) -> EagerResult[R] | Retry:
+        """One attempt of ``apply``."""
+        error: BaseException
+        value = None
+        token = current.set(request)
         try:
-            value = self.run(*arguments, **keywords)
+            value = self.run(*request.args, **request.kwargs)
             if self.is_coroutine:
                 value = _run_to_end(value)
-        except Exception as error:
-            if throw:
-                raise
-            return EagerResult(task_id, self.name, FAILURE, error, format_traceback(error))
+        except Exception as caught:  # noqa: BLE001  # whatever the task raises is its outcome
+            error = caught
+        else:
+            if request.asked.retry is not None:
+                return request.asked.retry
+            return EagerResult(cast(str, request.id), self.name, SUCCESS, value)
         finally:
             current.reset(token)
-        return EagerResult(task_id, self.name, SUCCESS, value)
+        follows = self.follows(request, error)
+        if isinstance(follows, Retry):
+            return follows
+        if throw:
+            raise follows
+        return EagerResult(
+            cast(str, request.id), self.name, FAILURE, follows, format_traceback(follows)
+        )
+
+    def follows(self, request: Request, error: BaseException) -> BaseException:
+        """What an exception of a run comes to: a ``Retry`` whose ``sig`` is the next attempt, or what the run ends with.
+
+        Args:
+            request: the run's.
+            error: what the function raised.
+        """
+        if isinstance(error, Reject):
+            return error
+        if isinstance(error, Retry):
+            return raised(request, self.retry_plan, error)
+        if request.asked.retry is not None:
+            return request.asked.retry
+        rules = self.retry_rules
+        if rules is None or (
+            isinstance(error, TypeError) and not self.accepts(request.args, request.kwargs)
+        ):
+            return error  # arguments that do not fit now will not fit later
+        retry = automatic(request, rules, error)
+        return retry if isinstance(retry, Retry) else error
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Do nothing when the function can be called so (or ``typing=False``).
@@ -330,6 +483,14 @@ class BindDecorator(Protocol):
 
 
 _NO_KEYWORDS: Mapping[str, Any] = {}
+
+
+def _raise(error: BaseException) -> NoReturn:
+    """Raise an exception; inside an ``except`` block with the one handled there as its cause, or as that itself."""
+    handled = sys.exc_info()[1]
+    if handled is None or handled is error:
+        raise error
+    raise error from handled
 
 
 def _run_to_end(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -202,7 +202,7 @@ def encode(
             "store the data elsewhere and pass a reference to it."
         )
     if measure or len(task) > _SMALL_TEXT or limits.headers_max_bytes < _SMALL_HEADERS:
-        _check_headers(headers, task, limits)
+        check_headers(headers, task, limits)
     if message.priority is not None:
         priority = message.priority
     if type(priority) is not int or not 0 <= priority <= 255:
@@ -374,8 +374,12 @@ def _check_short(task: str, what: str, value: object) -> None:
         )
 
 
-def _check_headers(headers: Headers, task: str, limits: Limits) -> None:
-    """Refuse what no receiver would accept: fields of the wrong type, tables that are too large."""
+def check_headers(headers: Headers, task: str, limits: Limits) -> None:
+    """Refuse what no receiver would accept: fields of the wrong type, tables that are too large.
+
+    Raises:
+        EncodeError, PayloadTooLarge: likewise.
+    """
     for name, value in headers.items():
         read = _READERS.get(name)
         if read is not None:

@@ -12,7 +12,10 @@ TRACEBACK_CHARACTERS = 8000  # all headers must fit one frame with room for the 
 
 
 class Death(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a message is dead. Times are ISO 8601; ``attempts`` counts starts, this one included."""
+    """Why a message is dead. Times are ISO 8601; ``attempts`` counts starts, this one included.
+
+    ``first_time`` is when the first attempt began, ``None`` when this was the first.
+    """
 
     reason: str
     exception: str
@@ -22,6 +25,7 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     attempts: int
     time: str
+    first_time: str | None = None
 
 
 def letter(
@@ -55,7 +59,7 @@ def letter(
             f"{PREFIX}time": death.time,
         }
     )
-    headers.setdefault(f"{PREFIX}first-time", death.time)
+    headers.setdefault(f"{PREFIX}first-time", death.first_time or death.time)
     if death.traceback:
         headers[f"{PREFIX}traceback"] = death.traceback[-TRACEBACK_CHARACTERS:]
     return Publication(

@@ -11,6 +11,7 @@ import enum
 import msgspec
 
 from amqtask.core.message import Publication
+from amqtask.core.retry import Again
 
 
 class Verdict(enum.Enum):
@@ -62,11 +63,11 @@ class Revoked(msgspec.Struct, frozen=True):
 
 
 class Retried(msgspec.Struct, frozen=True):
-    """The task is to run again in ``delay`` seconds because of ``error``."""
+    """The task is to run again because of ``error``."""
 
     error: BaseException
     traceback: str | None
-    delay: float
+    again: Again
     runtime: float = 0.0
 
 
@@ -80,10 +81,13 @@ Outcome = Succeeded | Failed | Ignored | Rejected | Revoked | Retried | Deferred
 
 
 class Onward(msgspec.Struct, frozen=True):
-    """A publication that carries a message on through the delay ladder, and the queue in which it is due."""
+    """A publication that carries a message on through the delay ladder, and the queue in which it is due.
+
+    ``queue`` is ``None`` for one that is due now and goes to its queue directly.
+    """
 
     publication: Publication
-    queue: str
+    queue: str | None
 
 
 class Settlement(msgspec.Struct, frozen=True):

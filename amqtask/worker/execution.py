@@ -23,17 +23,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from amqtask.amqp.ports import Delivery
 from amqtask.core import codec, dead, result, serialization
 from amqtask.core.codec import Head
 from amqtask.core.fleet import VerdictKind
 from amqtask.core.message import Properties, Publication
-from amqtask.core.onward import KOMBU_DELIVERY, address, onward, senders_own
+from amqtask.core.onward import FIRST_TIME, senders_own
 from amqtask.core.outcome import (
     Deferred,
     Failed,
     Ignored,
-    Onward,
     Outcome,
     Rejected,
     Retried,
@@ -42,13 +43,16 @@ from amqtask.core.outcome import (
     Succeeded,
     Verdict,
 )
+from amqtask.core.retry import Again
 from amqtask.core.settlement import DONE, decide, needs_letter
 from amqtask.errors import (
+    AmqtaskError,
     DecodeError,
     Ignore,
     MessageError,
     NotRegistered,
     Reject,
+    Retry,
     SoftTimeLimitExceeded,
     TaskRevokedError,
     TimeLimitExceeded,
@@ -58,6 +62,7 @@ from amqtask.errors import (
 from amqtask.log import get_logger
 from amqtask.request import DeliveryInfo, Request, current
 from amqtask.task import Task
+from amqtask.worker.carry import Carrier
 from amqtask.worker.coroutines import Interruptible
 from amqtask.worker.job import Job
 from amqtask.worker.limits import MainThreadLimits
@@ -103,13 +108,12 @@ class Executor:
         self._stale = stale
         self._tasks = job.app.tasks
         self._accept = serialization.accepted(settings.accept_content)
-        self._ladder = job.app.ladder
-        self._waiting_rooms = frozenset((self._ladder.delivery, KOMBU_DELIVERY))
         self._sizes = codec.Limits(
             message_max_bytes=settings.message_max_bytes,
             headers_max_bytes=settings.headers_max_bytes,
             decompressed_max_bytes=settings.decompressed_max_bytes,
         )
+        self._carrier = Carrier(job.app, self._accept, self._sizes)
         # Read by the I/O thread for the prefetch: tasks ended, seconds spent on them, start of the one that runs (or 0).
         self.ended = 0
         self.busy = 0.0
@@ -226,21 +230,20 @@ class Executor:
             )
         if task.tracks_started(self._job.settings) and self._wants_result(head, task):
             self._send_started(delivery, head)
-        token = current.set(self._request(delivery, head, args, kwargs))
+        request = self._request(delivery, head, args, kwargs, started)
+        token = current.set(request)
         try:
             value = task.run(*args, **kwargs)
             if task.is_coroutine and inspect.iscoroutine(value):
                 value = self._run_coroutine(value)
-        except Ignore:
-            return Ignored()
-        except Reject as directive:
-            return Rejected(str(directive.reason), directive.requeue)
         except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task end that task only
-            return self._failed(error, task, args, kwargs, time.monotonic() - started)
+            return self._raised(error, task, request, time.monotonic() - started)
         finally:
             if self.copied:
                 _end_copy()
             current.reset(token)
+        if request.asked.retry is not None:
+            return _retried(request.asked.retry, None, time.monotonic() - started)
         return Succeeded(value, time.monotonic() - started)
 
     def close(self) -> None:
@@ -264,6 +267,19 @@ class Executor:
             raise
         finally:
             self._limits.divert = None
+
+    def _raised(
+        self, error: BaseException, task: AnyTask, request: Request, runtime: float
+    ) -> Outcome:
+        """The outcome of a run that raised."""
+        follows = task.follows(request, error)
+        if isinstance(follows, Retry):
+            return _retried(follows, error, runtime)
+        if isinstance(follows, Ignore):
+            return Ignored()
+        if isinstance(follows, Reject):
+            return Rejected(str(follows.reason), follows.requeue)
+        return self._failed(follows, task, request.args, request.kwargs, runtime)
 
     def _failed(
         self, error: BaseException, task: AnyTask, args: Any, kwargs: Any, runtime: float
@@ -316,8 +332,11 @@ class Executor:
         limit = self._job.max_memory
         return limit is not None and resident_kib() > limit
 
-    def _request(self, delivery: Delivery, head: Head, args: Any, kwargs: Any) -> Request:
-        exchange, routing_key = self._came_by(delivery)
+    def _request(
+        self, delivery: Delivery, head: Head, args: Any, kwargs: Any, started: float
+    ) -> Request:
+        exchange, routing_key = self._carrier.came_by(delivery)
+        first_time = head.headers.get(FIRST_TIME) if head.headers else None
         return Request(
             id=head.id,
             task=head.task,
@@ -346,14 +365,9 @@ class Executor:
             shadow=head.shadow,
             called_directly=False,
             ignore_result=not self._wants_result(head, self._tasks.get(head.task)),
+            first_time=first_time if isinstance(first_time, str) else None,
+            started=started,
         )
-
-    def _came_by(self, delivery: Delivery) -> tuple[str, str]:
-        """The exchange and the routing key a message was sent with, before it waited anywhere."""
-        exchange = delivery.exchange
-        if exchange not in self._waiting_rooms:
-            return exchange, delivery.routing_key
-        return address(delivery.properties.headers or {}, exchange, delivery.routing_key)
 
     # ------------------------------------------------------------ outcome → settlement
 
@@ -383,18 +397,22 @@ class Executor:
                 )
             settlement = decide(outcome, reply, None)
         else:
-            self._report(head, outcome)
+            onward = None
+            if type(outcome) is Deferred:
+                onward = self._carrier.deferred(delivery, outcome.delay)
+            elif type(outcome) is Retried:
+                try:
+                    onward = self._carrier.next_attempt(delivery, head, outcome.again, time.time())
+                except AmqtaskError as error:  # what the task wants to be different cannot be sent
+                    failed = Failed(error, outcome.traceback, "retry", outcome.runtime)
+                    return self._settlement(delivery, head, task, failed, acked)
+            self._report(head, task, outcome)
             letter = (
                 self._letter(delivery, outcome, head.retries + 1) if needs_letter(outcome) else None
             )
-            onward = (
-                self._onward(delivery, outcome.delay)
-                if isinstance(outcome, Deferred | Retried)
-                else None
-            )
             settlement = decide(outcome, reply, letter, onward)
         if acked:
-            return Settlement(None, settlement.results, settlement.dead_letter, settlement.onward)
+            return msgspec.structs.replace(settlement, verdict=None)
         return settlement
 
     def _post(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
@@ -460,6 +478,8 @@ class Executor:
         if target is None:
             return None
         exception, message, traceback, reason = _cause(outcome)
+        headers = delivery.properties.headers or {}
+        first_time = headers.get(FIRST_TIME)
         return dead.letter(
             delivery.body,
             delivery.properties,
@@ -472,22 +492,15 @@ class Executor:
                 node=self._job.node,
                 attempts=attempts,
                 time=datetime.now(UTC).isoformat(),
+                first_time=first_time if isinstance(first_time, str) else None,
             ),
             (
                 target.exchange,
-                self._came_by(delivery)[1] if target.routing_key is None else target.routing_key,
+                self._carrier.came_by(delivery)[1]
+                if target.routing_key is None
+                else target.routing_key,
             ),
         )
-
-    def _onward(self, delivery: Delivery, delay: float) -> Onward:
-        """The message on its way to the same queue, by the delay ladder."""
-        publication = onward(
-            delivery.body,
-            delivery.properties,
-            self._ladder.entry(delay, delivery.queue),
-            published=self._came_by(delivery),
-        )
-        return Onward(publication, delivery.queue)
 
     def _refuse(self, delivery: Delivery, error: MessageError) -> None:
         """Settle a message whose header cannot be read: dead letter with the reason, failure to whoever asked."""
@@ -514,12 +527,30 @@ class Executor:
             )
         self._post(delivery, decide(outcome, reply, self._letter(delivery, outcome, 1)), None)
 
-    def _report(self, head: Head, outcome: Outcome) -> None:
+    def _report(self, head: Head, task: AnyTask | None, outcome: Outcome) -> None:
         """One line for everything but success."""
         if isinstance(outcome, Ignored | Deferred):
             return
         exception, message, traceback, reason = _cause(outcome)
-        level = log.info if isinstance(outcome, Revoked | Rejected) else log.error
+        if type(outcome) is Retried:
+            log.info(
+                "retry scheduled",
+                task_name=head.task,
+                task_id=head.id,
+                retries=head.retries + 1,
+                delay=round(max(0.0, outcome.again.due - time.time()), 3),
+                exception=exception,
+                text=message,
+            )
+            return
+        expected = (
+            type(outcome) is Failed
+            and task is not None
+            and isinstance(outcome.error, task.options.throws)
+        )
+        if expected:
+            traceback = None
+        level = log.info if expected or isinstance(outcome, Revoked | Rejected) else log.error
         level(
             "task did not succeed",
             task_name=head.task,
@@ -527,6 +558,7 @@ class Executor:
             outcome=reason,
             exception=exception,
             text=message,
+            **({"retries": head.retries} if head.retries else {}),
             **({"traceback": traceback} if traceback else {}),
         )
 
@@ -550,6 +582,20 @@ class Executor:
         delivery, head, task, _, acked = self._current
         settlement = self._settlement(delivery, head, task, outcome, acked)
         return delivery, settlement, (head.id, head.retries)
+
+
+def _retried(retry: Retry, error: BaseException | None, runtime: float) -> Retried:
+    """The outcome of a run that is to be tried again.
+
+    Args:
+        retry: asked for by the task or its options.
+        error: what the run raised, if it did.
+        runtime: seconds.
+    """
+    assert isinstance(retry.sig, Again)
+    cause = retry.exc or (retry if error is None else error)
+    traceback = None if error is None else result.format_traceback(error)
+    return Retried(cause, traceback, retry.sig, runtime)
 
 
 def _state(outcome: Outcome, serializer: str) -> tuple[str, object, str | None]:
