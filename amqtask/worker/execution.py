@@ -20,6 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
@@ -259,7 +260,8 @@ class Executor:
         carried = Interruptible(coroutine)
         self._limits.divert = carried.interrupt
         try:
-            return self._runner.run(carried.run())
+            # In a context of its own: the runner's is that of the first task it ran, whose request it would show.
+            return self._runner.run(carried.run(), context=copy_context())
         except SoftTimeLimitExceeded:
             # What the coroutine had started on the loop would go on beside the next task.
             runner, self._runner = self._runner, None

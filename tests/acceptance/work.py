@@ -16,8 +16,18 @@ import resource
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
-from amqtask import App, Ignore, Reject, SoftTimeLimitExceeded, Task, get_task_logger
+from amqtask import (
+    App,
+    Ignore,
+    Reject,
+    Retry,
+    RetryPolicy,
+    SoftTimeLimitExceeded,
+    Task,
+    get_task_logger,
+)
 
 HERE = Path(__file__).parent
 app = App(
@@ -223,3 +233,146 @@ def punctual(self: Task[[float], dict[str, object]], due: float) -> dict[str, ob
         "headers": dict(request.headers),
         "pid": os.getpid(),
     }
+
+
+# ------------------------------------------------------------ retries
+
+
+class RateLimited(Exception):
+    """The other side asks to wait."""
+
+
+def attempt(self: Task[..., Any], what: str) -> int:
+    """Note an attempt; how many there were before."""
+    log("start", f"{what}#{self.request.retries}")
+    return self.request.retries
+
+
+@app.task(bind=True, default_retry_delay=0.2)
+def flaky(self: Task[[str, int], str], what: str, times: int) -> str:
+    """Ask to be retried so many times, then succeed."""
+    if attempt(self, what) < times:
+        raise self.retry(exc=Broken("not yet", self.request.retries))
+    log("end", what)
+    return what
+
+
+@app.task(bind=True, max_retries=2)
+def hopeless(self: Task[[str, bool], str], what: str, named: bool) -> str:
+    attempt(self, what)
+    if named:
+        try:
+            raise Broken(what, 7)
+        except Broken as error:
+            raise self.retry(exc=error, countdown=0.1) from None
+    raise self.retry(countdown=0)
+
+
+@app.task(
+    bind=True,
+    autoretry_for=(OSError,),
+    dont_autoretry_for=(FileNotFoundError,),
+    retry_backoff=0.1,
+    retry_backoff_max=0.2,
+    max_retries=3,
+    retry_policies={
+        RateLimited: RetryPolicy(delay=0.3, max_retries=1),
+        ConnectionResetError: RetryPolicy(max_retries=1),
+    },
+)
+def troubled(self: Task[[str, str, int], str], what: str, how: str, times: int = 99) -> str:
+    """Raise one kind of exception so many times."""
+    if attempt(self, what) < times:
+        raise {
+            "timeout": TimeoutError("slow"),
+            "missing": FileNotFoundError("gone"),
+            "reset": ConnectionResetError("reset"),
+            "limited": RateLimited("wait"),
+            "key": KeyError("k"),
+            "retry": Retry("busy", when=0.1),
+        }[how]
+    log("end", what)
+    return what
+
+
+@app.task(bind=True, autoretry_for=(OSError,), retry_for=1.0, retry_kwargs={"countdown": 0.3})
+def hurried(self: Task[[str], None], what: str) -> None:
+    attempt(self, what)
+    raise TimeoutError("slow")
+
+
+@app.task(bind=True)
+def change(self: Task[..., object], what: str, tries: int = 0) -> object:
+    """Retry once with other arguments and options, and tell what arrived."""
+    if attempt(self, what) == 0:
+        raise self.retry(args=(f"{what}!",), kwargs={"tries": 1}, countdown=0.1, priority=3)
+    request = self.request
+    return {
+        "what": what,
+        "tries": tries,
+        "priority": request.delivery_info["priority"],
+        "routing_key": request.delivery_info["routing_key"],
+        "exchange": request.delivery_info["exchange"],
+        "headers": dict(request.headers),
+        "retries": request.retries,
+        "eta": request.eta is not None,
+        "expires": request.expires is not None,
+        "limits": list(request.timelimit),
+    }
+
+
+@app.task(bind=True)
+def goes_on(self: Task[[str, str], str], what: str, how: str) -> str:
+    """Ask without throwing, then do something else."""
+    if attempt(self, what) == 0:
+        self.retry(throw=False, countdown=0.2)
+        log("after", what)
+        if how == "raise":
+            raise KeyError("after")
+        if how == "ignore":
+            raise Ignore
+        if how == "reject":
+            raise Reject("after all")
+        return "the first"
+    return "the second"
+
+
+@app.task(bind=True, throws=(KeyError,))
+async def naps(self: Task[[str, str], str], what: str, how: str) -> str:
+    """A coroutine that is retried once."""
+    await asyncio.sleep(0)
+    if attempt(self, what) == 0:
+        self.retry(countdown=0.1)
+    if how == "raise":
+        raise KeyError("expected")
+    return what
+
+
+@app.task(bind=True, acks_late=False, autoretry_for=(OSError,), default_retry_delay=0.1)
+def eager_ack(self: Task[[str], str], what: str) -> str:
+    if attempt(self, what) == 0:
+        raise TimeoutError("slow")
+    return what
+
+
+@app.task(bind=True)
+def dies_before_its_ack(self: Task[[str], str], what: str) -> str:
+    """Have the process killed when the next attempt is confirmed and this one is to be acked; the first time only."""
+    retries = attempt(self, what)
+    if not (HERE / "killed").exists():
+        from amqtask.amqp.threaded.consumer import ThreadedConsumer
+
+        def settle(*_: object) -> None:
+            (HERE / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(ThreadedConsumer, "settle", settle)  # noqa: B010  # the instant that must be hit
+    if retries == 0:
+        self.retry(countdown=0.2)
+    log("end", what)
+    return what
+
+
+@app.task(bind=True)
+def unsendable(self: Task[[], None]) -> None:
+    self.retry(args=(), kwargs={}, headers={"large": "x" * 70_000}, countdown=0.1)
