@@ -382,7 +382,7 @@ def check_headers(headers: Headers, task: str, limits: Limits) -> None:
     """
     for name, value in headers.items():
         read = _READERS.get(name)
-        if read is not None:
+        if read is not None and value is not None:  # Celery sends null for what is not set
             try:
                 read(name, value)
             except DecodeError as error:

@@ -110,7 +110,9 @@ class Carrier:
             published=self.came_by(delivery),
             changes=changes,
         )
-        codec.check_headers(publication.envelope.properties.headers or {}, head.task, self._limits)
+        if "headers" in options:
+            headers = publication.envelope.properties.headers or {}
+            codec.check_headers(headers, head.task, self._limits)
         return Onward(publication, queue if delay > 0 else None)
 
     def _queue(

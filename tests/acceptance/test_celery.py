@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,30 @@ def celery_folder(at: Place) -> None:
 
 def environment(at: Place) -> dict[str, str]:
     return at.environment | {"BROKER": at.broker.url}
+
+
+@contextlib.contextmanager
+def celery_worker(at: Place) -> Iterator[None]:
+    """A Celery worker of the folder's app, ready; stopped at the end of the block."""
+    log = at.path / "celery.log"
+    with log.open("wb") as stream:
+        worker = subprocess.Popen(
+            [CELERY, "-A", "theirs", "worker", "-P", "solo", "-l", "info", "--without-mingle",
+             "--without-gossip", "-Q", at.queue],
+            cwd=at.path,
+            env=environment(at) | {"C_FORCE_ROOT": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+        )  # fmt: skip
+    try:
+        eventually(lambda: " ready." in log.read_text() or worker.poll() is not None, 30)
+        yield
+    finally:
+        family = descendants(worker.pid)
+        worker.terminate()
+        worker.wait(20)
+        eventually(lambda: not alive(family), 5)
 
 
 def script(at: Place, text: str) -> str:
@@ -101,27 +126,45 @@ def test_our_client_and_a_celery_worker(place: Places) -> None:
     with at.broker.channel() as channel:
         channel.queue_declare(at.queue, durable=True, arguments={"x-queue-type": "classic"})
     celery_folder(at)
-    log = at.path / "celery.log"
-    with log.open("wb") as stream:
-        worker = subprocess.Popen(
-            [CELERY, "-A", "theirs", "worker", "-P", "solo", "-l", "info", "--without-mingle",
-             "--without-gossip", "-Q", at.queue],
-            cwd=at.path,
-            env=environment(at) | {"C_FORCE_ROOT": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-        )  # fmt: skip
-    try:
-        eventually(lambda: " ready." in log.read_text() or worker.poll() is not None, 30)
+    with celery_worker(at):
         app = at.app
         assert app.send_task("theirs.add", (1, 2)).get(timeout=20) == 3
         results = [app.send_task("theirs.add", (n, n)) for n in range(20)]
         assert sum(result.get(timeout=20) for result in results) == 2 * sum(range(20))
         with pytest.raises(ValueError, match="why"):
             app.send_task("theirs.fail", ("why",)).get(timeout=20)
-    finally:
-        family = descendants(worker.pid)
-        worker.terminate()
-        worker.wait(20)
-        eventually(lambda: not alive(family), 5)
+
+
+CROSSING = """
+
+from kombu import Exchange
+app.conf.task_queues = [Queue("{queue}", Exchange(""), routing_key="{queue}", no_declare=True)]
+
+@app.task(name="cross.over", bind=True)
+def over(self, what):
+    request = self.request
+    if request.retries == 0:
+        raise self.retry(countdown=2, exc=KeyError("theirs"))
+    return [what, request.retries, request.headers.get("mine"), request.eta is not None]
+"""
+
+
+def test_retries_go_back_and_forth(place: Places) -> None:
+    """The first attempt runs in Celery, the second here, the third in Celery."""
+    at = place()
+    at.declare()
+    celery_folder(at)
+    with (at.path / "theirs.py").open("a") as theirs:
+        theirs.write(CROSSING.format(queue=at.queue))
+    result = at.app.send_task("cross.over", ("x",), headers={"mine": "kept"}, priority=4)
+
+    with celery_worker(at):
+        eventually(lambda: result.state == "RETRY", 30)
+        assert isinstance(result.result, KeyError)
+    node = at.node("-c1", "-Q", at.queue)
+    at.saw("ours", "x 1 kept")
+    node.says("retry scheduled", 10)
+    assert node.stop() == 0
+    with celery_worker(at):
+        assert result.get(timeout=30) == ["x", 2, "kept", True]
+    assert at.count("ours") == {"x 1 kept": 1}

@@ -376,3 +376,11 @@ def dies_before_its_ack(self: Task[[str], str], what: str) -> str:
 @app.task(bind=True)
 def unsendable(self: Task[[], None]) -> None:
     self.retry(args=(), kwargs={}, headers={"large": "x" * 70_000}, countdown=0.1)
+
+
+@app.task(bind=True, name="cross.over")
+def cross_over(self: Task[[str], object], what: str) -> object:
+    """The second of three attempts; the first and the last are Celery's."""
+    request = self.request
+    log("ours", f"{what} {request.retries} {request.headers.get('mine')}")
+    raise self.retry(countdown=1)

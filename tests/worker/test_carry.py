@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from amqtask import App
@@ -191,6 +192,21 @@ def test_a_message_of_protocol_1_becomes_one_of_protocol_2(carrier: Carrier) -> 
     assert (got.id, got.task, list(got.args), got.kwargs) == ("1", "t", [1], {"a": 2})
     assert got.retries == 3
     assert got.correlation_id == "1"
+
+
+def test_headers_that_celery_sends_as_null(carrier: Carrier) -> None:
+    sent = codec.encode(Message(id="1", task="t"))
+    headers = {
+        **(sent.properties.headers or {}),
+        "shadow": None,
+        "group": None,
+        "timelimit": [None, None],
+    }
+    properties = msgspec.structs.replace(sent.properties, headers=headers)
+    delivery = delivered(Envelope(sent.body, properties))
+    got = read(carried(carrier, delivery, options={"headers": {"mine": 1}}))
+
+    assert (got.retries, got.headers["mine"], got.shadow) == (1, 1, None)
 
 
 def test_what_cannot_be_sent_is_told(carrier: Carrier) -> None:
