@@ -6,7 +6,6 @@ next attempt. Nothing is published here. Any thread.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -80,12 +79,18 @@ def asked(
         when, due = eta, eta.timestamp()
     else:
         if countdown is None:
+            import random  # loaded where something is retried, not with amqtask
+
             countdown = round(plan.wait(request.retries, random), 3)
         late = isinstance(countdown, float | int) and countdown < 0
         delay = 0.0 if late else seconds(countdown)
         if delay is None:
             raise ValueError(f"countdown must be seconds from now, not {countdown!r}.")
         when, due = countdown if isinstance(countdown, float | int) else delay, now + delay
+    try:
+        iso(due)
+    except (OverflowError, ValueError, OSError):
+        raise ValueError(f"countdown lies outside the calendar: {countdown!r}.") from None
     first = first_time(request, now)
     again = Again(
         due=due,
@@ -113,6 +118,8 @@ def asked(
 
 def automatic(request: Request, rules: Rules, error: BaseException) -> Retry | GiveUp | None:
     """What the task's options say to an exception it has raised; ``None`` when they do not retry it."""
+    import random
+
     now = time.time()
     first = first_time(request, now)
     decision = decide(

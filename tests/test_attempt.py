@@ -238,6 +238,8 @@ def test_options_of_the_next_message() -> None:
             task.retry(headers={"id": "another"})
         with pytest.raises(ValueError, match="countdown"):
             task.retry(countdown=float("nan"))
+        with pytest.raises(ValueError, match="calendar"):
+            task.retry(countdown=1e300)
         with pytest.raises(ValueError, match="time zone"):
             task.retry(eta=datetime(2026, 1, 1))  # noqa: DTZ001  # that is the mistake
         with pytest.raises(TypeError, match="write countdown"):

@@ -405,7 +405,8 @@ class Executor:
             elif type(outcome) is Retried:
                 try:
                     onward = self._carrier.next_attempt(delivery, head, outcome.again, time.time())
-                except AmqtaskError as error:  # what the task wants to be different cannot be sent
+                except (AmqtaskError, ValueError, OverflowError) as error:
+                    # What the task wants to be different cannot be sent, or its moment lies outside the calendar.
                     failed = Failed(error, outcome.traceback, "retry", outcome.runtime)
                     return self._settlement(delivery, head, task, failed, acked)
             self._report(head, task, outcome)
