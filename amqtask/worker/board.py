@@ -23,6 +23,8 @@ import struct
 import msgspec
 
 from amqtask.core.fleet import VerdictKind
+from amqtask.worker import journal
+from amqtask.worker.journal import Journal
 
 ID_BYTES = 64
 NAME_BYTES = 128
@@ -272,12 +274,19 @@ class Board:
         seats: how many children can exist at one time, overlap of a reload included.
         slots: slots per child.
         verdicts: how many verdicts the ring keeps; the oldest gives way.
+        executions: how many ended executions the journal keeps of each seat.
+
+    Attributes:
+        journal: the executions that ended in this node a moment ago.
     """
 
-    def __init__(self, seats: int, slots: int, verdicts: int = 1024) -> None:
+    def __init__(
+        self, seats: int, slots: int, verdicts: int = 1024, executions: int = journal.SIZE
+    ) -> None:
+        self.journal = Journal(seats, executions)
         self.seats = seats
         self.slots = slots
-        seat_size = _CHILD_SIZE + _SLOT_SIZE * slots
+        self._seat_size = seat_size = _CHILD_SIZE + _SLOT_SIZE * slots
         self._ring_at = _HEADER_SIZE + seat_size * seats
         self._ring = verdicts
         self._memory = mmap.mmap(-1, self._ring_at + _VERDICT_SIZE * verdicts)
@@ -292,6 +301,24 @@ class Board:
     def child(self, index: int) -> ChildRecord:
         """Return the record of seat ``index``: always the same object in one process."""
         return self._children[index]
+
+    def runs(self, task_id: bytes | str) -> bool:
+        """Tell whether a task of this id runs in any slot of the node now.
+
+        Any thread. For redelivered messages only: it searches the memory of all slots.
+        """
+        key = _key(task_id)
+        memory = self._memory
+        at = memory.find(key, _HEADER_SIZE, self._ring_at)
+        while at >= 0:
+            seat, within = divmod(at - _HEADER_SIZE, self._seat_size)
+            number = (within - _CHILD_SIZE) // _SLOT_SIZE
+            if number >= 0:
+                task = self._children[seat].slot(number).read()
+                if task is not None and task.task_id.encode("utf-8", "replace") == key:
+                    return True
+            at = memory.find(key, at + 1, self._ring_at)
+        return False
 
     def charge(self, task_id: bytes | str, kind: VerdictKind) -> Verdict:
         """Record a verdict against a task id and return it with its count. The supervisor only."""
@@ -342,4 +369,5 @@ class Board:
 
     def close(self) -> None:
         """Unmap the memory in this process. Afterwards no method may be called."""
+        self.journal.close()
         self._memory.close()

@@ -16,7 +16,6 @@ from typing import Any
 
 from amqtask.amqp import ports
 from amqtask.amqp.address import in_order
-from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
@@ -27,6 +26,7 @@ from amqtask.errors import BrokerError
 from amqtask.log import get_logger
 from amqtask.worker.board import Ending
 from amqtask.worker.execution import Executor
+from amqtask.worker.held import Held
 from amqtask.worker.job import Job
 from amqtask.worker.limits import MainThreadLimits
 from amqtask.worker.lineage import ASK_SIGNAL, fork_clean
@@ -82,13 +82,34 @@ class Child:
             fast=job.settings.broker_fast_frames,
             consumer_timeouts=job.consumer_timeouts,
         )
+        journal = context.board.journal.seat(context.index)
+        journal.open()
+        self._journal = journal
         self._settler = Settler(
-            self._io, self._consumer, self._publisher, job.settings.worker_successful_max
+            self._io, self._consumer, self._publisher, job.settings.worker_successful_max, journal
         )
         self._settler.set_window(job.prefetch or FIRST * context.slots)
-        self._executor = Executor(job, context, self._settler, self._limits, self._consumer.stale)
+        self._executor = Executor(
+            job,
+            context,
+            self._settler,
+            self._limits,
+            self._consumer.stale,
+            lambda delivery, key: self._io.post(lambda: self._io_hold_back(delivery, key)),
+        )
         self._pool = SingleSlot(self._execute, self._idle)
         self._draining = False  # written by the I/O thread
+        # I/O thread: redeliveries of what runs in this node already
+        self._running_elsewhere = Held(
+            self._io,
+            context.board,
+            settle=self._io_settle_as,
+            release=self._io_release,
+            give_back=self._io_give_back,
+            resized=self._io_room,
+        )
+        self._prefetch = job.prefetch or FIRST * context.slots  # without the room for what is held
+        self._room = 0
         # I/O thread: the prefetch autopilot, when no multiplier was given
         self._pilot: Pilot | None = None
         if job.prefetch is None:
@@ -205,9 +226,12 @@ class Child:
     def _io_lost(self, error: BrokerError) -> None:
         kept = [each for each in self._pool.take_back() if not self._consumer.stale(each)]
         self._pool.hand_over(kept)  # the broker has the others again
+        self._running_elsewhere.forget(self._consumer.stale)
+        self._executor.released.clear()  # at worst one waits a second more
+        self._journal.lose()
         log.warning("the broker took its messages back; consuming again soon", reason=str(error))
 
-    def _io_batch(self, batch: list[Delivery]) -> None:
+    def _io_batch(self, batch: Sequence[ports.Delivery]) -> None:
         if self._draining:
             self._io_give_back(batch)
             return
@@ -217,8 +241,16 @@ class Child:
 
     def _io_prefetch(self, prefetch: int) -> None:
         """The autopilot asks for another prefetch."""
-        self._consumer.set_prefetch(prefetch)
+        self._prefetch = prefetch
+        self._consumer.set_prefetch(prefetch + self._room)
         self._settler.set_window(prefetch)
+
+    def _io_room(self, held: int) -> None:
+        """So many messages wait without being work for the slots: have as many more delivered."""
+        if self._job.single_active:
+            return  # a consumer that is replaced would lose the active role; and order is what the queue is for
+        self._room = held
+        self._consumer.set_prefetch(self._prefetch + held)
 
     def _io_pause(self, unstarted: Sequence[ports.Delivery]) -> None:
         """The autopilot hands over what the child should not hoard."""
@@ -228,6 +260,26 @@ class Child:
     def _io_give_back(self, deliveries: Sequence[ports.Delivery]) -> None:
         for delivery in deliveries:
             self._consumer.settle(delivery, Verdict.GIVE_BACK)
+
+    def _io_hold_back(self, delivery: ports.Delivery, key: Key) -> None:
+        """The task of a redelivery runs in this node: keep it until that one can answer for it."""
+        if self._draining:
+            self._io_give_back([delivery])
+        elif not self._consumer.stale(delivery):
+            log.info("runs in this node already, not started again", task_id=key[0])
+            self._running_elsewhere.add(delivery, key)
+
+    def _io_settle_as(self, delivery: ports.Delivery, key: Key, verdict: Verdict) -> None:
+        """An execution ended and answers for the redelivery that was held."""
+        log.info("finished meanwhile, not run again", task_id=key[0])
+        settlement = Settlement(verdict, self._settler.remembered(key))
+        self._settler.settle_now(delivery, settlement, key)
+
+    def _io_release(self, delivery: ports.Delivery, unconcerned: bool) -> None:
+        """Run a redelivery that was held after all."""
+        if unconcerned:
+            self._executor.released.add((delivery.epoch, delivery.tag))
+        self._io_batch([delivery])
 
     def _io_signal(self, reader: socket.socket) -> None:
         try:
@@ -249,6 +301,7 @@ class Child:
         self._draining = True
         self._context.draining()
         self._io_give_back(self._pool.take_back())
+        self._io_give_back(self._running_elsewhere.drop())
         self._consumer.stop(self._pool.stop)
         # A broker that hangs does not answer the cancel: what it still sends is given back.
         self._io.call_later(CLOSE_GRACE, self._pool.stop)
@@ -288,6 +341,7 @@ class Child:
         """Settle the task that was taken from the slot, give the rest back, and end the process that is stuck in it."""
         self._settler.settle_now(*ended)
         self._io_give_back(self._pool.take_back())
+        self._io_give_back(self._running_elsewhere.drop())
         self._consumer.stop(
             lambda: self._settler.when_idle(
                 lambda: self._consumer.close(lambda: os._exit(int(code)))

@@ -3,7 +3,8 @@
 The steps, in order, each of which may end the delivery:
 
 1. read the header (the body is not touched);
-2. a redelivery is looked up: finished here before, ended at its hard limit, or crashed its child too often;
+2. a redelivery is looked up: finished in this node before, still running in it, ended at its hard limit, or crashed its child
+   too often;
 3. the task is looked up and an expired one is refused;
 4. one that is early goes to the delay ladder, and has not run;
 5. the body is decoded and the task runs, within its limits;
@@ -66,6 +67,7 @@ from amqtask.task import Task
 from amqtask.worker.carry import Carrier
 from amqtask.worker.coroutines import Interruptible
 from amqtask.worker.job import Job
+from amqtask.worker.journal import Ended, mark_of
 from amqtask.worker.limits import MainThreadLimits
 from amqtask.worker.prepared import ChildContext
 from amqtask.worker.settle import Key, Settler
@@ -89,6 +91,7 @@ class Executor:
         settler: takes the settlements.
         limits: raises the soft limit and watches the hard one.
         stale: whether a delivery is the broker's again.
+        hold: takes a redelivery whose task runs in this node already.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Executor:
         settler: Settler,
         limits: MainThreadLimits,
         stale: Callable[[Delivery], bool],
+        hold: Callable[[Delivery, Key], None],
     ) -> None:
         settings = job.settings
         self.exhausted = False  # this child has reached its limit of tasks; slot's thread
@@ -107,6 +111,13 @@ class Executor:
         self._settler = settler
         self._limits = limits
         self._stale = stale
+        self._hold = hold
+        self._board = context.board
+        self._journal = context.board.journal.seat(context.index)
+        # Slot's thread: the place in the journal of the execution that is about to be settled.
+        self._place = -1
+        # Held deliveries that are to run after all, by epoch and tag. The I/O thread adds, the slot's thread takes.
+        self.released: set[tuple[int, int]] = set()
         self._tasks = job.app.tasks
         self._accept = serialization.accepted(settings.accept_content)
         self._sizes = codec.Limits(
@@ -151,7 +162,7 @@ class Executor:
         except MessageError as error:
             self._refuse(delivery, error)
             return
-        key = (head.id, head.retries)
+        key = self._key(delivery, head)
         if delivery.redelivered and self._known(delivery, head, key):
             return
         task = self._tasks.get(head.task)
@@ -166,6 +177,7 @@ class Executor:
         if head.eta is not None:
             wait = (head.eta_at() or 0.0) - time.time()
             if wait > EARLY:
+                # No key: it has not run, and comes back from the ladder as the same execution.
                 self._end(delivery, head, task, Deferred(wait), None)
                 return
         self._run(delivery, head, task, key)
@@ -175,7 +187,7 @@ class Executor:
         settings = self._job.settings
         acks_late = settings.task_acks_late if options.acks_late is None else options.acks_late
         if not acks_late:
-            self._settler.post(delivery, DONE, None)
+            self._post(delivery, DONE, key)
             self._settler.flush()
         soft = head.soft_time_limit or options.soft_time_limit or settings.task_soft_time_limit
         hard = head.time_limit or options.time_limit or settings.task_time_limit
@@ -205,6 +217,8 @@ class Executor:
             outcome = TERMINATED
         if not mine:
             _wait_for_the_end()
+        # In the journal before it leaves the board, so that no other child finds it on neither.
+        self._place = self._journal.begin(key[1])
         slot.end(type(outcome) is not Succeeded)
         self.running_since = 0.0
         self.busy += time.monotonic() - started
@@ -295,12 +309,11 @@ class Executor:
 
     def _known(self, delivery: Delivery, head: Head, key: Key) -> bool:
         """Settle a redelivery that must not run again. True when it is settled."""
-        results = self._settler.remembered(key)
-        if results is not None:
-            log.info("finished before, not run again", task_name=head.task, task_id=head.id)
-            self._post(delivery, Settlement(Verdict.ACK, results), key)
+        if (delivery.epoch, delivery.tag) in self.released:
+            self.released.discard((delivery.epoch, delivery.tag))
+        elif self._answered(delivery, head, key):
             return True
-        verdict = self._context.board.verdict(head.id)
+        verdict = self._board.verdict(head.id)
         if verdict is None:
             return False
         error: Exception
@@ -316,6 +329,30 @@ class Executor:
             return False
         self._end(delivery, head, self._tasks.get(head.task), outcome, key)
         return True
+
+    def _answered(self, delivery: Delivery, head: Head, key: Key) -> bool:
+        """Let an execution that this node knows answer for a redelivery. True when it has, or will."""
+        journal = self._board.journal
+        ended = journal.find(key[1])
+        if ended is Ended.UNKNOWN and not self._board.runs(head.id):
+            # It may have ended between the two looks; what has ended is in the journal before it leaves the board.
+            ended = journal.find(key[1])
+            if ended is Ended.UNKNOWN:
+                return False
+        if ended in (Ended.ACK_LOST, Ended.REJECT_LOST):
+            log.info("finished before, not run again", task_name=head.task, task_id=head.id)
+            verdict = Verdict.ACK if ended is Ended.ACK_LOST else Verdict.REJECT
+            self._post(delivery, Settlement(verdict, self._settler.remembered(key)), key)
+            return True
+        self._hold(delivery, key)
+        return True
+
+    def _key(self, delivery: Delivery, head: Head) -> Key:
+        # The queue, because each queue a message was routed to runs its own copy. The timestamp, because what is taken from
+        # the dead letters and sent again carries the time of that: it is to run though its first life has ended.
+        return head.id, mark_of(
+            (head.id, head.retries, head.task, delivery.queue, delivery.properties.timestamp)
+        )
 
     def _unknown(self, head: Head) -> Failed:
         return Failed(
@@ -419,7 +456,10 @@ class Executor:
         return settlement
 
     def _post(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
-        self._settler.post(delivery, settlement, key)
+        place, self._place = self._place, -1
+        if key is not None and place < 0:
+            place = self._journal.begin(key[1])
+        self._settler.post(delivery, settlement, key, place)
 
     def _wants_result(self, head: Head, task: AnyTask | None) -> bool:
         if not head.reply_to or not _good_address(head.reply_to):
@@ -584,7 +624,7 @@ class Executor:
         assert self._current is not None
         delivery, head, task, _, acked = self._current
         settlement = self._settlement(delivery, head, task, outcome, acked)
-        return delivery, settlement, (head.id, head.retries)
+        return delivery, settlement, self._key(delivery, head)
 
 
 def _retried(retry: Retry, error: BaseException | None, runtime: float) -> Retried:

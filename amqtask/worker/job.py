@@ -31,6 +31,7 @@ class Job:
         settings: the app's settings with the command line's over them.
         max_tasks: tasks after which a child is replaced.
         max_memory: KiB of resident memory after which a child is replaced.
+        single_active: one of the queues has a single active consumer.
     """
 
     app: App
@@ -45,3 +46,4 @@ class Job:
     settings: Settings
     max_tasks: int | None
     max_memory: int | None
+    single_active: bool = False

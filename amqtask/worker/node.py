@@ -77,7 +77,8 @@ def prepare(options: WorkerOptions) -> Node:
         _check_queues(session, queues)
         _check_patience(app, settings, queues, server.release)
         broker = str(session.address)
-    prefetch = _prefetch(topology, queues, options)
+    single_active = _single_active(topology, queues)
+    prefetch = _prefetch(single_active, options)
     app.freeze()
     job = Job(
         app=app,
@@ -96,6 +97,7 @@ def prepare(options: WorkerOptions) -> Node:
         settings=settings,
         max_tasks=options.max_tasks_per_child,
         max_memory=options.max_memory_per_child,
+        single_active=single_active,
     )
     info: dict[str, object] = {
         "node": options.node,
@@ -133,16 +135,19 @@ def _queues(topology: Topology, options: WorkerOptions, settings: Settings) -> t
     )
 
 
-def _prefetch(topology: Topology, queues: tuple[str, ...], options: WorkerOptions) -> int | None:
+def _single_active(topology: Topology, queues: tuple[str, ...]) -> bool:
+    return any(
+        name in topology.queues and topology.queues[name].single_active_consumer for name in queues
+    )
+
+
+def _prefetch(single_active: bool, options: WorkerOptions) -> int | None:
     """The fixed prefetch, or ``None`` when it follows the length of the tasks.
 
     To change it, consumers are replaced. On a queue with a single active consumer that would hand the active role to
     another node in the middle of a task, so there it is fixed.
     """
-    single = any(
-        name in topology.queues and topology.queues[name].single_active_consumer for name in queues
-    )
-    if options.prefetch is None and single:
+    if options.prefetch is None and single_active:
         return FIRST * options.slots
     return options.prefetch
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from amqtask.core.prefetch import MOST
 from amqtask.errors import ConfigurationError
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -94,6 +95,11 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """How many tasks one child runs at a time."""
         per_child = POOLS[self.pool].slots
         return self.concurrency if per_child is None else per_child
+
+    @property
+    def remembered(self) -> int:
+        """How many ended executions the node's journal keeps of each child: twice what a child may hold unacked."""
+        return min(65_536, max(1024, 2 * (self.prefetch or MOST * self.slots)))
 
     @property
     def prefetch(self) -> int | None:

@@ -20,6 +20,7 @@ from amqtask.core.message import Publication
 from amqtask.core.outcome import Onward, Settlement, Verdict
 from amqtask.errors import BrokerError, ConnectionLost, MessageError, Unroutable
 from amqtask.log import get_logger
+from amqtask.worker.journal import SeatJournal
 
 log = get_logger("amqtask.worker")
 
@@ -32,7 +33,8 @@ ONWARD_PAUSE_CAP = 5.0
 
 REMEMBERED_BYTES = 65_536  # a larger result is not kept: its task would run again after a lost ack
 
-Key = tuple[str, int]  # task id and its number of retries: one execution
+Key = tuple[str, int]  # task id and journal mark: one execution
+Posted = tuple[Delivery, Settlement, Key | None, int]
 
 
 class Settler:
@@ -44,7 +46,8 @@ class Settler:
         io: the child's I/O thread.
         consumer: takes the verdicts.
         publisher: takes the follow-ups.
-        remember: how many finished executions are kept, whose ack may have been lost.
+        remember: how many results of finished executions are kept, whose ack may have been lost.
+        journal: this child's ring of ended executions.
     """
 
     def __init__(
@@ -53,15 +56,17 @@ class Settler:
         consumer: ThreadedConsumer,
         publisher: ThreadedPublisher,
         remember: int,
+        journal: SeatJournal,
     ) -> None:
         self._io = io
         self._consumer = consumer
         self._publisher = publisher
         self._remember = remember
+        self._journal = journal
         self._enough = (
             1  # settled tasks that are worth a wake-up; written by the I/O thread, read by the slot
         )
-        self._outbox: deque[tuple[Delivery, Settlement, Key | None]] = deque()  # slot → I/O thread
+        self._outbox: deque[Posted] = deque()  # slot → I/O thread
         self._woken = 0.0  # slot's thread: when it last woke the I/O thread
         self._polling = False  # I/O thread: a look at the outbox is due
         self._woken_since = False  # I/O thread: the slot has woken us since that look was ordered
@@ -72,15 +77,17 @@ class Settler:
 
     # ------------------------------------------------------------ the slot's thread
 
-    def post(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
-        """Hand a settlement over. ``key`` identifies the execution, if one took place.
+    def post(
+        self, delivery: Delivery, settlement: Settlement, key: Key | None, place: int = 0
+    ) -> None:
+        """Hand a settlement over. ``key`` identifies the execution, if one took place, and ``place`` is its in the journal.
 
         The I/O thread is woken when the last wake is older than a few milliseconds; it looks again by itself that long
         after each wake, and on while it finds something. So a stream of short tasks costs one wake-up per batch, and no
         ack waits longer than that, however long the next task runs.
         """
         outbox = self._outbox
-        outbox.append((delivery, settlement, key))
+        outbox.append((delivery, settlement, key, place))
         # Read after the append: a look that missed it was ordered by an older wake.
         now = time.monotonic()
         if now - self._woken >= LINGER or len(outbox) >= self._enough:
@@ -93,9 +100,9 @@ class Settler:
             self._woken = time.monotonic()
             self._io.post(self._on_wake)
 
-    def remembered(self, key: Key) -> tuple[Publication, ...] | None:
-        """The results of an execution that finished here, if its delivery comes again."""
-        return self._finished.get(key)
+    def remembered(self, key: Key) -> tuple[Publication, ...]:
+        """The results of an execution that finished in this child, if there were any and they are not forgotten."""
+        return self._finished.get(key, ())
 
     # ------------------------------------------------------------ the I/O thread
 
@@ -111,9 +118,9 @@ class Settler:
         self._on_idle.append(callback)
         self._drain()
 
-    def settle_now(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
+    def settle_now(self, delivery: Delivery, settlement: Settlement, key: Key) -> None:
         """Settle from the I/O thread itself: a task ended at its hard limit."""
-        self._begin(delivery, settlement, key)
+        self._begin(delivery, settlement, key, self._journal.begin(key[1]))
 
     def _on_wake(self) -> None:
         self._drain()
@@ -125,6 +132,7 @@ class Settler:
 
     def _drain(self) -> None:
         outbox = self._outbox
+        self._journal.turn(time.monotonic())
         for _ in range(len(outbox)):
             self._begin(*outbox.popleft())
         self._check_idle()
@@ -146,16 +154,20 @@ class Settler:
             for callback in callbacks:
                 callback()
 
-    def _begin(self, delivery: Delivery, settlement: Settlement, key: Key | None) -> None:
+    def _begin(
+        self, delivery: Delivery, settlement: Settlement, key: Key | None, place: int
+    ) -> None:
         if not settlement.results and settlement.dead_letter is None and settlement.onward is None:
-            self._finish(delivery, settlement, settlement.verdict, key)
+            self._finish(delivery, settlement, settlement.verdict, key, place)
             return
         self._open += 1
 
         def ended(verdict: Verdict | None) -> None:
             self._open -= 1
             if verdict is not None:
-                self._finish(delivery, settlement, verdict, key)
+                self._finish(delivery, settlement, verdict, key, place)
+            elif key is not None and settlement.verdict is None:
+                self._journal.withdraw(place, key[1])  # it was acked before it ran
             self._check_idle()
 
         follow_ups = FollowUps(settlement, key, ended, self._publisher, self._io)
@@ -165,18 +177,30 @@ class Settler:
         follow_ups.publish()
 
     def _finish(
-        self, delivery: Delivery, settlement: Settlement, verdict: Verdict | None, key: Key | None
+        self,
+        delivery: Delivery,
+        settlement: Settlement,
+        verdict: Verdict | None,
+        key: Key | None,
+        place: int,
     ) -> None:
-        results = settlement.results
-        if (
-            key is not None
-            and verdict is Verdict.ACK
-            and sum(len(result.envelope.body) for result in results) <= REMEMBERED_BYTES
-        ):
-            finished = self._finished
-            finished[key] = results
-            if len(finished) > self._remember:
-                finished.popitem(last=False)
+        if key is not None:
+            if verdict is Verdict.ACK or verdict is Verdict.REJECT:
+                # Before the verdict leaves: what the broker knows, the journal knows.
+                self._journal.settled(
+                    place,
+                    key[1],
+                    acked=verdict is Verdict.ACK,
+                    lost=self._consumer.stale(delivery),
+                )
+                results = settlement.results
+                if results and sum(len(each.envelope.body) for each in results) <= REMEMBERED_BYTES:
+                    finished = self._finished
+                    finished[key] = results
+                    if len(finished) > self._remember:
+                        finished.popitem(last=False)
+            else:
+                self._journal.withdraw(place, key[1])
         if verdict is not None:
             self._consumer.settle(delivery, verdict)
 

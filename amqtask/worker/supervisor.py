@@ -101,7 +101,7 @@ class _Shell:
             shutdown_timeout=options.shutdown_timeout,
         )
         self._state, self._commands = fleet.begin(config)
-        self._board = Board(config.seats, options.slots)
+        self._board = Board(config.seats, options.slots, executions=options.remembered)
         self._notify_read, self._notify_write = os.pipe()
         os.set_blocking(self._notify_read, False)
         self._notify = link.Reader[link.FromChild](link.FromChild)
@@ -206,6 +206,15 @@ class _Shell:
                 code = os.waitstatus_to_exitcode(status)
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 yield fleet.ServerExited(generation, how)
+                self._bury(generation)
+
+    def _bury(self, generation: int) -> None:
+        """Clear the seats of children that died with their fork server."""
+        for index in range(self._board.seats):
+            record = self._board.child(index)
+            if record.read().generation == generation:
+                self._board.journal.seat(index).bury()
+                record.clear()
 
     def _server_says(self, generation: int) -> Iterator[fleet.Event]:
         server = self._servers.get(generation)
@@ -234,11 +243,14 @@ class _Shell:
                     running = tuple(
                         fleet.Task(task.task_id, task.name) for task in record.running()
                     )
-                    record.clear()
+                    self._board.journal.seat(frame.index).bury()
                     self._stopped_since.pop(frame.pid, None)
                     yield fleet.ChildExited(
                         frame.index, frame.pid, frame.code, frame.signal, running
                     )
+                    # After the verdict, which whoever waits for this run to end must find. Unless the seat was taken anew.
+                    if record.read().pid == frame.pid:
+                        record.clear()
                     server.link.send(link.ReapChild(frame.pid))
                 case _:
                     assert_never(frame)
@@ -535,7 +547,7 @@ def _run_solo(options: WorkerOptions, prepare: Prepare, on_ready: OnReady) -> in
     signal.signal(signal.SIGHUP, hang_up)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     watcher = reloader.start(forkserver.source_folders(), lambda: None) if options.reload else 0
-    board = Board(seats=1, slots=options.slots)
+    board = Board(seats=1, slots=options.slots, executions=options.remembered)
     board.child(0).open(os.getpid(), 1, time.monotonic())
     context = ChildContext(
         index=0, generation=1, node=options.node, slots=options.slots, board=board, notify=None

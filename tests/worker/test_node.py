@@ -6,7 +6,7 @@ import pytest
 
 from amqtask.core.prefetch import FIRST
 from amqtask.topology.parse import parse
-from amqtask.worker.node import _prefetch
+from amqtask.worker.node import _prefetch, _single_active
 from amqtask.worker.options import WorkerOptions
 
 TOPOLOGY = parse(
@@ -29,4 +29,4 @@ def test_the_prefetch_stays_where_an_active_consumer_must(
 ) -> None:
     options = WorkerOptions.parse(app="shop", concurrency=2, prefetch_multiplier=multiplier)
 
-    assert _prefetch(TOPOLOGY, queues, options) == expected
+    assert _prefetch(_single_active(TOPOLOGY, queues), options) == expected

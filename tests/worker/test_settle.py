@@ -12,6 +12,7 @@ import pytest
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.core.outcome import Verdict
 from amqtask.core.settlement import DONE
+from amqtask.worker.journal import Journal
 from amqtask.worker.settle import LINGER, Settler
 from tests.waiting import eventually
 
@@ -44,7 +45,7 @@ def _pause(seconds: float) -> None:
 
 def test_what_follows_a_second_wake_closely_is_settled_while_the_slot_is_busy(io: IoThread) -> None:
     verdicts = Verdicts()
-    settler = Settler(io, cast(Any, verdicts), cast(Any, None), 10)
+    settler = Settler(io, cast(Any, verdicts), cast(Any, None), 10, Journal(1).seat(0))
     settler.set_window(4)
 
     def post(name: str) -> None:

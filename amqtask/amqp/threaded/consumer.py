@@ -280,13 +280,15 @@ class ThreadedConsumer:
             if isinstance(error, OperationRefused):
                 self._declaration_refused(error)
             return
+        was_up = self._up
         self._up = self._ready = False
         self._step = None
         self._forget_round()
         self._waiting = []
         self._batch = []
         lost = [lane.drop() for lane in self._lanes.values()]
-        if any(lost) and self._on_lost is not None:
+        # A consumer that stops may have lost its last verdicts.
+        if (any(lost) or (was_up and self.stopping)) and self._on_lost is not None:
             self._on_lost(error)
 
     # ------------------------------------------------------------ I/O thread: what lanes need (lane.Home)
