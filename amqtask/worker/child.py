@@ -247,7 +247,7 @@ class Child:
 
     def _io_room(self, held: int) -> None:
         """So many messages wait without being work for the slots: have as many more delivered."""
-        if self._job.single_active:
+        if self._draining or self._job.single_active:
             return  # a consumer that is replaced would lose the active role; and order is what the queue is for
         self._room = held
         self._consumer.set_prefetch(self._prefetch + held)
@@ -301,7 +301,7 @@ class Child:
         self._draining = True
         self._context.draining()
         self._io_give_back(self._pool.take_back())
-        self._io_give_back(self._running_elsewhere.drop())
+        self._io_give_back(self._running_elsewhere.finish())
         self._consumer.stop(self._pool.stop)
         # A broker that hangs does not answer the cancel: what it still sends is given back.
         self._io.call_later(CLOSE_GRACE, self._pool.stop)

@@ -81,6 +81,11 @@ class Held:
             self._waiting = kept
             self._resized(min(len(kept), ROOM))
 
+    def finish(self) -> list[Delivery]:
+        """Settle what can be settled now and hold nothing any more; what was left."""
+        self._look()
+        return self.drop()
+
     def drop(self) -> list[Delivery]:
         """Hold nothing any more; what was held."""
         dropped = [each.delivery for each in self._waiting]

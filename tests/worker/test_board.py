@@ -42,6 +42,18 @@ def test_slot_shows_its_task_until_it_ends(board: Board) -> None:
     assert slot.counts() == (1, 0)
 
 
+def test_a_task_is_found_in_whatever_slot_it_runs(board: Board) -> None:
+    slot = board.child(2).slot(1)
+    slot.begin("id-12", "id-1", 1.0)
+
+    assert board.runs("id-12")
+    assert not board.runs("id-1")  # the start of another's id, and another's name
+    slot.end()
+    assert not board.runs("id-12")
+    slot.begin("ü" * 100, "t", 1.0)
+    assert board.runs("ü" * 100)
+
+
 def test_second_run_of_a_task_has_its_own_sequence(board: Board) -> None:
     slot = board.child(0).slot(0)
     slot.begin(b"id-1", "t", 1.0)

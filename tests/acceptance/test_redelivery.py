@@ -1,0 +1,162 @@
+"""Messages that the broker hands out again though their tasks run, or have run: they are not started a second time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from amqtask.testing.proxy import Proxy
+from tests.acceptance.nodes import Node, Place
+from tests.brokers import Broker
+from tests.waiting import eventually
+
+Places = Callable[..., Place]
+
+
+@pytest.fixture
+def proxy(broker: Broker) -> Iterator[Proxy]:
+    with Proxy.before(broker.url) as proxy:
+        yield proxy
+
+
+HELD = "runs in this node already, not started again"
+
+
+def cut_until_held(proxy: Proxy, node: Node, times: int = 1) -> None:
+    """Cut the node's connections until another child than the one that runs the task has got its message."""
+
+    def held() -> bool:
+        known = len(node.records("connected to the broker again"))
+        assert proxy.cut()
+        node.says("connected to the broker again", times=known + 2)
+        with contextlib.suppress(AssertionError):  # it went to the child that runs it, behind that
+            node.says(HELD, 0.7, times)
+        return len(node.records(HELD)) >= times
+
+    eventually(held, 20)
+
+
+def answered(node: Node) -> None:
+    """Wait until a redelivery was settled by what the node knows."""
+    eventually(
+        lambda: (
+            node.records("finished before, not run again")
+            or node.records("finished meanwhile, not run again")
+        ),
+        10,
+    )
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("flags", [("-c2", "--prefetch-multiplier=1"), ("-c2",), ("-c1",)])
+def test_the_running_task_answers_for_its_redelivery(
+    place: Places, proxy: Proxy, kind: str, flags: tuple[str, ...]
+) -> None:
+    at = place(type=kind)
+    node = at.node(*flags, "-b", proxy.url, "-Q", at.queue)
+    result = at.send("hold", "x", "go")
+    at.saw("start", "x")
+
+    for number in range(2):
+        if "-c2" in flags:
+            cut_until_held(proxy, node, number + 1)
+            # It blocks nobody, though it takes the whole prefetch of the child that keeps it. (With a fixed prefetch, one message
+            # may wait behind the task in the child that runs it.)
+            at.send_notes(5, prefix=f"{number}-")
+            at.finished((number + 1) * 5 - 1)
+        else:
+            assert proxy.cut()
+            node.says("connected to the broker again", times=number + 1)
+    at.release("go")
+
+    assert result.get(timeout=10) == "x"
+    answered(node)
+    assert node.stop() == 0
+    assert at.count("start")["x"] == at.count("end")["x"] == 1
+    assert max(at.count("start").values()) == 1
+    assert at.depth() == at.depth(at.dead) == 0
+
+
+def test_a_redelivery_runs_when_the_running_task_dies(place: Places, proxy: Proxy) -> None:
+    at = place(type="quorum")
+    node = at.node("-c2", "-b", proxy.url, "-Q", at.queue)
+    result = at.send("hold", "x", "go")
+    at.saw("start", "x")
+    cut_until_held(proxy, node)
+
+    os.kill(at.pids()[0], signal.SIGKILL)
+
+    eventually(lambda: at.count("start")["x"] == 2, 10)
+    at.release("go")
+    assert result.get(timeout=10) == "x"
+    (record,) = node.records("child crashed")
+    assert record["task_id"] == result.id
+    assert node.stop() == 0
+    assert at.depth() == 0
+
+
+def test_what_is_held_is_given_back_at_a_stop(place: Places, proxy: Proxy) -> None:
+    at = place(type="quorum")
+    node = at.node("-c2", "-b", proxy.url, "-Q", at.queue)
+    at.send("hold", "x", "never", ignore_result=True)
+    at.saw("start", "x")
+    cut_until_held(proxy, node)
+
+    node.kill(signal.SIGTERM)
+
+    eventually(lambda: at.depth() == 1, 10, interval=0.1)
+    node.kill(signal.SIGQUIT)
+    assert node.wait(10) == 0
+    assert at.depth() == 1
+    assert at.count("start") == {"x": 1}
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_cut_again_and_again_under_load_nothing_runs_twice(
+    place: Places, proxy: Proxy, kind: str
+) -> None:
+    at = place(type=kind)
+    node = at.node("-c2", "-b", proxy.url, "-Q", at.queue)
+    names = at.send_notes(1200, 0.003)
+    for number in range(1, 7):
+        at.finished(number * 120)
+        proxy.cut()
+
+    at.everything_done(names)
+    assert node.stop() == 0
+    assert at.count("start") == at.count("end") == Counter(names)
+    assert at.depth() == at.depth(at.dead) == 0
+
+
+def test_a_task_acked_before_it_runs_is_not_run_again(place: Places, proxy: Proxy) -> None:
+    at = place(type="quorum", task_acks_late=False)
+    node = at.node("-c2", "-b", proxy.url, "-Q", at.queue)
+    names = at.send_notes(600, 0.003)
+    for number in range(1, 4):
+        at.finished(number * 120)
+        proxy.cut()
+
+    at.everything_done(names)
+    assert node.stop() == 0
+    assert at.count("start") == at.count("end") == Counter(names)
+
+
+def test_a_message_sent_again_on_purpose_runs(place: Places, proxy: Proxy) -> None:
+    at = place(type="quorum")
+    node = at.node("-c2", "-b", proxy.url, "-Q", at.queue)
+    at.send("note", "x", task_id="one")
+    at.saw("end", "x")
+    at.send("hold", "y", "go", ignore_result=True)
+    at.send("hold", "y", "go", ignore_result=True)
+    eventually(lambda: at.count("start")["y"] == 2, 10)
+    # both slots are taken: this one waits, is given back, and comes again as a redelivery
+    at.send("note", "x", task_id="one")
+    at.release("go")
+    eventually(lambda: at.count("end")["x"] == 2, 10)
+    assert node.stop() == 0
+    assert at.depth() == at.depth(at.dead) == 0
