@@ -563,7 +563,7 @@ class App:
         )
         awaited = None
         if not call.ignore_result:
-            awaited = self._pending.expect(call.id)
+            awaited = self._pending.sending(call.id)
             if reply_to is None:
                 awaited.fail(
                     ResultError(

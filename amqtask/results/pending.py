@@ -31,7 +31,7 @@ class Awaited:
 
     Attributes:
         id: the task's id.
-        error: why no result will come: the publish failed, or the app was closed. Written once.
+        error: why no result will come: the publish failed, or the app was closed. Taken back when it is sent again.
     """
 
     # _fresh, _waiters, error: guarded by the table's lock. _known: guarded by _folding.
@@ -180,6 +180,13 @@ class Pending:
         """The entry for an id, with what arrived before anybody asked."""
         with self.lock:
             return self._entry(task_id)
+
+    def sending(self, task_id: str) -> Awaited:
+        """The entry for an id that is about to be sent: that an earlier try to send it failed does not hold any more."""
+        with self.lock:
+            entry = self._entry(task_id)
+            entry.error = self._closed
+            return entry
 
     def arrive(self, task_id: str, envelope: Envelope) -> None:
         """File a reply, whether or not anybody holds a handle."""

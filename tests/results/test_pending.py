@@ -75,6 +75,21 @@ def test_a_result_outlives_a_handle_dropped_before_it_was_read(table: Pending) -
     assert table.expect("a").latest() == Known("SUCCESS", "early")
 
 
+def test_a_task_that_is_sent_again_forgets_that_the_first_try_failed(table: Pending) -> None:
+    entry = table.sending("a")
+    entry.fail(ConnectionError("no broker"))
+    assert entry.settled()
+
+    again = table.sending("a")
+    assert again is entry
+    assert not again.settled()
+    table.arrive("a", reply("SUCCESS", "1"))
+    assert again.latest() == Known("SUCCESS", "1")
+
+    table.close(reason := ConnectionError("closed"))
+    assert table.sending("b").error is reason
+
+
 def test_replies_nobody_holds_are_bounded_in_number_and_the_newest_stay(table: Pending) -> None:
     for number in range(module.KEPT_MAX + 10):
         table.arrive(str(number), reply("SUCCESS", str(number)))
