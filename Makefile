@@ -10,7 +10,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Arguments for pytest and the benchmark: make test ARGS="-k ladder -x"
+# Arguments for pytest, the benchmark and the chaos run: make test ARGS="-k ladder -x"
 ARGS ?=
 
 # Nothing is asked, and no home folder is needed.
@@ -18,7 +18,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup fmt lint type layers test test-unit test-all bench demo up down clean
+.PHONY: help setup fmt lint type layers test test-unit test-all chaos bench demo up down clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET, where TARGET is one of:\n"} \
@@ -48,6 +48,9 @@ test-unit: $(READY) ## Run the tests that need no broker and start no process
 
 test-all: $(READY) ## Run what CI runs: linters, and the tests on RabbitMQ 3.10 and 4.x
 	.ci/run
+
+chaos: $(READY) ## Break a system of workers on purpose and account for every task
+	$(BIN)/amqtask chaos $(ARGS)
 
 bench: $(READY) ## Run the benchmark; finds or starts a RabbitMQ
 	$(BIN)/python -m amqtask.broker.run -- $(BIN)/python -m benchmarks $(ARGS)

@@ -23,6 +23,7 @@ WORDS = [
     "test",
     "test-unit",
     "test-all",
+    "chaos",
     "bench",
     "demo",
     "up",

@@ -294,6 +294,36 @@ class PrivateNode:
         """Let a paused server go on."""
         self._send(signal.SIGCONT)
 
+    def control(self, *arguments: str, timeout: float = 30.0) -> str:
+        """Run ``rabbitmqctl`` with these arguments on this node; what it printed.
+
+        Raises:
+            BrokerError: the node does not run, or the command failed or took longer than ``timeout`` seconds.
+        """
+        record, server = self._record(), find_server(self.root)
+        if record is None or server is None or not self.status().running:
+            raise BrokerError("The private broker is not running, so rabbitmqctl cannot reach it.")
+        command = [self._inside(server.with_name("rabbitmqctl")), *arguments]
+        if self.root is not None:
+            command = ["chroot", str(self.root), *command]
+        try:
+            done = subprocess.run(
+                command,
+                env=self._environment(record.ports),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+            )
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {exc}.") from exc
+        if done.returncode != 0:
+            words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {words}")
+        return done.stdout
+
     def restart(self, timeout: float = 120.0) -> NodeStatus:
         """Stop and start the node on the same ports."""
         self.stop()

@@ -88,10 +88,10 @@ def marked(value: str, name: str = MARK) -> list[Process]:
     return found
 
 
-def end_all(value: str, timeout: float = 10.0) -> list[Process]:
+def end_all(value: str, timeout: float = 10.0, name: str = MARK) -> list[Process]:
     """Kill every process marked with ``value``; return those still alive after ``timeout``."""
     deadline = time.monotonic() + timeout
-    while left := marked(value):
+    while left := marked(value, name):
         for process in left:
             process.signal(signal.SIGKILL)
         if time.monotonic() > deadline:

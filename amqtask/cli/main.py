@@ -29,6 +29,7 @@ COMMANDS = {
     "queue": "amqtask.cli.queue",
     "doctor": "amqtask.cli.doctor",
     "broker": "amqtask.cli.broker",
+    "chaos": "amqtask.cli.chaos",
 }
 
 

@@ -114,6 +114,10 @@ class Running:
         finally:
             assert text in self.output, self.output
 
+    def wait(self, timeout: float = 20) -> int:
+        """Wait until it has ended by itself; the exit code."""
+        return self._child.wait(timeout)
+
     def end(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:
         """Send a signal and return the exit code."""
         self._child.send_signal(number)

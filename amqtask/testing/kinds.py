@@ -1,0 +1,66 @@
+"""The kinds of tasks of a chaos run, and which of them a number is. Pure."""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+import msgspec
+
+End = Literal["done", "dead", "either"]
+
+
+class TaskKind(msgspec.Struct, frozen=True):
+    """One kind of task.
+
+    Attributes:
+        name: the task's short name in ``amqtask.testing.workload``.
+        weight: tasks of this kind in a thousand, if all kinds are used.
+        end: how such a task ends when all is well.
+        asks: the share of them whose publisher waits for the result.
+        later: it may start long after it was sent, or run again later: not a measure of recovery.
+        chain: the most messages that one send may become in turn.
+        crashes: how often it is meant to kill its process.
+    """
+
+    name: str
+    weight: int
+    end: End = "done"
+    asks: float = 0.0
+    later: bool = False
+    chain: int = 1
+    crashes: int = 0
+
+
+KINDS: dict[str, TaskKind] = {
+    kind.name: kind
+    for kind in (
+        TaskKind("short", 600, asks=0.2),
+        TaskKind("long", 60, asks=0.2),
+        TaskKind("cpu", 150, asks=0.2),
+        TaskKind("large", 40, asks=0.5),
+        TaskKind("failing", 60, end="dead", asks=0.3),
+    )
+}
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """What task a number is.
+
+    Attributes:
+        kind: its name.
+        asks: its publisher waits for the result.
+        amount: 0 up to 1: how long, how large, how often, as the kind has it.
+    """
+
+    kind: str
+    asks: bool
+    amount: float
+
+
+def choose(seed: int, number: int, names: tuple[str, ...] = ()) -> Chosen:
+    """The task of a number; the same in every process."""
+    rng = random.Random(f"task {seed} {number}")
+    kinds = [KINDS[name] for name in names or KINDS]
+    kind = rng.choices(kinds, [kind.weight for kind in kinds])[0]
+    return Chosen(kind.name, rng.random() < kind.asks, rng.random())

@@ -1,0 +1,510 @@
+"""The ledger of a chaos run: from what every process wrote down to a verdict in Jepsen's words. Pure.
+
+Every id that was *attempted* is either *acknowledged* (the broker confirmed it) or not. What was acknowledged must be found
+again: done, dead, or pending in a queue; what is in none of them is *lost*. What ran without having been attempted, or ended
+as its kind does not end, is *unexpected*. What was never acknowledged and ran all the same is *recovered*, which is allowed.
+
+A task may run twice when a fault hits a process that had started it and whose ack the broker did not have yet; how often that
+can have happened is counted for each fault from the same lines, and is the bound the duplicates are held against.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from amqtask.testing.history import Event
+from amqtask.testing.kinds import TaskKind
+
+UNSETTLED = 0.1  # seconds after its last line in which a task's ack may not be at the broker yet
+AFTERMATH = 0.3  # seconds after a freeze in which what was under way may still break off
+TOLD = 20  # ids of each sort that are told with what is known of them
+
+# What a fault can have repeated: runs of the processes it hit, or messages on their way to the broker, or both.
+RUNS = frozenset({"kill-child", "kill-supervisor", "stop-child"})
+SENDS = frozenset({"alarm", "slow"})
+BOTH = frozenset(
+    {
+        "cut",
+        "cut-one",
+        "freeze",
+        "broker-stop",
+        "broker-kill",
+        "broker-restart",
+        "broker-freeze",
+    }
+)
+KILLS = frozenset({"kill-child", "kill-supervisor", "kill-publisher"})
+BROKER_DIES = frozenset({"broker-kill"})
+
+
+class Incident(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault as it happened. Times are of the clock of the events.
+
+    Attributes:
+        number: counts from 1.
+        kind: the fault's name.
+        began: when it began.
+        ended: when it was over.
+        pids: the processes it hit; none means everybody.
+        broke: when the last connection was gone, where that is known; else they may break off until ``ended``.
+        back: from when on work could be expected again; ``None`` where it never stopped.
+        text: what was done, for people.
+    """
+
+    number: int
+    kind: str
+    began: float
+    ended: float
+    pids: tuple[int, ...] = ()
+    broke: float | None = None
+    back: float | None = None
+    text: str = ""
+
+
+class Run(msgspec.Struct):
+    """One run of a task: from its first line to its last, or to the death of its process."""
+
+    id: str
+    retries: int
+    pid: int
+    started: float
+    ended: float | None = None
+    whole: bool = False  # it wrote its last line
+
+
+class Attempt(msgspec.Struct):
+    """One try to send a task: until it was acknowledged or refused, or its process died."""
+
+    id: str
+    pid: int
+    began: float
+    ended: float | None = None
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One task with which something is wrong, and what is known of it."""
+
+    id: str
+    kind: str
+    why: str
+    lines: tuple[str, ...]
+
+
+class FaultSummary(msgspec.Struct, frozen=True):
+    """All faults of one kind: how many, and the longest time until work went on."""
+
+    kind: str
+    count: int
+    recovery: float | None
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run showed.
+
+    Attributes:
+        attempted: ids that somebody tried to send.
+        acknowledged: ids the broker confirmed; the sum of the next four.
+        done: acknowledged and run to the end.
+        dead: acknowledged and among the dead letters.
+        pending: acknowledged and still in a queue at the end.
+        lost: acknowledged and nowhere.
+        stuck: messages that were in a queue at the end, wanted or not.
+        unexpected: ran or died without having been sent, or ended as their kind does not.
+        recovered: not acknowledged, and found all the same.
+        duplicates: runs beyond those intended.
+        bound: how many duplicates the faults can explain.
+        unexplained: ids that ran more often than the faults that hit them explain.
+        duplicates_count: whether duplicates above the bound fail the run.
+        results: results that living publishers waited for.
+        results_missing: of these, what did not come or was wrong.
+        recovery: seconds until work went on, the longest.
+        faults: by kind.
+        findings: the ids behind the numbers, at most some of each sort.
+        troubles: what else went wrong, in sentences.
+    """
+
+    attempted: int
+    acknowledged: int
+    done: int
+    dead: int
+    pending: int
+    lost: int
+    stuck: int
+    unexpected: int
+    recovered: int
+    duplicates: int
+    bound: int
+    unexplained: int
+    duplicates_count: bool
+    results: int
+    results_missing: int
+    recovery: float | None
+    faults: tuple[FaultSummary, ...]
+    by_kind: dict[str, dict[str, int]]
+    findings: tuple[Finding, ...]
+    troubles: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether every promise was kept."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What was not kept, in words."""
+        found = []
+        for count, text in (
+            (self.lost, "lost"),
+            (self.stuck, "stuck"),
+            (self.unexpected, "unexpected"),
+            (self.results_missing, "without the result that was waited for"),
+        ):
+            if count:
+                found.append(f"{count} {text}")
+        if self.duplicates_count and self.duplicates > self.bound:
+            found.append(f"{self.duplicates} duplicates, more than the {self.bound} explained")
+        return (*found, *self.troubles)
+
+
+class Ledger:
+    """Takes the events of a run in any order of files; knows at each moment what is open, and judges at the end.
+
+    Args:
+        kinds: the kinds of tasks by name.
+    """
+
+    def __init__(self, kinds: Mapping[str, TaskKind]) -> None:
+        self._kinds = kinds
+        self._events: dict[str, list[Event]] = defaultdict(list)
+        self._kind: dict[str, str] = {}
+        self.attempted: set[str] = set()
+        self.acknowledged: set[str] = set()
+        self.done: set[str] = set()
+        self.raised: set[str] = set()
+        self.begun: set[str] = set()
+        self.dead: Counter[str] = Counter()
+        self.pending: set[str] = set()
+        self.last_start = 0.0  # when a task last started
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take events."""
+        for event in events:
+            self._events[event.id].append(event)
+            match event.what:
+                case "attempted":
+                    self.attempted.add(event.id)
+                    self._kind[event.id] = event.note.partition(" ")[0]
+                case "acknowledged":
+                    self.acknowledged.add(event.id)
+                case "started":
+                    self.begun.add(event.id)
+                    self.last_start = max(self.last_start, event.time)
+                case "finished":
+                    self.done.add(event.id)
+                case "raised":
+                    self.raised.add(event.id)
+                case "dead":
+                    self.dead[event.id] += 1
+                case "pending":
+                    self.pending.add(event.id)
+                case _:
+                    pass
+
+    def open(self) -> set[str]:
+        """What was acknowledged, should be done and is not."""
+        return {
+            task
+            for task in self.acknowledged - self.done
+            if self._of(task).end == "done" and not self.dead[task]
+        }
+
+    def waiting(self) -> bool:
+        """Whether something was sent that has not started."""
+        return len(self.attempted) > len(self.begun)
+
+    def expected_dead(self) -> int:
+        """How many acknowledged tasks must end among the dead letters."""
+        return sum(self._of(task).end == "dead" for task in self.acknowledged)
+
+    def known(self, task: str) -> list[Event]:
+        """Everything that was written about a task, in order."""
+        return sorted(self._events[task])
+
+    def _of(self, task: str) -> TaskKind:
+        return self._kinds.get(self._kind.get(task, ""), _UNKNOWN)
+
+    def judge(
+        self,
+        incidents: Sequence[Incident],
+        *,
+        living: Iterable[int] = (),
+        duplicates_count: bool = True,
+        troubles: Iterable[str] = (),
+        began: float = 0.0,
+    ) -> Verdict:
+        """The verdict.
+
+        Args:
+            incidents: what was done to the system.
+            living: publishers that lived to the end: their results must have come.
+            duplicates_count: whether duplicates above the bound are a failure.
+            troubles: what else went wrong.
+            began: the time that findings count from.
+        """
+        runs, attempts = self._runs(incidents), self._attempts(incidents)
+        found = set(self.done) | set(self.dead)
+        lost = self.acknowledged - found - self.pending
+        unexpected = self._unexpected(runs)
+        allowed = self._allowed(runs, attempts, [*incidents, *self._crashes(runs)])
+        extra = self._extra(runs)
+        unexplained = {task: count for task, count in extra.items() if count > allowed[task]}
+        results, missing = self._results(set(living))
+        dead = (self.acknowledged & set(self.dead)) - self.done
+        pending = (self.acknowledged & self.pending) - found
+        recoveries = [(i.kind, self._recovery(i, runs, incidents)) for i in incidents]
+        told = [time for _, time in recoveries if time is not None]
+        findings = [
+            *self._tell(lost, "lost", began),
+            *self._tell(self.pending, "stuck", began),
+            *(
+                self._finding(task, f"unexpected: {why}", began)
+                for task, why in sorted(unexpected.items())[:TOLD]
+            ),
+            *self._tell(missing, "its result did not come", began),
+            *(
+                self._finding(task, f"ran {count} times too often", began)
+                for task, count in sorted(unexplained.items())[:TOLD]
+            ),
+        ]
+        return Verdict(
+            attempted=len(self.attempted),
+            acknowledged=len(self.acknowledged),
+            done=len(self.acknowledged & self.done),
+            dead=len(dead),
+            pending=len(pending),
+            lost=len(lost),
+            stuck=len(self.pending),
+            unexpected=len(unexpected),
+            recovered=len((self.attempted - self.acknowledged) & found),
+            duplicates=sum(extra.values()),
+            bound=sum(allowed.values()),
+            unexplained=len(unexplained),
+            duplicates_count=duplicates_count,
+            results=results,
+            results_missing=len(missing),
+            recovery=max(told, default=None),
+            faults=_summaries(recoveries),
+            by_kind=self._by_kind(),
+            findings=tuple(findings),
+            troubles=tuple(troubles),
+        )
+
+    # ------------------------------------------------------------ runs and attempts
+
+    def _runs(self, incidents: Sequence[Incident]) -> list[Run]:
+        deaths = _deaths(incidents)
+        found: list[Run] = []
+        for task, events in self._events.items():
+            going: dict[tuple[int, int], Run] = {}
+            for event in sorted(events):
+                if event.what == "started":
+                    run = Run(task, int(event.note or 0), event.pid, event.time)
+                    going[run.pid, run.retries] = run
+                    found.append(run)
+                elif event.what in ("finished", "raised"):
+                    ended = going.pop((event.pid, int(event.note or 0)), None)
+                    if ended is not None:
+                        ended.ended, ended.whole = event.time, True
+        for run in found:
+            if run.ended is None:
+                later = [at for at in deaths.get(run.pid, ()) if at >= run.started]
+                run.ended = min(later, default=None)
+                if run.ended is None and self._of(run.id).crashes:
+                    run.ended = run.started
+        return found
+
+    def _attempts(self, incidents: Sequence[Incident]) -> list[Attempt]:
+        deaths = _deaths(incidents)
+        found: list[Attempt] = []
+        for task, events in self._events.items():
+            going: dict[int, Attempt] = {}
+            for event in sorted(events):
+                if event.what == "attempted":
+                    going[event.pid] = Attempt(task, event.pid, event.time)
+                    found.append(going[event.pid])
+                elif event.what in ("acknowledged", "refused") and event.pid in going:
+                    going.pop(event.pid).ended = event.time
+        for attempt in found:
+            if attempt.ended is None:
+                later = [at for at in deaths.get(attempt.pid, ()) if at >= attempt.began]
+                attempt.ended = min(later, default=None)
+        return found
+
+    def _crashes(self, runs: Sequence[Run]) -> list[Incident]:
+        """The kills that tasks did to their own processes."""
+        return [
+            Incident(
+                number=0, kind="kill-child", began=run.started, ended=run.started, pids=(run.pid,)
+            )
+            for run in runs
+            if self._of(run.id).crashes and not run.whole
+        ]
+
+    # ------------------------------------------------------------ duplicates
+
+    def _extra(self, runs: Sequence[Run]) -> dict[str, int]:
+        """Runs beyond those intended, by id."""
+        starts = Counter((run.id, run.retries) for run in runs)
+        found: Counter[str] = Counter()
+        for (task, _), count in starts.items():
+            extra = count - max(1, self._of(task).crashes)
+            if extra > 0:
+                found[task] += extra
+        return dict(found)
+
+    def _allowed(
+        self, runs: Sequence[Run], attempts: Sequence[Attempt], incidents: Sequence[Incident]
+    ) -> Counter[str]:
+        """How often each id may have run again because of the faults."""
+        found: Counter[str] = Counter()
+        for task, count in Counter(attempt.id for attempt in attempts).items():
+            if count > 1:
+                found[task] += (count - 1) * self._of(task).chain
+        last: dict[str, float] = {}
+        for run in runs:
+            last[run.id] = max(last.get(run.id, 0.0), run.ended or _FOREVER)
+        first: dict[str, float] = {}
+        for attempt in attempts:
+            first[attempt.id] = min(first.get(attempt.id, _FOREVER), attempt.began)
+        for incident in incidents:
+            begin = incident.began - UNSETTLED
+            end = incident.ended + AFTERMATH if incident.broke is None else incident.broke
+            hit: set[str] = set()
+            if incident.kind in RUNS or incident.kind in BOTH:
+                hit |= {
+                    run.id
+                    for run in runs
+                    if run.started <= end
+                    and (run.ended or _FOREVER) >= begin
+                    and (not incident.pids or run.pid in incident.pids)
+                }
+            if incident.kind in SENDS or incident.kind in BOTH:
+                hit |= {
+                    attempt.id
+                    for attempt in attempts
+                    if attempt.began <= end and (attempt.ended or _FOREVER) >= begin
+                }
+            if incident.kind in BOTH:
+                # on its way through the delays, from queue to queue
+                hit |= {
+                    task
+                    for task, at in first.items()
+                    if self._of(task).later and at <= end and last.get(task, _FOREVER) >= begin
+                }
+            for task in hit:
+                found[task] += self._of(task).chain
+        return found
+
+    # ------------------------------------------------------------ the rest
+
+    def _unexpected(self, runs: Sequence[Run]) -> dict[str, str]:
+        ran = {run.id for run in runs}
+        found = dict.fromkeys(
+            (ran | self.done | set(self.dead) | self.pending) - self.attempted, "it was never sent"
+        )
+        for task in self.attempted & (self.done | set(self.dead)):
+            end = self._of(task).end
+            if end == "done" and task not in self.done:
+                found[task] = "it is dead and should be done"
+            elif end == "dead" and task in self.done:
+                found[task] = "it is done and should be dead"
+        return found
+
+    def _results(self, living: set[int]) -> tuple[int, set[str]]:
+        """How many results living publishers waited for, and those that did not come or were wrong."""
+        wanted: set[str] = set()
+        good: set[str] = set()
+        for task, events in self._events.items():
+            for event in events:
+                if event.what == "awaits" and event.pid in living:
+                    wanted.add(task)
+                elif event.what == "result" and event.note == "ok" and event.pid in living:
+                    good.add(task)
+        return len(wanted), wanted - good
+
+    def _recovery(
+        self, incident: Incident, runs: Sequence[Run], incidents: Sequence[Incident]
+    ) -> float | None:
+        """Seconds from the moment that work could go on to the end of the next task that started after it.
+
+        Where another fault stopped work before that, the seconds until then: it was at least so long.
+        """
+        back = incident.back
+        if back is None or not self._waiting(back):
+            return None
+        ends = [
+            run.ended for run in runs if run.whole and run.started >= back and run.ended is not None
+        ]
+        stops = [
+            other.began
+            for other in incidents
+            if other is not incident and other.kind in BOTH and other.began >= back
+        ]
+        went_on = min(ends, default=_FOREVER)
+        return min(went_on, min(stops, default=_FOREVER)) - back
+
+    def _waiting(self, at: float) -> bool:
+        """Whether some task that could run at once was queued, or about to be, at a moment."""
+        for task in self.acknowledged:
+            if self._of(task).later:
+                continue
+            events = self._events[task]
+            sent = any(event.what == "attempted" and event.time <= at for event in events)
+            if sent and not any(event.what == "started" and event.time <= at for event in events):
+                return True
+        return False
+
+    def _by_kind(self) -> dict[str, dict[str, int]]:
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for task in self.attempted:
+            counts = found[self._kind[task]]
+            counts["sent"] += 1
+            counts["done"] += task in self.done
+            counts["dead"] += task in self.dead and task not in self.done
+        return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+    def _tell(self, tasks: Iterable[str], why: str, began: float) -> list[Finding]:
+        return [self._finding(task, why, began) for task in sorted(tasks)[:TOLD]]
+
+    def _finding(self, task: str, why: str, began: float) -> Finding:
+        lines = tuple(
+            f"{event.time - began:9.3f} s  {event.what} {event.note}".rstrip()
+            + f"  (pid {event.pid})"
+            for event in self.known(task)
+        )
+        return Finding(task, self._kind.get(task, "?"), why, lines)
+
+
+_FOREVER = float("inf")
+_UNKNOWN = TaskKind("?", 0, end="either")
+
+
+def _deaths(incidents: Sequence[Incident]) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = defaultdict(list)
+    for incident in incidents:
+        if incident.kind in KILLS:
+            for pid in incident.pids:
+                found[pid].append(incident.ended)
+    return found
+
+
+def _summaries(recoveries: Sequence[tuple[str, float | None]]) -> tuple[FaultSummary, ...]:
+    found = []
+    for kind in sorted({kind for kind, _ in recoveries}):
+        times = [time for name, time in recoveries if name == kind]
+        known = [time for time in times if time is not None]
+        found.append(FaultSummary(kind, len(times), max(known, default=None)))
+    return tuple(found)

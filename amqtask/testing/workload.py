@@ -1,0 +1,95 @@
+"""The app that the nodes and publishers of a chaos run work with: tasks of every kind, which write down what they do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from amqtask.app import App
+from amqtask.task import Task
+from amqtask.testing.history import Writer
+from amqtask.testing.plan import Plan, run_folder
+
+folder = run_folder()
+plan = Plan.read(folder)
+app = App(
+    "chaos",
+    topology=plan.topology,
+    task_default_queue=plan.queue,
+    broker_heartbeat=plan.heartbeat,
+)
+_writers: dict[int, Writer] = {}  # by process: a fork opens its own
+
+
+class Planned(Exception):
+    """What tasks raise that are meant to fail."""
+
+
+def writer() -> Writer:
+    """This process's own file in the run's folder."""
+    pid = os.getpid()
+    if pid not in _writers:
+        _writers.clear()
+        _writers[pid] = Writer(folder / f"{pid}.history")
+    return _writers[pid]
+
+
+@contextlib.contextmanager
+def written(task: Task[..., Any]) -> Iterator[None]:
+    """Write a line when a task starts and one when it ends; one that is killed leaves only the first."""
+    request = task.request
+    out, task_id = writer(), request.id or "?"
+    out.write("started", task_id, request.retries)
+    try:
+        yield
+    except BaseException:
+        out.write("raised", task_id, request.retries)
+        raise
+    out.write("finished", task_id, request.retries)
+
+
+@app.task(bind=True)
+def short(self: Task[..., Any], amount: float) -> float:
+    """Do nothing."""
+    with written(self):
+        return amount
+
+
+@app.task(bind=True)
+def long(self: Task[..., Any], amount: float) -> float:
+    """Sleep for 0.2 to 1 seconds."""
+    with written(self):
+        time.sleep(0.2 + 0.8 * amount)
+        return amount
+
+
+@app.task(bind=True)
+def cpu(self: Task[..., Any], amount: float) -> float:
+    """Compute for some 10 to 30 milliseconds."""
+    with written(self):
+        sum(range(200_000 + int(400_000 * amount)))
+        return amount
+
+
+@app.task(bind=True)
+def large(self: Task[..., Any], amount: float, body: str) -> float:
+    """Take a large argument."""
+    with written(self):
+        if len(body) != size(amount):
+            raise ValueError(f"{len(body)} characters instead of {size(amount)}")
+        return amount
+
+
+@app.task(bind=True)
+def failing(self: Task[..., Any], amount: float) -> None:
+    """Fail for good."""
+    with written(self):
+        raise Planned(f"{amount}")
+
+
+def size(amount: float) -> int:
+    """Characters of a large body: below and above one frame."""
+    return int(1000 + 300_000 * amount)

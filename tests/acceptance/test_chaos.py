@@ -1,0 +1,114 @@
+"""``amqtask chaos`` as a user runs it: a run that holds, one in which tasks vanish, runs that are interrupted; nothing is left."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amqtask.broker.processes import marked
+from tests.brokers import Broker
+from tests.cli.running import Folder, Running
+from tests.waiting import eventually
+
+MARK = "AMQTASK_CHAOS_RUN"
+
+
+class Chaos(Folder):
+    """Runs of the command on a broker that is left alone, with their temporary files in a folder of the test's."""
+
+    def __init__(self, path: Path, broker: Broker) -> None:
+        super().__init__(path)
+        self.broker = broker
+        self.temporary = path / "tmp"
+        self.temporary.mkdir()
+        self.environment["TMPDIR"] = str(self.temporary)
+
+    def arguments(self, *more: str) -> tuple[str, ...]:
+        return ("chaos", "-b", self.broker.url, "--publishers", "1", "-c", "1", *more)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run that goes on."""
+        return eventually(lambda: list(self.temporary.glob("amqtask-chaos-*")), 20)[0]
+
+    @property
+    def queue(self) -> str:
+        plan: dict[str, Any] = json.loads((self.folder / "plan.json").read_text())
+        return f"amqtask-chaos-{plan['tag']}"
+
+    def started(self, running: Running) -> list[int]:
+        """Wait until tasks run; the processes of the run."""
+        running.says("fault 1", 40)
+        return [process.pid for process in marked(str(self.folder), MARK)]
+
+    def gone(self, folder: Path) -> None:
+        """Wait until no process of a run is left."""
+        eventually(lambda: not marked(str(folder), MARK), 20)
+
+    def delete(self, queue: str) -> None:
+        with self.broker.channel() as channel:
+            channel.queue_delete(queue)
+            channel.queue_delete(f"{queue}.dead")
+
+
+@pytest.fixture
+def chaos(tmp_path: Path, broker: Broker) -> Chaos:
+    return Chaos(tmp_path, broker)
+
+
+def test_a_run_with_kills_and_cuts_holds(chaos: Chaos) -> None:
+    kinds = "kill-child,kill-supervisor,kill-publisher,cut,freeze"
+    done = chaos.run(
+        *chaos.arguments("--tasks", "200", "--faults", "6", "--duration", "6"),
+        *("--kinds", kinds, "--json"),
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    verdict = report["verdict"]
+    assert report["incidents"]
+    assert verdict["attempted"] == 200
+    assert verdict["acknowledged"] == verdict["done"] + verdict["dead"]
+    assert verdict["lost"] == verdict["stuck"] == verdict["pending"] == verdict["unexpected"] == 0
+    assert verdict["duplicates"] <= verdict["bound"]
+    assert not list(chaos.temporary.iterdir())
+
+
+def test_what_vanishes_is_told(chaos: Chaos) -> None:
+    flags = ("--tasks", "14", "--faults", "1", "--duration", "1", "--kinds", "cut-one")
+    more = ("--task-kinds", "long", "--workers", "1", "--patience", "3")
+    with chaos.process(*chaos.arguments(*flags, *more)) as running:
+        chaos.started(running)
+        queue, folder = chaos.queue, chaos.folder
+        with chaos.broker.channel() as channel:
+            purged = eventually(lambda: channel.queue_purge(queue).method.message_count)
+        running.says("FAILED", 50)
+        assert running.wait() == 1
+
+    assert f"FAILED: {purged} lost" in running.output
+    assert "(long): lost" in running.output
+    assert "acknowledged" in running.output
+    assert f"The logs of all processes are in {folder}." in running.output
+    assert (folder / "plan.json").exists()
+    chaos.gone(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing(chaos: Chaos, number: signal.Signals) -> None:
+    flags = ("--tasks", "2000", "--faults", "1", "--duration", "60", "--kinds", "slow")
+    with chaos.process(*chaos.arguments(*flags), environment={"PYTHONUNBUFFERED": "1"}) as running:
+        eventually(lambda: chaos.folder.joinpath("plan.json").exists(), 20)
+        folder, queue = chaos.folder, chaos.queue
+        eventually(lambda: len(marked(str(folder), MARK)) >= 4, 20)
+        code = running.end(number, 40)
+
+    chaos.gone(folder)
+    if number is signal.SIGKILL:
+        chaos.delete(queue)  # nobody was left to do that
+    else:
+        assert code == 130
+        assert not list(chaos.temporary.iterdir())
