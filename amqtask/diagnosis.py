@@ -33,6 +33,7 @@ from amqtask.errors import (
     TopologyConflict,
 )
 from amqtask.topology import plan
+from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
 
 if TYPE_CHECKING:
@@ -213,6 +214,95 @@ def check_topology(session: Session, topology: Topology) -> list[Finding]:
     ]
 
 
+def check_delays(session: Session, topology: Topology) -> list[Finding]:
+    """Whether the delay ladder is there, whole, and has nothing in it that found no queue."""
+    ladder = Ladder(topology.delays.prefix)
+    try:
+        if not session.exchange_exists(ladder.delivery):
+            text = f"no {ladder} yet: the first task sent for later declares it, or amqtask topology apply"
+            return [ok("delays", text)]
+        findings = []
+        for declaration in ladder.declarations():
+            match declaration:
+                case plan.DeclareExchange(name=name):
+                    there = session.exchange_exists(name)
+                case plan.DeclareQueue(name=name):
+                    there = session.queue(name) is not None
+                case _:
+                    continue
+            if not there:
+                findings.append(
+                    fail(
+                        "delays",
+                        f"part of the {ladder} is missing, {name!r}: what should pass it waits",
+                        "declare it with amqtask topology apply",
+                    )
+                )
+        lost = session.queue(ladder.unroutable)
+        if lost is not None and lost.messages:
+            findings.append(
+                warn(
+                    "delays",
+                    f"{lost.messages} messages in {ladder.unroutable!r} found no queue when they were due",
+                    "their queues were deleted, or declared anew without a binding to the ladder: declare these with amqtask "
+                    "topology apply, then move the messages (the routing key ends with the queue's name) or purge them",
+                )
+            )
+    except BrokerError as error:
+        return [_told("delays", error)]
+    return findings or [ok("delays", f"{ladder} is whole")]
+
+
+def weakened_ladder(
+    ladder: Ladder, queues: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]]
+) -> list[Finding]:
+    """What makes the broker keep less than the ladder's declarations ask for, of which it tells nobody.
+
+    Args:
+        ladder: the delay ladder.
+        queues: what the management API lists of the virtual host's queues.
+        features: what it lists of feature flags.
+    """
+    findings = []
+    names = {each.name for each in ladder.declarations() if isinstance(each, plan.DeclareQueue)}
+    for queue in queues:
+        if queue["name"] not in names:
+            continue
+        policy = queue.get("effective_policy_definition") or {}
+        for key, harm in _HARMFUL_POLICIES.items():
+            if key in policy and policy[key] != "reject-publish":
+                origin = queue.get("policy") or queue.get("operator_policy")
+                findings.append(
+                    fail(
+                        "delays",
+                        f"policy {origin!r} sets {key} of {queue['name']!r}: {harm}",
+                        "let the policy's pattern leave out names that begin with 'amqtask.'",
+                    )
+                )
+    if any(
+        feature.get("name") == "stream_queue" and feature.get("state") != "enabled"
+        for feature in features
+    ):
+        findings.append(
+            fail(
+                "delays",
+                "feature flag stream_queue is off: the broker moves dead letters at most once, and loses delayed tasks when it "
+                "is killed",
+                "rabbitmqctl enable_feature_flag stream_queue, and restart the broker",
+            )
+        )
+    return findings
+
+
+_HARMFUL_POLICIES = {
+    "overflow": "the broker then moves messages at most once, and loses delayed tasks when it is killed",
+    "max-length": "a full step refuses delayed tasks, or drops them",
+    "max-length-bytes": "a full step refuses delayed tasks, or drops them",
+    "message-ttl": "tasks come early, and go round again",
+    "expires": "the broker deletes the step, with all that waits in it",
+}
+
+
 def check_clock(session: Session) -> Finding:
     """Whether this machine and the broker agree on the time, which ``expires`` and ``eta`` rely on."""
     before = datetime.now(UTC)
@@ -285,7 +375,7 @@ def check_time_limits(app: App, release: tuple[int, int, int]) -> list[Finding]:
 def check_management(
     management: Management, session: Session, topology: Topology | None
 ) -> list[Finding]:
-    """What only the management API tells: alarms, and bindings that are missing. It is optional."""
+    """What only the management API tells: alarms, missing bindings, policies that weaken delays. It is optional."""
     try:
         overview = management.get("overview")
         mine = session.server
@@ -293,13 +383,16 @@ def check_management(
         if any(getattr(mine, name) not in ("", theirs[name]) for name in theirs):
             raise NoAnswer(f"what answers there is another broker, {theirs['cluster_name']}")
         nodes = management.get("nodes")
-        bindings = management.get("bindings", session.address.vhost) if topology is not None else []
+        vhost = session.address.vhost
+        bindings = management.get("bindings", vhost) if topology is not None else []
+        queues = management.get("queues", vhost) if topology is not None else []
+        features = management.get("feature-flags")
     except (NoAnswer, KeyError, TypeError) as error:
         why = str(error) if isinstance(error, NoAnswer) else "what answers there is something else"
         return [
             ok(
                 "management",
-                f"none at {management.url} ({why}); it is optional, alarms and bindings go unchecked",
+                f"none at {management.url} ({why}); it is optional, alarms, bindings and policies go unchecked",
             )
         ]
     findings = [
@@ -314,6 +407,7 @@ def check_management(
     ]
     if topology is not None:
         findings += missing_bindings(topology, bindings)
+        findings += weakened_ladder(Ladder(topology.delays.prefix), queues, features)
     seen = "no alarms" + (", all bindings in place" if topology is not None else "")
     return findings or [ok("management", f"answers at {management.url}: {seen}")]
 

@@ -10,6 +10,7 @@ from amqtask.amqp.declaration import declaration_text
 from amqtask.amqp.session import Session
 from amqtask.errors import OperationRefused, TopologyConflict, Unsupported
 from amqtask.topology import plan
+from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
 from amqtask.topology.plan import Declaration, DeclareExchange, DeclareQueue
 
@@ -53,6 +54,20 @@ def carry_out(
             declare(session, declaration)
         created = None if name is None else name not in there
         yield Carried(declaration, created, declaration_text(declaration))
+
+
+def carry_out_delays(session: Session, topology: Topology) -> bool:
+    """Declare the topology's delay ladder and bind its queues to it. Returns whether the ladder is new.
+
+    Raises:
+        TopologyConflict: part of a ladder is there and differs.
+        OperationRefused: the user may not do this.
+    """
+    ladder = Ladder(topology.delays.prefix)
+    new = not exists(session, ("exchange", ladder.delivery))
+    for declaration in (*ladder.declarations(), *map(ladder.target, topology.queues)):
+        declare(session, declaration)
+    return new
 
 
 def check_support(

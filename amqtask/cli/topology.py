@@ -66,20 +66,33 @@ def validate(
 def apply(
     context: typer.Context,
     file: File = None,
+    delays: Annotated[
+        bool | None,
+        typer.Option(
+            "--delays/--no-delays",
+            show_default=False,
+            help="Declare the delay ladder, or leave it out. Else as the file's `delays` has it.",
+        ),
+    ] = None,
     app_name: AppOption = None,
     broker: BrokerOption = None,
 ) -> None:
-    """Declare a topology on the broker. Deletes nothing; doing it again changes nothing.
+    """Declare a topology on the broker, with its delay ladder. Deletes nothing; doing it again changes nothing.
 
     A queue or exchange that is there with other properties is an error, found before anything new is declared.
     """
-    from amqtask.amqp.declare import carry_out
+    from amqtask.amqp.declare import carry_out, carry_out_delays
+    from amqtask.topology.ladder import Ladder
 
     target = _target(context, app_name, broker)
     topology = target.topology(file)
     with target.session(topology) as session:
         for step in carry_out(session, topology, warn=lambda text: output.warn((text,))):
             typer.echo(f"{MARKS[step.created]} {output.safe(step.text)}")
+        if topology.delays.apply if delays is None else delays:
+            new = carry_out_delays(session, topology)
+            bound = _many(len(topology.queues), "queue")
+            typer.echo(f"{MARKS[new]} {Ladder(topology.delays.prefix)}, {bound} bound")
         version = session.server.version
         typer.echo(f"{topology.source} is in place on {session.address} (RabbitMQ {version}).")
 

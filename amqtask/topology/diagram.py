@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from amqtask.topology import render
+from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import DEFAULT_MAX_CRASHES, Topology
 from amqtask.topology.simulate import Reach, Step
 
@@ -55,6 +56,7 @@ def tree_of(topology: Topology) -> Branch:
         branches.append(Branch("(default exchange, by the queue's name)", tuple(by_name)))
     if shape["routes"]:
         branches.append(Branch("routes", tuple(Branch(_route(rule)) for rule in shape["routes"])))
+    branches.append(Branch(str(Ladder(topology.delays.prefix))))
     where = f" (virtual host {topology.vhost})" if topology.vhost is not None else ""
     return Branch(f"{topology.source}{where}", tuple(branches))
 

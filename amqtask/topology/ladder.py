@@ -70,6 +70,9 @@ class Ladder(msgspec.Struct, frozen=True):
         """The exchange and the queue that take messages whose queue is gone when they are due."""
         return f"{self._stem}.unroutable"
 
+    def __str__(self) -> str:
+        return f"delay ladder {self.step(0)} … {STEPS - 1}"
+
     def entry(self, delay: float, queue: str) -> Entry:
         """Where a message enters that is due in a queue in ``delay`` seconds: never early, at most 0.1 s late.
 

@@ -20,6 +20,9 @@ def tree(topology: Topology) -> Tree:
     return {
         "source": topology.source,
         "vhost": topology.vhost,
+        "delays": _without_empty(
+            prefix=topology.delays.prefix, apply=None if topology.delays.apply else False
+        ),
         "exchanges": [_exchange(topology, name) for name in _exchange_names(topology)],
         "queues": [_queue(topology, queue) for queue in topology.all_queues().values()],
         "routes": [

@@ -27,6 +27,7 @@ from amqtask.settings import Settings
 from amqtask.timeouts import outlasting
 from amqtask.topology import plan
 from amqtask.topology.holding import for_consumers, wanted
+from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
 from amqtask.worker.child import Child
 from amqtask.worker.job import Job
@@ -75,6 +76,7 @@ def prepare(options: WorkerOptions) -> Node:
         if options.declare:
             _declare(session, declarations)
         _check_queues(session, queues)
+        _bind_to_ladder(session, app.ladder, queues)
         _check_patience(app, settings, queues, server.release)
         broker = str(session.address)
     single_active = _single_active(topology, queues)
@@ -239,3 +241,16 @@ def _check_queues(session: Session, queues: tuple[str, ...]) -> None:
         raise BootFailed(
             f"There is no queue {names} on the broker: declare it in the topology and apply it, or check -Q."
         )
+
+
+def _bind_to_ladder(session: Session, ladder: Ladder, queues: tuple[str, ...]) -> None:
+    """Have delayed tasks reach the queues, where the delay ladder is there already.
+
+    Whoever sends the first task for later makes ladder and bindings; but a queue that was deleted meanwhile, and that this
+    node has declared anew, has lost its binding.
+    """
+    try:
+        if session.exchange_exists(ladder.delivery):
+            session.apply(map(ladder.target, queues))
+    except OperationRefused as error:
+        log.info("may not bind the queues for delayed tasks", reason=error.text)

@@ -76,9 +76,10 @@ def test_show(offline: Shop) -> None:
         "├── (default exchange, by the queue's name)",
         f"│   ├── {offline.email}.dead (classic, holds dead letters)",
         f"│   └── {offline.images}.dead (classic, holds dead letters)",
-        "└── routes",
-        f"    ├── shop.tasks.resize → exchange {offline.exchange}, key images.{{name}}, priority 5",
-        f"    └── shop.tasks.* → exchange {offline.exchange}, key email.{{name}}",
+        "├── routes",
+        f"│   ├── shop.tasks.resize → exchange {offline.exchange}, key images.{{name}}, priority 5",
+        f"│   └── shop.tasks.* → exchange {offline.exchange}, key email.{{name}}",
+        "└── delay ladder amqtask.shop.delay.00 … 27",
     ]
 
 
@@ -175,6 +176,9 @@ def test_apply_twice_changes_nothing(shop: Shop, broker: Broker) -> None:
     assert f"binding {shop.exchange} → queue {shop.images}, key images.#" in first.stdout
     assert "+" not in [line[:1] for line in second.stdout.splitlines()]
     assert f"= queue {shop.email} (classic)" in second.stdout
+    assert "= delay ladder amqtask.shop.delay.00 … 27, 2 queues bound" in second.stdout
+    third = shop.run("topology", "apply", "shop.yaml", "--no-delays")
+    assert "delay" not in third.stdout
     with broker.channel() as channel:
         assert channel.queue_declare(shop.email, passive=True).method.message_count == 1
 

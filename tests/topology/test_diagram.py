@@ -52,9 +52,10 @@ def test_a_topology() -> None:
         "│   ├── images (classic, max_priority 9, max_length_bytes 16MiB, dead letters to rest)",
         "│   ├── email.dead (quorum, holds dead letters)",
         "│   └── last.dead (quorum, holds dead letters)",
-        "└── routes",
-        "    ├── shop.* → exchange tasks, key email.{name}, priority 5",
-        "    └── x → queue last",
+        "├── routes",
+        "│   ├── shop.* → exchange tasks, key email.{name}, priority 5",
+        "│   └── x → queue last",
+        "└── delay ladder amqtask.t.delay.00 … 27",
     ]
 
 

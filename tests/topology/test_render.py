@@ -28,6 +28,11 @@ routes: [{task: "shop.*", exchange: tasks, routing_key: "email.{name}", priority
 
     assert found["source"] == "t.yaml"
     assert found["vhost"] == "shop"
+    assert found["delays"] == {"prefix": "t"}
+    assert tree(parse("{version: 1, delays: false}", "t.yaml"))["delays"] == {
+        "prefix": "t",
+        "apply": False,
+    }
     assert found["exchanges"] == [
         {"name": "tasks", "type": "topic", "alternate_exchange": "rest",
          "bindings": [{"to": "queue", "name": "email", "routing_key": "email.#"}]},

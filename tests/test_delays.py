@@ -1,0 +1,372 @@
+"""Sending tasks for later: which queues they come to and when, what is declared for it, and how that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from amqtask import App
+from amqtask.amqp.session import Session
+from amqtask.errors import (
+    BrokerError,
+    ConfigurationError,
+    OperationRefused,
+    TopologyConflict,
+    Unroutable,
+)
+from amqtask.topology import plan
+from amqtask.topology.ladder import STEPS
+from amqtask.topology.plan import DeclareQueue
+from tests.brokers import Broker
+from tests.waiting import eventually
+
+TICK = 0.1
+
+
+@pytest.fixture
+def app(broker: Broker, queue_name: str) -> Iterator[App]:
+    """An app whose only queue is there."""
+    with app_of(broker, "delays", queue_name) as made:
+        apply(made)
+        yield made
+
+
+@pytest.fixture
+def alone(broker: Broker, queue_name: str) -> Iterator[App]:
+    """The same, with a ladder that no other test uses."""
+    with app_of(broker, f"delays-{uuid.uuid4().hex[:8]}", queue_name) as made:
+        apply(made)
+        yield made
+        delete_ladder(made)
+
+
+def app_of(broker: Broker, name: str, queue: str) -> App:
+    return App(name, broker_url=broker.url, task_default_queue=queue, task_ignore_result=True)
+
+
+def apply(app: App) -> None:
+    with Session(app.addresses) as session:
+        session.apply(plan.declarations(app.topology))
+
+
+def delete_ladder(app: App, *, exchanges: bool = True, queues: bool = True) -> None:
+    ladder = app.ladder
+    with Session(app.addresses) as session:
+        for name in (ladder.unroutable, *map(ladder.step, range(STEPS))):
+            if queues:
+                session.delete_queue(name)
+            if exchanges:
+                session.delete_exchange(name)
+        if exchanges:
+            session.delete_exchange(ladder.delivery)
+
+
+def take(broker: Broker, queue: str) -> tuple[Any, Any] | None:
+    with broker.channel() as channel:
+        method, properties, _ = channel.basic_get(queue, auto_ack=True)
+    return None if method is None else (method, properties)
+
+
+def depth(broker: Broker, queue: str) -> int:
+    with broker.channel() as channel:
+        return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+
+def test_a_delayed_task_waits_in_the_broker_and_arrives_as_it_was_sent(
+    app: App, broker: Broker, queue_name: str
+) -> None:
+    before = datetime.now(UTC)
+    app.send_task(
+        "t",
+        (1,),
+        countdown=0.7,
+        priority=5,
+        expires=3600,
+        headers={"tenant": "a", "CC": [queue_name]},
+    )
+    assert depth(broker, queue_name) == 0
+    arrived = eventually(lambda: take(broker, queue_name), 10, interval=0.01)
+    after = datetime.now(UTC)
+
+    assert arrived is not None
+    method, properties = arrived
+    assert (after - before).total_seconds() >= 0.7
+    assert method.exchange == app.ladder.delivery
+    assert properties.priority == 5
+    assert properties.expiration is None  # it would have left a step early
+    headers = properties.headers
+    assert headers["tenant"] == "a"
+    assert "CC" not in headers
+    due = datetime.fromisoformat(headers["eta"])
+    assert abs((due - before).total_seconds() - 0.7) < 0.5
+    # from the call, not from when it is due
+    assert 3590 < (datetime.fromisoformat(headers["expires"]) - before).total_seconds() < 3601
+    assert (headers["amqtask-exchange"], headers["amqtask-routing-key"]) == ("", queue_name)
+    assert take(broker, queue_name) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"countdown": 0},
+        {"countdown": -3},
+        {"countdown": timedelta(0)},
+        {"eta": datetime.now(UTC) - timedelta(seconds=5)},
+        {"eta": datetime(2020, 1, 1)},  # noqa: DTZ001  # without a zone it is UTC
+    ],
+)
+def test_what_is_due_goes_at_once(
+    app: App, broker: Broker, queue_name: str, options: dict[str, Any]
+) -> None:
+    app.send_task("t", (), **options)
+
+    arrived = take(broker, queue_name)
+    assert arrived is not None
+    assert arrived[0].exchange == ""
+    assert ("eta" in arrived[1].headers) == ("eta" in options)
+
+
+def test_only_the_first_declares(alone: App, broker: Broker, queue_name: str) -> None:
+    times = []
+    for _ in range(5):
+        before = time.monotonic()
+        alone.send_task("t", (), countdown=0.1)
+        times.append(time.monotonic() - before)
+
+    assert min(times[1:]) < 0.05 < times[0]
+    eventually(lambda: depth(broker, queue_name) == 5, 10)
+
+
+def test_batches_and_coroutines(app: App, broker: Broker, queue_name: str) -> None:
+    task = app.task(name="t")(len)
+
+    async def send() -> None:
+        async with app.abatch():
+            for _ in range(50):
+                await task.aapply_async(("a",), countdown=0.3)
+        await task.aapply_async(("b",), eta=datetime.now(UTC) + timedelta(seconds=0.3))
+        await app.asend_task("t", ("c",), countdown=0.3)
+        await app.aclose()
+
+    with app.batch():
+        for _ in range(50):
+            task.apply_async(("a",), countdown=0.3)
+    asyncio.run(send())
+
+    eventually(lambda: depth(broker, queue_name) == 102, 10)
+
+
+def test_a_fan_out_comes_to_each_queue_once(broker: Broker, tmp_path: Path) -> None:
+    tag = uuid.uuid4().hex[:8]
+    one, two, third = (f"{name}.{tag}" for name in ("one", "two", "third"))
+    (tmp_path / "delays.yaml").write_text(
+        f"""
+        version: 1
+        exchanges:
+          in-{tag}: {{type: topic, alternate_exchange: rest-{tag}}}
+          by-{tag}: {{type: headers, bindings: [{{exchange: in-{tag}, routing_key: "h.#"}}]}}
+          rest-{tag}: {{type: fanout}}
+        queues:
+          {one}: {{bindings: [{{exchange: in-{tag}, routing_key: "a.#"}}]}}
+          {two}: {{bindings: [{{exchange: in-{tag}, routing_key: "#.b"}}, {{exchange: rest-{tag}}}]}}
+          {third}: {{bindings: [{{exchange: by-{tag}, arguments: {{kind: x}}}}]}}
+        """
+    )
+    app = App(
+        "fan", topology=tmp_path / "delays.yaml", broker_url=broker.url, task_ignore_result=True
+    )
+    with app:
+        apply(app)
+
+        def reached(key: str, **headers: str) -> list[str]:
+            app.send_task(
+                "t", (), exchange=f"in-{tag}", routing_key=key, countdown=0.1, headers=headers
+            )
+            found: list[str] = []
+
+            def look() -> bool:
+                for queue in (one, two, third):
+                    arrived = take(broker, queue)
+                    if arrived is not None:
+                        found.append(queue)
+                        assert arrived[1].headers["amqtask-exchange"] == f"in-{tag}"
+                        assert arrived[1].headers["amqtask-routing-key"] == key
+                return bool(found)
+
+            eventually(look, 10, interval=0.2)
+            look()
+            return sorted(found)
+
+        try:
+            assert reached("a.x") == [one]
+            assert reached("a.b") == sorted([one, two])
+            assert reached("zzz") == [two]
+            assert reached("h.i", kind="x") == [third]
+            with pytest.raises(Unroutable, match="binds no queue"):
+                app.send_task("t", (), exchange=f"in-{tag}", routing_key="h.i", countdown=1)
+            with pytest.raises(ConfigurationError, match=r"no exchange 'other'.*sent for later"):
+                app.send_task("t", (), exchange="other", routing_key="a", countdown=1)
+        finally:
+            with broker.channel() as channel:
+                for queue in (one, two, third):
+                    channel.queue_delete(queue)
+                    channel.queue_delete(f"{queue}.dead")
+                for kind in ("in", "by", "rest"):
+                    channel.exchange_delete(f"{kind}-{tag}")
+
+
+def test_a_queue_that_is_not_there(app: App) -> None:
+    with pytest.raises(Unroutable, match="no queue 'nowhere' to deliver a delayed task to"):
+        app.send_task("t", (), queue="nowhere", countdown=5)
+
+    def send_three() -> None:
+        with app.batch():
+            for queue in ("nowhere", "nowhere", None):
+                app.send_task("t", (), queue=queue, countdown=0.1)
+
+    with pytest.raises(Unroutable, match=r"2 of 3 tasks could not be sent.*'nowhere'"):
+        send_three()
+
+    async def send() -> None:
+        await app.asend_task("t", (), queue="nowhere", countdown=5)
+
+    with pytest.raises(Unroutable, match="no queue 'nowhere' to deliver a delayed task to"):
+        asyncio.run(send())
+
+
+@pytest.mark.parametrize("how", ["threads", "asyncio"])
+def test_a_deleted_ladder_is_made_again(
+    alone: App, broker: Broker, queue_name: str, how: str
+) -> None:
+    def send(count: int) -> None:
+        with alone.batch():
+            for _ in range(count):
+                alone.send_task("t", (), countdown=0.2)
+
+    async def asend() -> None:
+        async def some(count: int) -> None:
+            async with alone.abatch():
+                for _ in range(count):
+                    await alone.asend_task("t", (), countdown=0.2)
+
+        await some(20)
+        arrived(20)
+        for what in ({"exchanges": False}, {}):
+            await asyncio.to_thread(delete_ladder, alone, **what)
+            await some(20)
+            arrived(20)
+        await alone.aclose()
+
+    def arrived(count: int) -> None:
+        eventually(lambda: depth(broker, queue_name) == count, 10)
+        with broker.channel() as channel:
+            channel.queue_purge(queue_name)
+
+    if how == "asyncio":
+        asyncio.run(asend())
+        return
+    send(20)
+    arrived(20)
+    delete_ladder(alone, exchanges=False)  # unroutable in its steps
+    send(20)
+    arrived(20)
+    delete_ladder(alone)  # 404
+    send(300)
+    arrived(300)
+
+
+def test_a_ladder_that_differs_is_named(alone: App, broker: Broker) -> None:
+    step = alone.ladder.step(5)
+    with broker.channel() as channel:
+        channel.queue_declare(step, durable=True)
+
+    with pytest.raises(TopologyConflict, match=step):
+        alone.send_task("t", (), countdown=1)
+
+    async def send() -> None:
+        await alone.asend_task("t", (), countdown=1)
+
+    with pytest.raises(TopologyConflict, match=step):
+        asyncio.run(send())
+
+
+def test_two_apps_with_one_name_do_not_disturb_each_other(
+    alone: App, broker: Broker, queue_name: str
+) -> None:
+    with app_of(broker, alone.name, queue_name) as other:
+        for each in (alone, other, alone):
+            each.send_task("t", (), countdown=0.1)
+
+    eventually(lambda: depth(broker, queue_name) == 3, 10)
+
+
+def test_a_user_without_configure_permission(alone: App, broker: Broker, queue_name: str) -> None:
+    user = f"sender-{uuid.uuid4().hex[:8]}"
+    vhost = broker.vhost
+    broker.api("PUT", f"/api/users/{user}", {"password": "x", "tags": ""})
+    try:
+        broker.api(
+            "PUT",
+            f"/api/permissions/{quote(vhost, safe='')}/{user}",
+            {"configure": "^$", "write": ".*", "read": ".*"},
+        )
+        parts = urlsplit(broker.url)
+        url = parts._replace(netloc=f"{user}:x@{parts.hostname}:{parts.port}").geturl()
+        sender = App(
+            alone.name, broker_url=url, task_default_queue=queue_name, task_ignore_result=True
+        )
+
+        async def send() -> None:
+            await sender.asend_task("t", (), countdown=0.1)
+            await sender.aclose()
+
+        with sender:
+            with pytest.raises(OperationRefused, match="may not declare it: run `amqtask topology"):
+                sender.send_task("t", (), countdown=0.1)
+            with pytest.raises(OperationRefused, match="may not declare it: run `amqtask topology"):
+                asyncio.run(send())
+            alone.send_task("t", (), countdown=0.1)  # as `topology apply` would
+            sender.send_task("t", (), countdown=0.1)
+            asyncio.run(send())
+        eventually(lambda: depth(broker, queue_name) == 3, 10)
+    finally:
+        broker.api("DELETE", f"/api/users/{user}")
+
+
+def test_without_a_broker(queue_name: str) -> None:
+    app = App("shop", broker_url="amqp://localhost:1//", publish_timeout=0.5)
+
+    with app, pytest.raises(BrokerError):
+        app.send_task("t", (), countdown=1, ignore_result=True)
+
+
+def test_a_target_that_is_gone_when_they_are_due(
+    alone: App, broker: Broker, queue_name: str
+) -> None:
+    """Thirty-two of these stop a ladder that has no other place for them."""
+    ladder = alone.ladder
+    doomed = f"doomed-{uuid.uuid4().hex[:8]}"
+    with Session(alone.addresses) as session:
+        session.declare(DeclareQueue(doomed))
+        with alone.batch():
+            for _ in range(40):
+                alone.send_task("t", (), queue=doomed, countdown=1.0)
+        session.delete_queue(doomed)
+        eventually(lambda: depth(broker, ladder.unroutable) == 40, 10)
+
+        # and through steps in which forty wait for nothing
+        before = time.monotonic()
+        with alone.batch():
+            for number in range(10):
+                alone.send_task("t", (), countdown=0.3 + number / 20)
+        eventually(lambda: depth(broker, queue_name) == 10, 10, interval=0.02)
+        assert time.monotonic() - before < 0.75 + TICK + 0.9
+        assert depth(broker, ladder.unroutable) == 40
