@@ -73,6 +73,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     task_time_limit: Positive | None = None
     task_soft_time_limit: Positive | None = None
 
+    # verdicts: what the cluster must know of task ids (revoked, crashed its process, killed at its hard limit)
+    verdict_max_age: Positive = 7 * 86400.0  # how long one holds
+    verdict_max_bytes: Annotated[int, msgspec.Meta(ge=1_000_000)] = 100_000_000  # of their stream
+
     # workers
     worker_concurrency: Count | None = None  # None: one slot per CPU
     worker_prefetch_multiplier: Count | None = None  # None: hold about 100 ms of work per slot

@@ -7,6 +7,10 @@ A *generation* is one import of the app: one fork server and the children forked
 below ``Config.seats``. There are more seats than children, for the overlap in which replacements become ready before those
 they replace are told to drain.
 
+A node may keep an *agent* beside its children: a process, forked like them, that holds the node's connection to the rest of the
+cluster. It sits in the seat ``AGENT``, which is not one of the board's. It is started before the children, follows the current
+generation, is started again when it dies, and leaves after the last child.
+
 Exit codes of the node: 0 after a warm stop, and after a cold stop in which every child left by itself; 1 when a child had to
 be killed with SIGKILL at a stop (what it ran is redelivered elsewhere); the code of the failure, 1 unless it says otherwise,
 when the app cannot be prepared at start.
@@ -31,6 +35,9 @@ class ChildExit(enum.IntEnum):
     LIMIT = 80  # settled a task at its hard limit and ended itself: replaced at once, never a crash
     REVOKED = 81  # settled a task that was revoked while it ran, and ended itself: the same
     SOFTWARE = 70  # an exception escaped the child's main function
+
+
+AGENT = -1  # the seat of the node's agent
 
 
 class VerdictKind(enum.Enum):
@@ -130,6 +137,9 @@ class Config(msgspec.Struct, frozen=True):
     crash_window: float = 10.0  # … in so many seconds are a loop
     backoff_base: float = 0.5
     backoff_cap: float = 30.0
+    agent: bool = False  # whether the node keeps an agent
+    agent_grace: float = 4.0  # an agent told to end is killed after this
+    agent_steady: float = 60.0  # one that lived so long died of something new: no backing off
 
 
 # ---------------------------------------------------------------- events
@@ -317,6 +327,16 @@ class Child(msgspec.Struct, frozen=True):
     expected: bool = False  # its death is our doing: no crash, no verdict
 
 
+class Agent(msgspec.Struct, frozen=True):
+    """The node's agent. ``pid`` 0 before the fork server answered."""
+
+    generation: int
+    pid: int = 0
+    since: float = 0.0
+    told: bool = False  # to end: its death is our doing
+    kill_at: float | None = None
+
+
 class Server(msgspec.Struct, frozen=True):
     """One fork server."""
 
@@ -335,13 +355,16 @@ class State(msgspec.Struct, frozen=True):
     current: int = 0  # the generation that works; 0 before the first
     incoming: int = 0  # the generation that is to follow it; 0 when there is none
     newest: int = 0  # the highest generation number given so far
-    crashes: tuple[float, ...] = ()  # those within the window
+    crashes: tuple[tuple[float, str], ...] = ()  # those within the window, and the task's id
     streak: int = 0  # rounds of backing off without a quiet window
     hold_until: float = 0.0  # nothing is spawned before
     server_at: float | None = None  # when to import again after the only fork server was lost
     announced: bool = False  # the full number was reached once in this generation
     killed: bool = False  # a child had to be killed at a stop
     failure: int | None = None  # exit code of a failed boot
+    agent: Agent | None = None
+    agent_at: float = 0.0  # no agent is spawned before
+    agent_streak: int = 0  # agents that died one after another
 
 
 Step = tuple[State, tuple[Command, ...]]
@@ -359,6 +382,10 @@ def deadline(state: State) -> float | None:
     times += [child.kill_at for child in state.children.values()]
     times += [server.kill_at for server in state.servers.values()]
     times.append(state.server_at)
+    if state.agent is not None:
+        times.append(state.agent.kill_at)
+    elif _lacks_agent(state):
+        times.append(state.agent_at)
     if state.mode is Mode.RUNNING and _missing(state) and len(state.children) < state.config.seats:
         times.append(state.hold_until)
     return min((at for at in times if at is not None), default=None)
@@ -395,6 +422,7 @@ def step(state: State, event: Event, now: float) -> Step:
         case _:
             assert_never(event)
     work.overdue()
+    work.attend()
     work.balance()
     work.finish()
     return work.state, tuple(work.commands)
@@ -411,6 +439,18 @@ def _wanted(state: State, generation: int) -> int:
     if server is None or server.life is not Life.SERVING:
         return 0
     return state.config.children - _count(state.children.values(), generation, MEMBERS)
+
+
+def _lacks_agent(state: State) -> bool:
+    """Tell whether an agent should be spawned, now or when its time comes."""
+    server = state.servers.get(state.current)
+    return (
+        state.config.agent
+        and state.mode is Mode.RUNNING
+        and state.agent is None
+        and server is not None
+        and server.life is Life.SERVING
+    )
 
 
 def _count(children: Iterable[Child], generation: int, phases: frozenset[Phase]) -> int:
@@ -462,6 +502,8 @@ class _Work:
         del servers[event.generation]
         self._set(servers=servers)
         orphans = [c for c in self.state.children.values() if c.generation == event.generation]
+        if self.state.agent is not None and self.state.agent.generation == event.generation:
+            self._set(agent=None)
         for child in orphans:
             # they die with their server; nobody is left to report it, and nobody to charge
             if child.pid:
@@ -536,6 +578,9 @@ class _Work:
     # ------------------------------------------------------------ children
 
     def child_started(self, event: ChildStarted) -> None:
+        if event.index == AGENT:
+            self._agent_started(event)
+            return
         child = self.state.children.get(event.index)
         if child is None or child.generation != event.generation or child.phase is not Phase.ASKED:
             return
@@ -549,6 +594,9 @@ class _Work:
             self._drain(child)
 
     def spawn_failed(self, event: SpawnFailed) -> None:
+        if event.index == AGENT:
+            self._agent_lost(event.reason)
+            return
         child = self.state.children.get(event.index)
         if child is None or child.generation != event.generation or child.phase is not Phase.ASKED:
             return
@@ -573,6 +621,10 @@ class _Work:
             self._child(msgspec.structs.replace(child, phase=MOVES[child.phase, "retire"]))
 
     def child_stuck(self, event: ChildStuck) -> None:
+        if event.index == AGENT:
+            if self.state.agent is not None and self.state.agent.pid == event.pid:
+                self._do(KillChild(AGENT, event.pid))
+            return
         child = self._find(event.index, event.pid)
         if child is None or (child.phase, "kill") not in MOVES:
             return
@@ -585,6 +637,12 @@ class _Work:
         self._kill(child)
 
     def child_exited(self, event: ChildExited) -> None:
+        if event.index == AGENT:
+            if self.state.agent is not None and self.state.agent.pid == event.pid:
+                self._agent_lost(
+                    f"signal {event.signal}" if event.signal else f"exit code {event.code}"
+                )
+            return
         child = self._find(event.index, event.pid)
         if child is None:
             return
@@ -621,15 +679,21 @@ class _Work:
         if not event.running:
             self._say("error", "child crashed", **fields, was_ready=child.was_ready)
         if self.state.mode is Mode.RUNNING and not told:
-            self._crash(not child.was_ready)
+            self._crash(not child.was_ready, event.running[0].id if event.running else "")
 
-    def _crash(self, before_ready: bool) -> float:
-        """Count a crash; return how long from now nothing is spawned because of it."""
+    def _crash(self, before_ready: bool, task: str = "") -> float:
+        """Count a crash; return how long from now nothing is spawned because of it.
+
+        One task that comes back to kill one child after another counts once: its verdicts end it, and until then nobody
+        else should wait for a place.
+        """
         config, now = self.state.config, self.now
-        recent = tuple(at for at in self.state.crashes if now - at <= config.crash_window)
+        recent = tuple(each for each in self.state.crashes if now - each[0] <= config.crash_window)
+        if task and any(each[1] == task for each in recent):
+            return max(0.0, self.state.hold_until - now)
         quiet = not recent and now - self.state.hold_until > config.crash_window
         streak = 0 if quiet else self.state.streak
-        recent = (*recent[-config.crash_limit :], now)
+        recent = (*recent[-config.crash_limit :], (now, task))
         self._set(crashes=recent, streak=streak)
         if not before_ready and len(recent) < config.crash_limit:
             return max(0.0, self.state.hold_until - now)
@@ -646,6 +710,52 @@ class _Work:
             reason="before ready" if before_ready else "too many crashes",
         )
         return delay
+
+    # ------------------------------------------------------------ the agent
+
+    def _agent_started(self, event: ChildStarted) -> None:
+        agent = self.state.agent
+        if agent is None or agent.generation != event.generation or agent.pid:
+            return
+        self._set(agent=msgspec.structs.replace(agent, pid=event.pid, since=self.now))
+        if agent.told:
+            self._release_agent()
+
+    def _agent_lost(self, how: str) -> None:
+        """The agent is gone, or never was; another follows, later each time it happens again."""
+        agent = self.state.agent
+        if agent is None:
+            return
+        self._set(agent=None)
+        if agent.told:
+            return
+        config = self.state.config
+        steady = agent.pid and self.now - agent.since >= config.agent_steady
+        streak = 0 if steady else self.state.agent_streak
+        delay = min(config.backoff_cap, config.backoff_base * 2.0 ** min(streak, 30))
+        self._set(agent_at=self.now + delay, agent_streak=streak + 1)
+        self._say("warning", "the node's agent died; another follows", how=how, seconds=delay)
+
+    def _release_agent(self) -> None:
+        """Tell the agent to end; at once where it has a process, else as soon as it has one."""
+        agent = self.state.agent
+        if agent is None or agent.kill_at is not None:
+            return
+        kill_at = None
+        if agent.pid:
+            self._do(SignalChild(AGENT, agent.pid, "TERM"))
+            kill_at = self.now + self.state.config.agent_grace
+        self._set(agent=msgspec.structs.replace(agent, told=True, kill_at=kill_at))
+
+    def attend(self) -> None:
+        """See that there is an agent of the current generation."""
+        agent, current = self.state.agent, self.state.current
+        if _lacks_agent(self.state):
+            if self.now >= self.state.agent_at:
+                self._set(agent=Agent(current))
+                self._do(Spawn(AGENT, current))
+        elif agent is not None and current not in (0, agent.generation):
+            self._release_agent()
 
     def _drain(self, child: Child) -> None:
         phase = MOVES.get((child.phase, "drain"))
@@ -689,6 +799,8 @@ class _Work:
             for child in self.state.children.values():
                 if child.pid:
                     self._do(SignalChild(child.index, child.pid, "USR1"))
+            if self.state.agent is not None and self.state.agent.pid:
+                self._do(SignalChild(AGENT, self.state.agent.pid, "USR1"))
             return
         if event.name == "HUP":
             self._reload()
@@ -753,6 +865,11 @@ class _Work:
                 if self.state.mode in STOPPING and child.was_ready:
                     self._set(killed=True)
                 self._kill(child)
+        agent = self.state.agent
+        if agent is not None and agent.kill_at is not None and agent.kill_at <= now:
+            self._do(KillChild(AGENT, agent.pid))
+            kill_at = now + self.state.config.agent_grace
+            self._set(agent=msgspec.structs.replace(agent, kill_at=kill_at))
         for server in list(self.state.servers.values()):
             if server.kill_at is not None and server.kill_at <= now:
                 self._do(KillServer(server.generation))
@@ -777,6 +894,8 @@ class _Work:
             needed = server.generation in (self.state.current, self.state.incoming) or any(
                 child.generation == server.generation for child in self.state.children.values()
             )
+            if self.state.agent is not None and self.state.agent.generation == server.generation:
+                needed = True
             if not needed:
                 self._retire(server)
 
@@ -820,6 +939,10 @@ class _Work:
     def finish(self) -> None:
         """End the fork servers when a stop has no child left, and the node when it has no server left."""
         if self.state.mode in (Mode.WARM, Mode.COLD) and not self.state.children:
+            # the agent is the last to leave: it carries what was charged against the tasks of the others
+            self._release_agent()
+            if self.state.agent is not None:
+                return
             self._set(mode=Mode.CLOSING)
             self._retire_servers()
         if self.state.mode is Mode.CLOSING and not self.state.servers:

@@ -7,7 +7,9 @@ into what holds for an id; ``event`` is unique, so a record that arrives twice c
 from __future__ import annotations
 
 import enum
+import hashlib
 import uuid
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -15,6 +17,7 @@ from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.errors import DecodeError
 
 STREAM = "amqtask.verdicts"
+KEY_BYTES = 64
 
 
 class Kind(enum.Enum):
@@ -42,7 +45,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         headers: ``REVOKED`` by headers: tasks one of whose headers has one of these values.
         terminate: ``REVOKED``: end the task where it runs.
         signal: ``REVOKED`` with ``terminate``: the signal's name, ``"TERM"``.
-        cause: ``CRASHED``: how the child ended, for people: ``"signal SIGSEGV"``, ``"exit code 3"``.
+        cause: ``CRASHED``: how the child ended, for people: ``"signal 11 (SIGSEGV)"``, ``"exit code 3"``.
         task: ``CRASHED`` and ``HARD_LIMIT``: the task's name.
     """
 
@@ -95,3 +98,158 @@ def decode(body: bytes) -> Record:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DecodeError(f"Not a verdict: {error}.") from None
+
+
+# ---------------------------------------------------------------- what the events come to
+
+
+def key(task_id: str | bytes) -> bytes:
+    """At most 64 bytes that stand for a task id: the id itself, or the start and a hash of one that is longer.
+
+    The key of a key is the key, so that one may be passed around as an id.
+    """
+    raw = task_id.encode("utf-8", "replace") if isinstance(task_id, str) else task_id
+    if len(raw) <= KEY_BYTES:
+        return raw
+    start = bytes(byte if 32 <= byte < 127 else 63 for byte in raw[:32])
+    return start + hashlib.blake2b(raw, digest_size=16).hexdigest().encode()
+
+
+def header_key(name: str, value: str) -> bytes:
+    """The key under which a revoke by header stands. No task id has it: it begins with a zero byte."""
+    text = f"{name}\0{value}".encode("utf-8", "replace")
+    return b"\0" + hashlib.blake2b(text, digest_size=16).hexdigest().encode()
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What holds for one task id.
+
+    Args:
+        revoked: it must not run.
+        aborted: it was asked to stop by itself.
+        hard_limit: it was killed at its hard limit.
+        crashes: how often it killed the process that ran it, on all nodes.
+        cause: what the last of those died of, for people.
+        node: where.
+        time: of the newest event, seconds since the epoch.
+    """
+
+    revoked: bool = False
+    aborted: bool = False
+    hard_limit: bool = False
+    crashes: int = 0
+    cause: str = ""
+    node: str = ""
+    time: float = 0.0
+
+
+class _Entry:
+    """What a book knows of one key: flags that stay up, and the crashes by event."""
+
+    __slots__ = ("aborted", "crashes", "hard_limit", "revoked", "time")
+
+    def __init__(self) -> None:
+        self.revoked = False
+        self.aborted = False
+        self.hard_limit = False
+        self.crashes: dict[str, tuple[float, str, str, str]] = {}
+        self.time = 0.0
+
+    def standing(self) -> Standing:
+        # the newest by its time, then by its event: the same on every node, in whatever order they came
+        _, _, cause, node = max(self.crashes.values(), default=(0.0, "", "", ""))
+        return Standing(
+            self.revoked,
+            self.aborted,
+            self.hard_limit,
+            len(self.crashes),
+            cause,
+            node,
+            self.time,
+        )
+
+
+class Book:
+    """The fold of the events: what holds for every id, newest kept. Pure but for being filled; one thread.
+
+    The same events give the same standings, in any order and however often each one comes, as long as none is forgotten.
+
+    Args:
+        limit: ids kept; the one that was longest without news gives way.
+        max_age: seconds after which an event means nothing any more.
+    """
+
+    def __init__(self, limit: int = 50_000, max_age: float = 7 * 86400.0) -> None:
+        self._limit = limit
+        self._max_age = max_age
+        self._entries: dict[bytes, _Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def standing(self, task_id: str | bytes) -> Standing | None:
+        """What holds for an id, ``None`` when nothing does."""
+        entry = self._entries.get(key(task_id))
+        return None if entry is None else entry.standing()
+
+    def add(self, record: Record, now: float) -> list[tuple[bytes, Standing]]:
+        """Take an event in; return what holds now for each key it changed.
+
+        Args:
+            record: the event.
+            now: seconds since the epoch.
+        """
+        if record.kind is Kind.MARK or record.time < now - self._max_age:
+            return []
+        changed = []
+        for each in _keys(record):
+            # taken out and put in again: the front of the dictionary is what is forgotten first
+            entry = self._entries.pop(each, None) or _Entry()
+            self._entries[each] = entry
+            if _apply(entry, record):
+                changed.append((each, entry.standing()))
+        while len(self._entries) > self._limit:
+            del self._entries[next(iter(self._entries))]
+        return changed
+
+
+def _keys(record: Record) -> Iterator[bytes]:
+    yield from map(key, record.ids)
+    for name, values in record.headers.items():
+        for value in values:
+            yield header_key(name, value)
+
+
+def _apply(entry: _Entry, record: Record) -> bool:
+    """Let one event act on what is known; whether that changed anything."""
+    before = (entry.revoked, entry.aborted, entry.hard_limit, len(entry.crashes))
+    match record.kind:
+        case Kind.REVOKED:
+            entry.revoked = True
+        case Kind.ABORTED:
+            entry.aborted = True
+        case Kind.HARD_LIMIT:
+            entry.hard_limit = True
+        case Kind.CRASHED:
+            entry.crashes[record.event] = (
+                record.time,
+                record.event,
+                record.cause or "",
+                record.origin,
+            )
+        case Kind.MARK:
+            return False
+    after = (entry.revoked, entry.aborted, entry.hard_limit, len(entry.crashes))
+    newer = record.time > entry.time
+    entry.time = max(entry.time, record.time)
+    return newer or after != before
+
+
+def parts(record: Record, size: int) -> Iterable[Record]:
+    """The same event in pieces of at most ``size`` ids, for a channel that takes no larger ones."""
+    if len(record.ids) <= size:
+        return (record,)
+    return tuple(
+        msgspec.structs.replace(record, ids=record.ids[start : start + size])
+        for start in range(0, len(record.ids), size)
+    )

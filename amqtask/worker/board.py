@@ -5,47 +5,60 @@ nothing is left behind when they are gone. It holds
 
 - per *seat* (the place one child occupies): pid, generation, state, resident memory;
 - per slot of a seat: the task that runs there, its limits, how many tasks ended, and which run is to end;
-- a ring of *verdicts*: task ids that killed their child or were killed at their hard limit.
+- the *standings*: what the verdicts of the cluster come to for a task id, found by hash.
 
 Every word has one writer, so there are no locks: a slot is written by the thread that runs it, a child record by its child
-(and cleared by the supervisor once the child is dead), verdicts and what a slot is asked by the supervisor. Readers detect a half-written record by a
+(and cleared by the supervisor once the child is dead), standings and what a slot is asked by the supervisor. Readers detect a half-written record by a
 sequence number that is written first and last. ``Slot.begin`` and ``Slot.end`` are on the path of every task: one ``pack_into``
-each, no system call.
+each, no system call. So is ``Board.standing``: one comparison while there are no verdicts.
+
+The standings are a ring of records, each with the number of the record before it in the same bucket of a hash table. A change
+is a new record, so nothing that a reader may be looking at is moved; the oldest record gives way, and a chain ends where it
+leads to one that was overwritten. No process copies them: a child that was forked a moment ago knows as much as any other.
 """
 
 from __future__ import annotations
 
 import enum
-import hashlib
 import mmap
 import struct
+import zlib
+from collections.abc import Mapping
 
 import msgspec
 
-from amqtask.core.fleet import VerdictKind
+from amqtask.core.verdicts import KEY_BYTES, Standing, header_key, key
 from amqtask.worker import journal
 from amqtask.worker.journal import Journal
 
-ID_BYTES = 64
 NAME_BYTES = 128
 
 # Native alignment on purpose: eight-byte words are then single aligned stores, which a reader sees whole.
-_HEADER = struct.Struct("@Q")  # number of verdicts ever written
+_HEADER = struct.Struct("@QQQQ")  # standings ever written, those by header, next offset, released
+_WORD = struct.Struct("@Q")
 _CHILD = struct.Struct("@iIB7xdQ")  # pid, generation, state, since, resident memory
 _COUNTS = struct.Struct("@QQQ")  # done, failed, head: what `end` writes
 _TASK = struct.Struct("@QdddBB64s128sQ")  # head, started, soft, hard, two lengths, id, name, tail
 _ASKED = struct.Struct("@QQ")  # the run that is to end, and how
-_VERDICT = struct.Struct("@QBIB64sQ")  # head, kind, count, length, id, tail
+_STANDING = struct.Struct(
+    "@QQIIdBBBB64s64s80sQ"
+)  # head, previous in the bucket, hash, crashes, time, flags, three lengths, key, cause, node, tail
+_LINK = struct.Struct("@QQI")  # how a standing begins: all that a search looks at on its way
+_REVOKED, _ABORTED, _HARD_LIMIT = 1, 2, 4
 
 _HEADER_SIZE = 64
 _CHILD_SIZE = 64
 _SLOT_SIZE = 320
 _TASK_AT = 16  # `_COUNTS` and `_TASK` share the head: ending a task is writing zero there
 _ASKED_AT = 256
-_VERDICT_SIZE = 128
+_STANDING_SIZE = 256
+_HEADERS_AT, _OFFSET_AT, _RELEASED_AT = 8, 16, 24
 
 _pack_counts = _COUNTS.pack_into
 _pack_task = _TASK.pack_into
+_word = _WORD.unpack_from
+_link = _LINK.unpack_from
+_hash = zlib.crc32
 
 
 class ChildState(enum.IntEnum):
@@ -87,25 +100,9 @@ class ChildStatus(msgspec.Struct, frozen=True):
     failed: int
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """What this node knows against a task id: it did ``kind`` ``count`` times. Not ``core.outcome.Verdict``."""
-
-    task_id: str
-    kind: VerdictKind
-    count: int
-
-
-def _key(task_id: bytes | str) -> bytes:
-    """Return at most 64 bytes that stand for a task id: the id itself, or its start and a hash of all of it."""
-    raw = task_id.encode("utf-8", "replace") if isinstance(task_id, str) else task_id
-    if len(raw) <= ID_BYTES:
-        return raw
-    return raw[:32] + hashlib.blake2b(raw, digest_size=16).hexdigest().encode()
-
-
 def stored(task_id: str) -> str:
     """What ``Running.task_id`` is for a task id."""
-    return _key(task_id).decode("utf-8", "replace")
+    return key(task_id).decode("utf-8", "replace")
 
 
 class Slot:
@@ -145,8 +142,8 @@ class Slot:
         """
         if type(task_id) is str:
             task_id = task_id.encode("utf-8", "replace")
-        if len(task_id) > ID_BYTES:
-            task_id = _key(task_id)
+        if len(task_id) > KEY_BYTES:
+            task_id = key(task_id)
         encoded = name.encode("utf-8", "replace")[:NAME_BYTES]
         self._sequence = sequence = self._sequence + 1
         _pack_task(
@@ -273,7 +270,7 @@ class Board:
     Args:
         seats: how many children can exist at one time, overlap of a reload included.
         slots: slots per child.
-        verdicts: how many verdicts the ring keeps; the oldest gives way.
+        standings: how many changes of what is known about task ids are kept; the oldest gives way. Memory is used as they come.
         executions: how many ended executions the journal keeps of each seat.
 
     Attributes:
@@ -281,22 +278,22 @@ class Board:
     """
 
     def __init__(
-        self, seats: int, slots: int, verdicts: int = 1024, executions: int = journal.SIZE
+        self, seats: int, slots: int, standings: int = 65_536, executions: int = journal.SIZE
     ) -> None:
         self.journal = Journal(seats, executions)
         self.seats = seats
         self.slots = slots
         self._seat_size = seat_size = _CHILD_SIZE + _SLOT_SIZE * slots
-        self._ring_at = _HEADER_SIZE + seat_size * seats
-        self._ring = verdicts
-        self._memory = mmap.mmap(-1, self._ring_at + _VERDICT_SIZE * verdicts)
+        buckets = 4 << (standings - 1).bit_length()  # many, so that most searches end at the first
+        self._mask = buckets - 1
+        self._buckets_at = _HEADER_SIZE + seat_size * seats
+        self._ring_at = self._buckets_at + _WORD.size * buckets
+        self._ring = standings
+        self._memory = mmap.mmap(-1, self._ring_at + _STANDING_SIZE * standings)
         self._children = tuple(
             ChildRecord(self._memory, _HEADER_SIZE + seat_size * index, index, slots)
             for index in range(seats)
         )
-        # what this process has read of the ring so far; in the supervisor, what it wrote. One thread per process.
-        self._seen = 0
-        self._known: dict[bytes, Verdict] = {}
 
     def child(self, index: int) -> ChildRecord:
         """Return the record of seat ``index``: always the same object in one process."""
@@ -307,65 +304,136 @@ class Board:
 
         Any thread. For redelivered messages only: it searches the memory of all slots.
         """
-        key = _key(task_id)
-        memory = self._memory
-        at = memory.find(key, _HEADER_SIZE, self._ring_at)
+        wanted = key(task_id)
+        memory, end = self._memory, self._buckets_at
+        at = memory.find(wanted, _HEADER_SIZE, end)
         while at >= 0:
             seat, within = divmod(at - _HEADER_SIZE, self._seat_size)
             number = (within - _CHILD_SIZE) // _SLOT_SIZE
             if number >= 0:
                 task = self._children[seat].slot(number).read()
-                if task is not None and task.task_id.encode("utf-8", "replace") == key:
+                if task is not None and task.task_id.encode("utf-8", "replace") == wanted:
                     return True
-            at = memory.find(key, at + 1, self._ring_at)
+            at = memory.find(wanted, at + 1, end)
         return False
 
-    def charge(self, task_id: bytes | str, kind: VerdictKind) -> Verdict:
-        """Record a verdict against a task id and return it with its count. The supervisor only."""
-        key = _key(task_id)
-        before = self._known.get(key)
-        count = before.count + 1 if before is not None and before.kind is kind else 1
-        verdict = Verdict(key.decode("utf-8", "replace"), kind, count)
-        (written,) = _HEADER.unpack_from(self._memory, 0)
+    # ------------------------------------------------------------ standings
+
+    def put(self, which: bytes, standing: Standing) -> None:
+        """Show what holds for a key from now on. The one process that follows the verdicts only."""
+        memory = self._memory
+        (written,) = _word(memory, 0)
         sequence = written + 1
-        at = self._ring_at + _VERDICT_SIZE * (written % self._ring)
-        _VERDICT.pack_into(
-            self._memory, at, sequence, kind.value, min(count, 2**32 - 1), len(key), key, sequence
+        hashed = _hash(which)
+        bucket = self._buckets_at + 8 * (hashed & self._mask)
+        (previous,) = _word(memory, bucket)
+        cause = standing.cause.encode("utf-8", "replace")[:64]
+        node = standing.node.encode("utf-8", "replace")[:80]
+        flags = (
+            standing.revoked * _REVOKED
+            | standing.aborted * _ABORTED
+            | standing.hard_limit * _HARD_LIMIT
         )
-        _HEADER.pack_into(self._memory, 0, sequence)
-        self._remember(key, verdict)
-        self._seen = sequence
-        return verdict
+        _STANDING.pack_into(
+            memory,
+            self._ring_at + _STANDING_SIZE * (written % self._ring),
+            sequence,
+            previous,
+            hashed,
+            min(standing.crashes, 2**32 - 1),
+            standing.time,
+            flags,
+            len(which),
+            len(cause),
+            len(node),
+            which,
+            cause,
+            node,
+            sequence,
+        )
+        # the record first, then the ways to it
+        _WORD.pack_into(memory, bucket, sequence)
+        if which[:1] == b"\0":
+            (headers,) = _word(memory, _HEADERS_AT)
+            _WORD.pack_into(memory, _HEADERS_AT, headers + 1)
+        _WORD.pack_into(memory, 0, sequence)
 
-    def verdict(self, task_id: bytes | str) -> Verdict | None:
-        """Return the newest verdict against a task id, None when there is none.
+    def standing(self, task_id: bytes | str) -> Standing | None:
+        """Return what holds for a task id, None when nothing is known. From any process and thread.
 
-        For redelivered messages only: a task that never ran has none. Costs a dictionary lookup unless verdicts were added.
-        Call from one thread per process.
+        One comparison while nothing is known of any task, a fraction of a microsecond when nothing is known of this one.
         """
-        (written,) = _HEADER.unpack_from(self._memory, 0)
-        if written != self._seen:
-            self._catch_up(written)
-        return self._known.get(_key(task_id))
+        memory = self._memory
+        if not _word(memory, 0)[0]:
+            return None
+        which = key(task_id)
+        hashed = _hash(which)
+        (sequence,) = _word(memory, self._buckets_at + 8 * (hashed & self._mask))
+        return self._search(sequence, which, hashed) if sequence else None
 
-    def _catch_up(self, written: int) -> None:
-        for sequence in range(max(self._seen, written - self._ring) + 1, written + 1):
-            at = self._ring_at + _VERDICT_SIZE * ((sequence - 1) % self._ring)
-            head, kind, count, length, key, tail = _VERDICT.unpack_from(self._memory, at)
-            # a record the supervisor overwrote meanwhile has a newer sequence: it is read in its own turn, next time
-            if head == tail == sequence:
-                self._remember(
-                    key[:length],
-                    Verdict(key[:length].decode("utf-8", "replace"), VerdictKind(kind), count),
+    @property
+    def revokes_by_header(self) -> bool:
+        """Whether any tasks were revoked by their headers."""
+        return bool(_word(self._memory, _HEADERS_AT)[0])
+
+    def revoked_by_header(self, headers: Mapping[str, object]) -> bool:
+        """Tell whether tasks with one of these headers were revoked. One comparison while none were by header."""
+        (by_header,) = _word(self._memory, _HEADERS_AT)
+        if not by_header:
+            return False
+        for name, value in headers.items():
+            for each in value if isinstance(value, list | tuple) else (value,):
+                standing = self.standing(header_key(name, str(each)))
+                if standing is not None and standing.revoked:
+                    return True
+        return False
+
+    def _search(self, sequence: int, which: bytes, hashed: int) -> Standing | None:
+        """Follow a chain to the newest standing of a key."""
+        memory, ring_at, ring = self._memory, self._ring_at, self._ring
+        while sequence:
+            at = ring_at + _STANDING_SIZE * ((sequence - 1) % ring)
+            head, previous, found = _link(memory, at)
+            if head != sequence:
+                return None  # overwritten, and so is all that is older in this bucket
+            if found == hashed:
+                (head, _, _, crashes, time, flags, *lengths, name, cause, node, tail) = (
+                    _STANDING.unpack_from(memory, at)
                 )
-        self._seen = written
+                if head != sequence or tail != sequence:
+                    return None
+                if name[: lengths[0]] == which:
+                    return Standing(
+                        flags & _REVOKED != 0,
+                        flags & _ABORTED != 0,
+                        flags & _HARD_LIMIT != 0,
+                        crashes,
+                        cause[: lengths[1]].decode("utf-8", "replace"),
+                        node[: lengths[2]].decode("utf-8", "replace"),
+                        time,
+                    )
+            sequence = previous
+        return None
 
-    def _remember(self, key: bytes, verdict: Verdict) -> None:
-        # newest last, so that what is forgotten first is what the ring forgets first
-        self._known.pop(key, None)
-        self._known[key] = verdict
-        if len(self._known) > self._ring:
-            del self._known[next(iter(self._known))]
+    # ------------------------------------------------------------ where the node is in the stream
+
+    @property
+    def offset(self) -> int:
+        """The offset of the stream from which nothing was read yet."""
+        return int(_word(self._memory, _OFFSET_AT)[0])
+
+    @offset.setter
+    def offset(self, value: int) -> None:
+        _WORD.pack_into(self._memory, _OFFSET_AT, value)
+
+    @property
+    def released(self) -> bool:
+        """Whether children may run tasks: the verdicts were read once, or it was given up to wait for them."""
+        return bool(_word(self._memory, _RELEASED_AT)[0])
+
+    def release(self) -> None:
+        """Let children run tasks. The one process that follows the verdicts only."""
+        _WORD.pack_into(self._memory, _RELEASED_AT, 1)
 
     def close(self) -> None:
         """Unmap the memory in this process. Afterwards no method may be called."""

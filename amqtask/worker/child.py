@@ -1,5 +1,8 @@
 """One child of a worker: consumes its queues, runs tasks, settles them. Also the whole of a ``solo`` worker.
 
+It does not begin before the node has read the verdicts of the cluster: a task that was revoked while no node ran must not start
+because its message was faster. A solo worker reads them itself.
+
 Two threads. The I/O thread owns both connections (one consumes, one publishes results, so that a broker that holds
 publishers back never holds back acks), the timers and the signals' wake-up pipe; the main thread runs tasks. The main thread
 may be stuck in C code for minutes: the I/O thread keeps heartbeats, limits and shutdown going.
@@ -11,6 +14,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +38,7 @@ from amqtask.worker.pilot import Pilot
 from amqtask.worker.pools.single import SingleSlot
 from amqtask.worker.prepared import ChildContext
 from amqtask.worker.settle import Key, Settler
+from amqtask.worker.solo import SoloVerdicts
 
 log = get_logger("amqtask.worker")
 
@@ -41,6 +46,8 @@ SETTLE_GRACE = (
     10.0  # seconds a stopping child waits for the broker to confirm what its tasks left behind
 )
 CLOSE_GRACE = 3.0
+VERDICTS_WITHIN = 8.0  # seconds to wait for a node's word that verdicts were read; longer than the node itself waits
+VERDICTS_LOOK = 0.01
 
 
 class Child:
@@ -125,6 +132,9 @@ class Child:
         self._told = False  # I/O thread: the supervisor knows that we are ready
         self._exit = ChildExit.DONE
         self._signals: socket.socket | None = None
+        self._verdicts: SoloVerdicts | None = None
+        if context.solo:
+            self._verdicts = SoloVerdicts(self._io, job, self._publisher, context.board)
 
     # ------------------------------------------------------------ main thread
 
@@ -134,7 +144,7 @@ class Child:
         self._limits.install()
         self._io.start()
         self._job.app.adopt(self._io, self._publisher)  # what tasks publish goes the same way
-        self._consumer.start()
+        self._io.post(self._io_start)
         try:
             self._pool.run()
         finally:
@@ -169,6 +179,8 @@ class Child:
             )
         self._executor.close()
         self._job.app.close(CLOSE_GRACE)
+        if self._verdicts is not None:
+            self._io.post(self._verdicts.close)
         closed = threading.Event()
         self._consumer.close(closed.set)
         # Given up now: what has no confirm is not acked either, the consumer takes no verdict any more.
@@ -215,6 +227,24 @@ class Child:
         self._executor.copied = True
 
     # ------------------------------------------------------------ I/O thread
+
+    def _io_start(self) -> None:
+        """Connect; consume as soon as the verdicts are known."""
+        if self._verdicts is not None:
+            self._verdicts.start()
+        if not self._context.board.released:
+            self._consumer.pause()
+            self._io_await_verdicts(time.monotonic() + VERDICTS_WITHIN)
+        self._consumer.start()
+
+    def _io_await_verdicts(self, deadline: float) -> None:
+        def look() -> None:
+            if self._context.board.released or time.monotonic() >= deadline:
+                self._consumer.resume()
+            else:
+                self._io_await_verdicts(deadline)
+
+        self._io.call_later(VERDICTS_LOOK, look)
 
     def _io_ready(self) -> None:
         if not self._told:

@@ -3,8 +3,8 @@
 The steps, in order, each of which may end the delivery:
 
 1. read the header (the body is not touched);
-2. a redelivery is looked up: finished in this node before, still running in it, ended at its hard limit, or crashed its child
-   too often;
+2. it is looked up: revoked; and, when it was delivered before, finished in this node, still running in it, killed at its hard
+   limit, or guilty of too many crashes, on whatever node;
 3. the task is looked up and an expired one is refused;
 4. one that is early goes to the delay ladder, and has not run;
 5. the body is decoded and the task runs, within its limits;
@@ -30,7 +30,6 @@ import msgspec
 from amqtask.amqp.ports import Delivery
 from amqtask.core import codec, dead, result, serialization
 from amqtask.core.codec import Head
-from amqtask.core.fleet import VerdictKind
 from amqtask.core.message import Properties, Publication
 from amqtask.core.onward import FIRST_TIME, senders_own
 from amqtask.core.outcome import (
@@ -47,6 +46,7 @@ from amqtask.core.outcome import (
 )
 from amqtask.core.retry import Again
 from amqtask.core.settlement import DONE, decide, needs_letter
+from amqtask.core.verdicts import Standing
 from amqtask.errors import (
     AmqtaskError,
     DecodeError,
@@ -75,6 +75,7 @@ from amqtask.worker.settle import Key, Settler
 log = get_logger("amqtask.worker")
 
 EARLY = 0.05  # seconds before its eta at which a task may start
+MAX_CRASHES = 3  # for a queue that the topology does not name
 EMPTY = Properties()
 TERMINATED = Revoked("terminated")
 AnyTask = Task[Any, Any]
@@ -108,11 +109,11 @@ class Executor:
         self._job = job
         self._context = context
         self._slot = context.record.slot(0)
+        self._board = context.board
         self._settler = settler
         self._limits = limits
         self._stale = stale
         self._hold = hold
-        self._board = context.board
         self._journal = context.board.journal.seat(context.index)
         # Slot's thread: the place in the journal of the execution that is about to be settled.
         self._place = -1
@@ -163,7 +164,11 @@ class Executor:
             self._refuse(delivery, error)
             return
         key = self._key(delivery, head)
-        if delivery.redelivered and self._known(delivery, head, key):
+        board = self._board
+        standing = board.standing(head.id)
+        if (
+            standing is not None or delivery.redelivered or board.revokes_by_header
+        ) and self._known(delivery, head, key, standing):
             return
         task = self._tasks.get(head.task)
         if task is None:
@@ -307,22 +312,30 @@ class Executor:
             reason = "wrong arguments"
         return Failed(error, result.format_traceback(error), reason, runtime)
 
-    def _known(self, delivery: Delivery, head: Head, key: Key) -> bool:
-        """Settle a redelivery that must not run again. True when it is settled."""
-        if (delivery.epoch, delivery.tag) in self.released:
-            self.released.discard((delivery.epoch, delivery.tag))
-        elif self._answered(delivery, head, key):
-            return True
-        verdict = self._board.verdict(head.id)
-        if verdict is None:
+    def _known(self, delivery: Delivery, head: Head, key: Key, standing: Standing | None) -> bool:
+        """Settle a delivery that must not run. True when it is settled."""
+        if delivery.redelivered:
+            if (delivery.epoch, delivery.tag) in self.released:
+                self.released.discard((delivery.epoch, delivery.tag))
+            elif self._answered(delivery, head, key):
+                return True
+        outcome: Outcome
+        if (standing is not None and standing.revoked) or self._board.revoked_by_header(
+            head.headers
+        ):
+            outcome = Revoked("revoked")
+        elif standing is None or not delivery.redelivered:
+            # what a task did to its process counts against the message that did it: sent anew, it is tried anew
             return False
-        error: Exception
-        if verdict.kind is VerdictKind.HARD_LIMIT:
-            error = TimeLimitExceeded(f"Task {head.task}[{head.id}] was killed at its time limit.")
+        elif standing.hard_limit:
+            error: Exception = TimeLimitExceeded(
+                f"Task {head.task}[{head.id}] was killed at its time limit."
+            )
             outcome = Failed(error, None, "time limit")
-        elif verdict.count >= self._job.max_crashes.get(delivery.queue, 3):
+        elif standing.crashes >= self._job.max_crashes.get(delivery.queue, MAX_CRASHES):
             error = WorkerLostError(
-                f"Task {head.task}[{head.id}] killed the process that ran it {verdict.count} times."
+                f"Task {head.task}[{head.id}] killed the process that ran it {standing.crashes} times, "
+                f"last by {standing.cause or 'an unknown cause'} on node {standing.node}."
             )
             outcome = Failed(error, None, "crashes")
         else:

@@ -38,6 +38,7 @@ from typing import NoReturn
 
 import msgspec
 
+from amqtask.core.fleet import AGENT
 from amqtask.errors import AmqtaskError
 from amqtask.log import get_logger
 from amqtask.worker.board import Board
@@ -55,6 +56,7 @@ from amqtask.worker.link import (
     Exited,
     FromServer,
     Link,
+    Mailbox,
     NotSpawned,
     ReapChild,
     Retire,
@@ -62,10 +64,11 @@ from amqtask.worker.link import (
     ServerIsReady,
     SpawnChild,
     Spawned,
+    ToAgent,
     ToServer,
     encode,
 )
-from amqtask.worker.prepared import ChildContext, ChildExit, Prepare, Prepared
+from amqtask.worker.prepared import AgentContext, ChildContext, ChildExit, Prepare, Prepared
 
 log = get_logger("amqtask.supervisor")
 
@@ -81,6 +84,7 @@ class Node(msgspec.Struct, frozen=True):
     slots: int
     board: Board
     notify: int  # where children write their frames to the supervisor
+    mailbox: Mailbox[ToAgent]  # the agent's end
 
 
 def start(
@@ -326,6 +330,9 @@ class _Server:
         if not die_with(server):
             die_with_pipe(self._lifeline[0])
         node = self._node
+        if index == AGENT:
+            agent = AgentContext(node=node.name, board=node.board, mailbox=node.mailbox)
+            return run_prepared(lambda: self._prepared.attend(agent), "agent failed")
         node.board.child(index).open(os.getpid(), self._generation, time.monotonic())
         context = ChildContext(
             index=index,
@@ -335,20 +342,20 @@ class _Server:
             board=node.board,
             notify=node.notify,
         )
-        code = run_prepared(self._prepared, context)
+        code = run_prepared(lambda: self._prepared.run(context))
         run_exit_handlers()
         return code
 
 
-def run_prepared(prepared: Prepared, context: ChildContext) -> int:
-    """Run a child's main function; whatever comes out of it becomes an exit code."""
+def run_prepared(main: Callable[[], int], failed: str = "child failed") -> int:
+    """Run the main function of a child or an agent; whatever comes out of it becomes an exit code."""
     try:
-        return prepared.run(context)
+        return main()
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or 0
-        log.error("child failed", reason=str(stop.code))
+        log.error(failed, reason=str(stop.code))
         return 1
     except BaseException:  # the last resort of a process: logged, then its exit code says it
-        log.exception("child failed", index=context.index, pid=os.getpid())
+        log.exception(failed, pid=os.getpid())
         return ChildExit.SOFTWARE

@@ -24,6 +24,7 @@ class Job:
         addresses: brokers.
         queues: what to consume.
         prefetch: messages a child holds at most per queue; ``None`` follows the length of the tasks.
+        declares: whether the node declares what it needs, or only checks that it is there.
         declarations: carried out on every new channel; empty when the node only checks.
         dead_letters: exchange and routing key for the dead letters of each queue that has a place for them.
         max_crashes: how often a task of a queue may kill its child before it is a dead letter.
@@ -39,6 +40,7 @@ class Job:
     addresses: tuple[Address, ...]
     queues: tuple[str, ...]
     prefetch: int | None
+    declares: bool
     declarations: tuple[Declaration, ...]
     dead_letters: Mapping[str, DeadLetterTarget]
     max_crashes: Mapping[str, int]

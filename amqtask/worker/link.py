@@ -1,4 +1,8 @@
-"""Typed frames between supervisor, fork server and children: length-prefixed MessagePack on a socket or a pipe."""
+"""Typed frames between the processes of a node, as MessagePack.
+
+Between supervisor, fork server and children they are length-prefixed on a socket or a pipe; between supervisor and agent each is
+one datagram, so that an agent that dies while it writes leaves nothing that the next one could stumble over.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,13 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from amqtask.core.verdicts import Record
+
 # ---------------------------------------------------------------- supervisor → fork server
 
 
 class SpawnChild(msgspec.Struct, frozen=True, tag=True):
-    """Fork a child into seat ``index``."""
+    """Fork a child into seat ``index``, or the node's agent for ``fleet.AGENT``."""
 
     index: int
 
@@ -94,6 +100,51 @@ class ChildRetiring(msgspec.Struct, frozen=True, tag=True):
 
 FromChild = ChildReady | ChildRetiring
 
+# ---------------------------------------------------------------- agent → supervisor
+
+
+class AgentListens(msgspec.Struct, frozen=True, tag=True):
+    """The agent reads its mailbox: send it what was not confirmed yet."""
+
+
+class AgentRead(msgspec.Struct, frozen=True, tag=True):
+    """Records of the stream, in order; what comes next has ``offset``."""
+
+    offset: int
+    records: list[Record]
+
+
+class AgentReplayed(msgspec.Struct, frozen=True, tag=True):
+    """Everything that was in the stream when the agent began has been sent."""
+
+
+class AgentConfirmed(msgspec.Struct, frozen=True, tag=True):
+    """The record of ``event`` is safe in the stream."""
+
+    event: str
+
+
+class AgentCannot(msgspec.Struct, frozen=True, tag=True):
+    """The stream cannot be used, for a reason that will not go away by itself: one sentence."""
+
+    reason: str
+
+
+FromAgent = AgentListens | AgentRead | AgentReplayed | AgentConfirmed | AgentCannot
+
+# ---------------------------------------------------------------- supervisor → agent
+
+
+class PublishRecord(msgspec.Struct, frozen=True, tag=True):
+    """Add a record to the stream, and say when it is confirmed."""
+
+    record: Record
+
+
+ToAgent = PublishRecord
+
+DATAGRAM = 65_536  # bytes of a frame to or from the agent, at most
+
 _LENGTH = struct.Struct("!I")
 _encoder = msgspec.msgpack.Encoder()
 
@@ -173,6 +224,58 @@ class Link(Generic[F]):
                 frames += self._reader.feed(data)
             else:
                 self.closed = True
+        return frames
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+
+class Mailbox(Generic[F]):
+    """One end of the pair of datagram sockets between supervisor and agent. One thread reads, one thread writes.
+
+    Args:
+        sock: the end; the mailbox owns it from now on.
+        frames: the type or union of frame types that arrive here.
+    """
+
+    def __init__(self, sock: socket.socket, frames: Any) -> None:
+        self._socket = sock
+        self._decode: Callable[[bytes], F] = msgspec.msgpack.Decoder(frames).decode
+
+    @staticmethod
+    def pair() -> tuple[Mailbox[FromAgent], Mailbox[ToAgent]]:
+        """Return the supervisor's end and the agent's. Every process forked from now on inherits both."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * DATAGRAM)
+        return Mailbox[FromAgent](ours, FromAgent), Mailbox[ToAgent](theirs, ToAgent)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on for reading."""
+        return self._socket.fileno()
+
+    def send(self, frame: FromAgent | ToAgent) -> None:
+        """Send a frame; waits for room."""
+        self._socket.send(_encoder.encode(frame))
+
+    def offer(self, frame: FromAgent | ToAgent) -> bool:
+        """Send a frame if there is room for it now; whether it was sent."""
+        try:
+            self._socket.send(_encoder.encode(frame), socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return True
+
+    def receive(self, most: int = 64) -> list[F]:
+        """Return frames that have arrived, without waiting, at most ``most`` of them."""
+        frames: list[F] = []
+        while len(frames) < most:
+            try:
+                data = self._socket.recv(8 * DATAGRAM, socket.MSG_DONTWAIT)
+            except OSError:
+                break
+            frames.append(self._decode(data))
         return frames
 
     def close(self) -> None:

@@ -29,10 +29,11 @@ from amqtask.topology import plan
 from amqtask.topology.holding import for_consumers, wanted
 from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
+from amqtask.worker.agent import Agent
 from amqtask.worker.child import Child
 from amqtask.worker.job import Job
 from amqtask.worker.options import WorkerOptions
-from amqtask.worker.prepared import ChildContext
+from amqtask.worker.prepared import AgentContext, ChildContext
 
 log = get_logger("amqtask.worker")
 
@@ -49,6 +50,10 @@ class Node:
     def run(self, context: ChildContext) -> int:
         """Work as one child."""
         return Child(self._job, context).run()
+
+    def attend(self, context: AgentContext) -> int:
+        """Be the node's agent."""
+        return Agent(self._job, context).run()
 
 
 def prepare(options: WorkerOptions) -> Node:
@@ -88,6 +93,7 @@ def prepare(options: WorkerOptions) -> Node:
         addresses=addresses,
         queues=queues,
         prefetch=prefetch,
+        declares=options.declare,
         declarations=declarations,
         dead_letters={
             queue: target

@@ -1,4 +1,4 @@
-"""What the process side and the task side of a worker agree on: ``Prepared`` and ``ChildContext``.
+"""What the process side and the task side of a worker agree on: ``Prepared``, ``ChildContext`` and ``AgentContext``.
 
 The process side (supervisor, fork server) knows nothing of AMQP or tasks. It is given a function that prepares the app once per
 generation in the fork server; what that returns is inherited by every child and run there.
@@ -12,9 +12,9 @@ from typing import Protocol
 
 from amqtask.core.fleet import ChildExit
 from amqtask.worker.board import Board, ChildRecord, ChildState
-from amqtask.worker.link import ChildReady, ChildRetiring, FromChild, encode
+from amqtask.worker.link import ChildReady, ChildRetiring, FromChild, Mailbox, ToAgent, encode
 
-__all__ = ["ChildContext", "ChildExit", "Prepare", "Prepared"]
+__all__ = ["AgentContext", "ChildContext", "ChildExit", "Prepare", "Prepared"]
 
 
 class Prepared(Protocol):
@@ -33,6 +33,27 @@ class Prepared(Protocol):
         Signals the child must answer, and finds at their default: TERM finish what runs, give back the rest, return; QUIT give
         back everything and return at once. INT and HUP do nothing, and USR1 dumps the stacks of all threads already.
         """
+
+    def attend(self, context: AgentContext) -> int:
+        """Be the node's agent until told to end, in the main thread of a process of its own; return its exit code.
+
+        Signals it must answer, and finds at their default: TERM carry out what is under way and return.
+        """
+
+
+class AgentContext:
+    """The agent's place in its node.
+
+    Args:
+        node: the node's name.
+        board: the node's shared memory; the agent only reads it.
+        mailbox: to the supervisor and from it.
+    """
+
+    def __init__(self, *, node: str, board: Board, mailbox: Mailbox[ToAgent]) -> None:
+        self.node = node
+        self.board = board
+        self.mailbox = mailbox
 
 
 Prepare = Callable[[], Prepared]

@@ -1,7 +1,8 @@
 """The supervisor: the process a user starts with ``amqtask worker``. The shell of ``core/fleet``; no task, no AMQP, no thread.
 
-It waits on four things: signals, the links to the fork servers, the pipe its children write to, and the clock. Whatever
-arrives becomes an event of the fleet machine, and the machine's commands are carried out.
+It waits on five things: signals, the links to the fork servers, the pipe its children write to, the mailbox of its agent, and
+the clock. Whatever arrives becomes an event of the fleet machine, and the machine's commands are carried out; but verdicts go
+to the docket, and from there to the board where the children see them.
 
 What it does about a signal:
 
@@ -32,10 +33,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import assert_never
 
-from amqtask.core import fleet
+from amqtask.core import fleet, verdicts
 from amqtask.log import get_logger
 from amqtask.worker import forkserver, link, reloader
 from amqtask.worker.board import Board, ChildState, Ending, stored
+from amqtask.worker.docket import Docket
 from amqtask.worker.lineage import ASK_SIGNAL, Wakeup, kill_group
 from amqtask.worker.options import WorkerOptions
 from amqtask.worker.prepared import ChildContext, ChildExit, Prepare
@@ -46,6 +48,7 @@ HARD_GRACE = 0.8  # s past its hard deadline after which a task's child is kille
 LOOK = 0.5  # s between two looks at the slots
 ASK_GRACE = 1.0  # s a child has to end a revoked task itself, before it is killed
 FROZEN_AFTER = 10.0  # s a child may stay stopped (SIGSTOP): well below the three heartbeats after which the broker gives up
+REPLAY_WITHIN = 5.0  # s the children wait for the verdicts of the others before they go on without
 SEATS = 3  # seats per child: those that work, those that follow, and those that still drain from the reload before
 
 _NAMES: dict[int, fleet.SignalName] = {
@@ -99,14 +102,22 @@ class _Shell:
             children=options.children,
             seats=options.children * SEATS,
             shutdown_timeout=options.shutdown_timeout,
+            agent=True,
         )
         self._state, self._commands = fleet.begin(config)
         self._board = Board(config.seats, options.slots, executions=options.remembered)
         self._notify_read, self._notify_write = os.pipe()
         os.set_blocking(self._notify_read, False)
         self._notify = link.Reader[link.FromChild](link.FromChild)
+        self._mailbox, self._agents_end = link.Mailbox.pair()
+        self._docket = Docket(options.node, self._board)
+        self._release_at: float | None = None  # when the children have waited long enough
         self._node = forkserver.Node(
-            name=options.node, slots=options.slots, board=self._board, notify=self._notify_write
+            name=options.node,
+            slots=options.slots,
+            board=self._board,
+            notify=self._notify_write,
+            mailbox=self._agents_end,
         )
         self._servers: dict[int, _ServerProcess] = {}
         self._reloader = 0
@@ -122,6 +133,7 @@ class _Shell:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
         self._selector.register(self._notify_read, selectors.EVENT_READ, self._children_say)
+        self._selector.register(self._mailbox, selectors.EVENT_READ, self._agent_says)
 
     # ------------------------------------------------------------ the loop
 
@@ -236,6 +248,9 @@ class _Shell:
                     yield fleet.ChildStarted(frame.index, frame.pid, generation)
                 case link.NotSpawned():
                     yield fleet.SpawnFailed(frame.index, generation, frame.reason)
+                case link.Exited(index=fleet.AGENT):
+                    yield fleet.ChildExited(frame.index, frame.pid, frame.code, frame.signal)
+                    server.link.send(link.ReapChild(frame.pid))
                 case link.Exited():
                     # a frame of the dying child may still be in the pipe, and comes first
                     yield from self._children_say()
@@ -270,6 +285,31 @@ class _Shell:
                     yield fleet.ChildReady(frame.index, frame.pid, frame.generation)
                 case link.ChildRetiring():
                     yield fleet.ChildRetiring(frame.index, frame.pid, frame.generation)
+                case _:
+                    assert_never(frame)
+
+    def _agent_says(self) -> Iterator[fleet.Event]:
+        for frame in self._mailbox.receive():
+            match frame:
+                case link.AgentListens():
+                    for record in self._docket.unconfirmed:
+                        self._mailbox.offer(link.PublishRecord(record))
+                case link.AgentRead():
+                    self._docket.read(frame.offset, frame.records)
+                    for record in frame.records:
+                        if record.kind is verdicts.Kind.REVOKED and record.terminate:
+                            yield from self._terminate(record.ids, _signal(record.signal))
+                case link.AgentReplayed():
+                    self._board.release()
+                case link.AgentConfirmed():
+                    self._docket.confirmed(frame.event)
+                case link.AgentCannot():
+                    self._log.warning(
+                        "the stream of verdicts cannot be used; what other nodes know of crashes and revokes may be missing here",
+                        stream=verdicts.STREAM,
+                        reason=frame.reason,
+                    )
+                    self._board.release()
                 case _:
                     assert_never(frame)
 
@@ -331,6 +371,18 @@ class _Shell:
             return
         self._next_look = now + LOOK
         yield from self._overdue(now)
+        if not self._board.released:
+            if self._release_at is None:
+                self._release_at = now + REPLAY_WITHIN
+            elif now >= self._release_at:
+                self._log.warning(
+                    "the verdicts of other nodes are not known yet; going on without them",
+                    seconds=REPLAY_WITHIN,
+                )
+                self._board.release()
+        agent = self._state.agent
+        if agent is not None and agent.pid and (reason := self._frozen(agent.pid, now)):
+            yield fleet.ChildStuck(fleet.AGENT, agent.pid, reason)
         for child in list(self._state.children.values()):
             if child.pid == 0:
                 continue
@@ -350,12 +402,16 @@ class _Shell:
                     )
                 else:
                     self._next_look = min(self._next_look, due)
-            if not _is_stopped(child.pid):
-                self._stopped_since.pop(child.pid, None)
-            elif now - self._stopped_since.setdefault(child.pid, now) >= FROZEN_AFTER:
-                yield fleet.ChildStuck(
-                    child.index, child.pid, f"stopped by a signal for {FROZEN_AFTER:g} s"
-                )
+            if reason := self._frozen(child.pid, now):
+                yield fleet.ChildStuck(child.index, child.pid, reason)
+
+    def _frozen(self, pid: int, now: float) -> str | None:
+        """Why a process counts as frozen, None when it does not."""
+        if not _is_stopped(pid):
+            self._stopped_since.pop(pid, None)
+        elif now - self._stopped_since.setdefault(pid, now) >= FROZEN_AFTER:
+            return f"stopped by a signal for {FROZEN_AFTER:g} s"
+        return None
 
     def _remind(self, child: fleet.Child) -> None:
         """Send TERM again to a child that has not taken notice: its task may have ignored the first."""
@@ -377,12 +433,15 @@ class _Shell:
                 case fleet.KillServer():
                     if command.generation in self._servers:
                         kill_group(self._servers[command.generation].pid)
+                case fleet.Spawn(index=fleet.AGENT):
+                    self._send(command.generation, link.SpawnChild(fleet.AGENT))
                 case fleet.Spawn():
                     # whoever sat there is dead; when its fork server died with it, nobody has cleared up
                     self._board.child(command.index).clear()
                     self._send(command.generation, link.SpawnChild(command.index))
                 case fleet.SignalChild(signal="USR1"):
-                    _head(f"child {command.index}, pid {command.pid}")
+                    name = "agent" if command.index == fleet.AGENT else f"child {command.index}"
+                    _head(f"{name}, pid {command.pid}")
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(command.pid, signal.SIGUSR1)
                     # the child writes its stacks in many pieces: a moment each keeps them apart for the reader
@@ -394,15 +453,7 @@ class _Shell:
                 case fleet.KillChild():
                     kill_group(command.pid)
                 case fleet.Charge():
-                    verdict = self._board.charge(command.task.id, command.kind)
-                    self._log.error(
-                        command.event,
-                        **_readable(command.fields),
-                        task_id=command.task.id,
-                        task_name=command.task.name,
-                        verdict=command.kind.name.lower(),
-                        count=verdict.count,
-                    )
+                    self._charge(command)
                 case fleet.Say(level="error") if self._on_ready is not None:
                     _tell(command.event)
                 case fleet.Say():
@@ -412,6 +463,23 @@ class _Shell:
                 case _:
                     assert_never(command)
         return events
+
+    def _charge(self, command: fleet.Charge) -> None:
+        """Record what a task did: on the board at once, and through the agent for all other nodes."""
+        fields = _readable(command.fields)
+        record, standing = self._docket.charge(
+            _KINDS[command.kind], command.task.id, command.task.name, _cause(command.fields)
+        )
+        # one that finds no room, or no agent, is sent when an agent listens again
+        self._mailbox.offer(link.PublishRecord(record))
+        self._log.error(
+            command.event,
+            **fields,
+            task_id=command.task.id,
+            task_name=command.task.name,
+            verdict=command.kind.name.lower(),
+            count=standing.crashes if command.kind is fleet.VerdictKind.CRASHED else 1,
+        )
 
     def _start_server(self, generation: int) -> list[fleet.Event]:
         try:
@@ -449,6 +517,7 @@ class _Shell:
         self._wakeup.drop()
         self._selector.close()
         os.close(self._notify_read)
+        self._mailbox.close()
         for server in self._servers.values():
             server.link.close()
 
@@ -460,6 +529,8 @@ class _Shell:
             server.link.close()
         self._selector.close()
         self._wakeup.restore()
+        self._mailbox.close()
+        self._agents_end.close()
         os.close(self._notify_read)
         os.close(self._notify_write)
 
@@ -470,6 +541,27 @@ _NAMES_AS_SIGNALS = tuple(signal.Signals(number) for number in _NAMES)
 def _head(text: str) -> None:
     """Write a heading for a dump of stacks, past Python's buffer as the dump itself."""
     os.write(2, f"--- {text}\n".encode())
+
+
+_KINDS = {
+    fleet.VerdictKind.CRASHED: verdicts.Kind.CRASHED,
+    fleet.VerdictKind.HARD_LIMIT: verdicts.Kind.HARD_LIMIT,
+}
+
+
+def _signal(name: str) -> signal.Signals:
+    """The signal somebody named, with or without ``SIG``; TERM for a name that means nothing here."""
+    return getattr(signal.Signals, f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM)
+
+
+def _cause(fields: Mapping[str, object]) -> str | None:
+    """What a child died of, for people: ``signal 11 (SIGSEGV)``, ``exit code 3``."""
+    number = fields.get("signal")
+    if isinstance(number, int):
+        name = _readable(fields)["signal"]
+        return f"signal {number} ({name})" if isinstance(name, str) else f"signal {number}"
+    code = fields.get("exit_code")
+    return None if code is None else f"exit code {code}"
 
 
 def _readable(fields: Mapping[str, object]) -> dict[str, object]:
@@ -553,7 +645,7 @@ def _run_solo(options: WorkerOptions, prepare: Prepare, on_ready: OnReady) -> in
         index=0, generation=1, node=options.node, slots=options.slots, board=board, notify=None
     )
     try:
-        code = forkserver.run_prepared(prepared, context)
+        code = forkserver.run_prepared(lambda: prepared.run(context))
     finally:
         if watcher:
             os.kill(watcher, signal.SIGKILL)

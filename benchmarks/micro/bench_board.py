@@ -1,4 +1,4 @@
-"""What ``Slot.begin`` and ``Slot.end`` cost: they are on the path of every task.
+"""What ``Slot.begin``, ``Slot.end`` and ``Board.standing`` cost: they are on the path of every task.
 
 Run: ``python benchmarks/micro/bench_board.py``. Prints nanoseconds per call, the best of seven rounds.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import timeit
 
-from amqtask.core.fleet import VerdictKind
+from amqtask.core.verdicts import Standing
 from amqtask.worker.board import Board
 
 LOOPS = 200_000
@@ -21,8 +21,6 @@ def measure(name: str, statement: str, variables: dict[str, object]) -> None:
 def main() -> None:
     board = Board(seats=16, slots=1)
     slot = board.child(0).slot(0)
-    for number in range(1024):
-        board.charge(f"task-{number}", VerdictKind.CRASHED)
     variables: dict[str, object] = {
         "slot": slot,
         "board": board,
@@ -36,7 +34,11 @@ def main() -> None:
     measure("end", "slot.end()", variables)
     slot.begin("one", "shop.email.send", 1.0)
     measure("read (the supervisor)", "slot.read()", variables)
-    measure("verdict (redelivered only)", "board.verdict(text)", variables)
+    measure("standing, nothing known", "board.standing(text)", variables)
+    for number in range(50_000):
+        board.put(f"task-{number}".encode(), Standing(revoked=True))
+    measure("standing, 50,000 others known", "board.standing(text)", variables)
+    measure("standing, known", "board.standing('task-49999')", variables)
 
 
 if __name__ == "__main__":

@@ -295,8 +295,15 @@ class Node:
         return descendants(self.pid)
 
     def children(self) -> list[int]:
-        """The children: what the fork servers have forked."""
-        return [child for server in offspring(self.pid) for child in offspring(server)]
+        """The children: what the fork servers have forked, but for the agent."""
+        return [pid for pid in self._forked() if not is_agent(pid)]
+
+    def agent(self) -> int:
+        """The node's agent; 0 while it has none."""
+        return next((pid for pid in self._forked() if is_agent(pid)), 0)
+
+    def _forked(self) -> list[int]:
+        return [pid for server in offspring(self.pid) for pid in offspring(server)]
 
     def whole(self, count: int, without: int = 0, timeout: float = 5.0) -> list[int]:
         """Wait until it has so many children, ``without`` not among them."""
@@ -336,6 +343,14 @@ class Node:
             self.process.kill()
             self.process.wait()
         self.gone(family, 10)
+
+
+def is_agent(pid: int) -> bool:
+    """Tell whether a process calls itself a node's agent."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "amqtask agent\n"
+    except OSError:
+        return False
 
 
 def offspring(pid: int) -> list[int]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from amqtask.core.fleet import (
+    AGENT,
     MOVES,
     SIGNALS,
     Charge,
@@ -168,8 +169,9 @@ def test_children_that_die_before_ready_back_off_in_doubling_rounds() -> None:
 
 def test_five_crashes_in_ten_seconds_are_a_loop_and_a_quiet_time_ends_it() -> None:
     node = running()
-    for _ in range(4):
-        node.up(node.tell(ChildExited(0, node.pid(0), 0, 11, (TASK,)), after=1.0))
+    for number in range(4):
+        task = Task(f"id-{number}", "shop.add")
+        node.up(node.tell(ChildExited(0, node.pid(0), 0, 11, (task,)), after=1.0))
         assert node.state.children[0].phase is Phase.READY
 
     assert not any(isinstance(c, Spawn) for c in node.tell(ChildExited(0, node.pid(0), 0, 11)))
@@ -177,6 +179,98 @@ def test_five_crashes_in_ten_seconds_are_a_loop_and_a_quiet_time_ends_it() -> No
     spawns = node.tell(ChildExited(0, node.pid(0), 0, 11), after=30.0)
 
     assert spawns == [Spawn(0, 1)]
+
+
+def test_one_task_that_kills_child_after_child_holds_nobody_up() -> None:
+    """Its verdicts end it; until then its neighbours must find a place to run."""
+    node = running()
+    for _ in range(20):
+        spawns = node.tell(ChildExited(0, node.pid(0), 0, 11, (TASK,)), after=0.1)
+        assert [c for c in spawns if isinstance(c, Spawn)] == [Spawn(0, 1)]
+        node.up(spawns)
+
+
+# ---------------------------------------------------------------- the agent
+
+WITH_AGENT = Config(children=2, seats=6, agent=True)
+
+
+def attended() -> tuple[Node, int]:
+    """A node whose children and agent are up, and the agent's pid."""
+    node = Node(WITH_AGENT)
+    spawns = node.tell(ServerReady(1))
+    assert spawns == [Spawn(AGENT, 1), Spawn(0, 1), Spawn(1, 1)]
+    pid = node.fork(spawns[0])
+    node.up(spawns[1:])
+    return node, pid
+
+
+def test_the_agent_is_started_first_and_leaves_last() -> None:
+    node, agent = attended()
+
+    node.tell(SignalArrived("TERM"))
+    assert node.tell(ChildExited(0, node.pid(0), 0)) == []
+    assert node.tell(ChildExited(1, node.pid(1), 0)) == [SignalChild(AGENT, agent, "TERM")]
+    assert node.tell(ChildExited(AGENT, agent, 0)) == [RetireServer(1)]
+    assert node.tell(ServerExited(1, "exit code 0")) == [Exit(0)]
+
+
+def test_an_agent_that_does_not_end_is_killed_and_costs_no_more_than_its_grace() -> None:
+    node, agent = attended()
+    for index in (0, 1):
+        node.tell(ChildExited(index, node.pid(index), 0, 9))
+    node.tell(SignalArrived("QUIT"))
+    for index in list(node.state.children):
+        node.tell(ChildExited(index, node.pid(index), 0))
+
+    due = deadline(node.state)
+    assert due == node.now + WITH_AGENT.agent_grace
+    assert node.tell(Tick(), after=WITH_AGENT.agent_grace) == [KillChild(AGENT, agent)]
+    assert node.tell(ChildExited(AGENT, agent, 0, 9)) == [RetireServer(1)]
+    assert node.tell(ServerExited(1, "exit code 0")) == [Exit(0)]
+
+
+def test_a_dead_agent_is_replaced_later_each_time_and_charges_nobody() -> None:
+    node, agent = attended()
+    waits = []
+    for _ in range(4):
+        assert node.tell(ChildExited(AGENT, agent, 0, 9)) == []
+        due = deadline(node.state)
+        assert due is not None
+        waits.append(round(due - node.now, 3))
+        spawns = node.tell(Tick(), after=due - node.now)
+        assert spawns == [Spawn(AGENT, 1)]
+        agent = node.fork(spawns[0])
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+
+    node.tell(Tick(), after=WITH_AGENT.agent_steady)
+    node.tell(ChildExited(AGENT, agent, 0, 9))
+    assert deadline(node.state) == node.now + 0.5  # it had worked for long: this is something new
+
+
+def test_the_agent_follows_the_generation() -> None:
+    node, agent = attended()
+    node.tell(SignalArrived("HUP"))
+    spawns = node.tell(ServerReady(2))
+    assert spawns == [Spawn(2, 2), Spawn(3, 2)]
+    commands = node.up(spawns)
+    node.tell(Tick())
+    # told when the new children are all there, and replaced when it is gone
+    assert node.state.agent is not None
+    assert node.state.agent.told
+    assert SignalChild(0, 1002, "TERM") in commands
+    assert node.tell(ChildExited(AGENT, agent, 0)) == [Spawn(AGENT, 2)]
+
+
+def test_an_agent_whose_server_died_is_forgotten_with_it() -> None:
+    node, _ = attended()
+    node.tell(ServerExited(1, "SIGKILL"))
+    assert node.state.agent is None
+
+
+def test_a_frozen_agent_is_killed() -> None:
+    node, agent = attended()
+    assert node.tell(ChildStuck(AGENT, agent, "stopped")) == [KillChild(AGENT, agent)]
 
 
 def test_recycled_child_is_replaced_at_once_however_often() -> None:

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amqtask.core.fleet import VerdictKind
-from amqtask.worker.board import Board, ChildState, Ending, Running, Verdict, stored
+from amqtask.core.verdicts import Standing, header_key, key
+from amqtask.worker.board import Board, ChildState, Ending, Running, stored
 from tests.waiting import eventually
 
 
 @pytest.fixture
 def board() -> Iterator[Board]:
-    board = Board(seats=3, slots=2, verdicts=8)
+    board = Board(seats=3, slots=2, standings=8)
     yield board
     board.close()
 
@@ -26,7 +26,8 @@ def test_empty_board_says_so(board: Board) -> None:
 
     assert (status.state, status.pid, status.done) == (ChildState.EMPTY, 0, 0)
     assert board.child(2).running() == ()
-    assert board.verdict("any") is None
+    assert board.standing("any") is None
+    assert not board.released
 
 
 def test_slot_shows_its_task_until_it_ends(board: Board) -> None:
@@ -100,7 +101,7 @@ def test_clearing_a_seat_leaves_its_neighbours(board: Board) -> None:
     started=st.floats(min_value=0, max_value=1e9),
 )
 def test_any_text_can_be_shown(task_id: str | bytes, name: str, started: float) -> None:
-    board = Board(seats=1, slots=1, verdicts=2)
+    board = Board(seats=1, slots=1, standings=2)
     slot = board.child(0).slot(0)
 
     slot.begin(task_id, name, started)
@@ -112,49 +113,64 @@ def test_any_text_can_be_shown(task_id: str | bytes, name: str, started: float) 
         assert task.task_id == raw.decode("utf-8", "replace")
     encoded = name.encode("utf-8", "replace")
     assert task.name == encoded[:128].decode("utf-8", "replace")
-    board.charge(task_id, VerdictKind.CRASHED)
-    verdict = board.verdict(task_id)
-    assert verdict is not None
-    assert verdict.count == 1
+    board.put(key(task_id), Standing(crashes=1))
+    assert board.standing(task_id) == Standing(crashes=1)
     board.close()
 
 
 def test_long_ids_that_begin_alike_stay_apart(board: Board) -> None:
-    board.charge("x" * 100 + "a", VerdictKind.CRASHED)
+    board.put(key("x" * 100 + "a"), Standing(revoked=True))
 
-    assert board.verdict("x" * 100 + "a") is not None
-    assert board.verdict("x" * 100 + "b") is None
+    assert board.standing("x" * 100 + "a") is not None
+    assert board.standing("x" * 100 + "b") is None
 
 
-def test_verdict_against_what_a_slot_showed_is_found_by_the_id(board: Board) -> None:
+@given(st.text(min_size=20, max_size=200))
+def test_what_a_slot_showed_stands_for_the_whole_id(whole: str) -> None:
     """The supervisor charges what it read from the slot, cut; the child asks with the whole id."""
-    whole = "é" * 33
+    board = Board(seats=1, slots=1, standings=2)
     slot = board.child(0).slot(0)
     slot.begin(whole, "t", 1.0)
     task = slot.read()
     assert task is not None
 
-    board.charge(task.task_id, VerdictKind.HARD_LIMIT)
+    board.put(key(task.task_id), Standing(hard_limit=True))
 
-    assert board.verdict(whole) is not None
+    assert board.standing(whole) is not None
+    board.close()
 
 
-def test_verdicts_count_by_kind(board: Board) -> None:
-    assert board.charge("a", VerdictKind.CRASHED).count == 1
-    assert board.charge("a", VerdictKind.CRASHED) == Verdict("a", VerdictKind.CRASHED, 2)
-    assert board.charge("a", VerdictKind.HARD_LIMIT) == Verdict("a", VerdictKind.HARD_LIMIT, 1)
-    assert board.verdict(b"a") == Verdict("a", VerdictKind.HARD_LIMIT, 1)
+def test_the_newest_standing_counts(board: Board) -> None:
+    whole = Standing(True, True, True, 7, "signal 11 (SIGSEGV)", "one@host", 12.5)
+    board.put(b"a", Standing(crashes=1))
+    board.put(b"b", Standing(revoked=True))
+    board.put(b"a", whole)
+
+    assert board.standing("a") == board.standing(b"a") == whole
+    assert board.standing("b") == Standing(revoked=True)
+    assert board.standing("c") is None
+
+
+def test_revokes_by_header(board: Board) -> None:
+    board.put(b"customer=7", Standing(revoked=True))
+    assert not board.revoked_by_header({"customer": "7"})
+    board.put(header_key("customer", "7"), Standing(revoked=True))
+
+    assert board.revokes_by_header
+    assert board.revoked_by_header({"id": "x", "customer": "7"})
+    assert board.revoked_by_header({"customer": 7})
+    assert board.revoked_by_header({"customer": ["6", "7"]})
+    assert not board.revoked_by_header({"customer": "8", "other": "7"})
 
 
 def in_child(board: Board, *asked: str) -> list[int]:
-    """Fork a reader that knew nothing of the ring yet; return the counts it saw (0: none)."""
+    """Fork a reader; return the crashes it saw (0: none)."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            board._seen, board._known = 0, {}
-            verdicts = [board.verdict(task_id) for task_id in asked]
-            os.write(write, bytes(verdict.count if verdict else 0 for verdict in verdicts))
+            standings = [board.standing(task_id) for task_id in asked]
+            os.write(write, bytes(each.crashes if each else 0 for each in standings))
         finally:
             os._exit(0)
     os.close(write)
@@ -164,21 +180,58 @@ def in_child(board: Board, *asked: str) -> list[int]:
     return counts
 
 
-def test_other_processes_read_the_verdicts(board: Board) -> None:
-    board.charge("a", VerdictKind.CRASHED)
-    board.charge("b", VerdictKind.CRASHED)
-    board.charge("a", VerdictKind.CRASHED)
+def test_other_processes_read_the_standings(board: Board) -> None:
+    board.put(b"a", Standing(crashes=1))
+    board.put(b"b", Standing(crashes=1))
+    board.put(b"a", Standing(crashes=2))
 
     assert in_child(board, "a", "b", "c") == [2, 1, 0]
 
 
-def test_oldest_verdicts_give_way(board: Board) -> None:
-    for number in range(20):
-        board.charge(f"id-{number}", VerdictKind.CRASHED)
+@given(st.lists(st.sampled_from("abcdefgh"), max_size=60))
+def test_the_newest_are_kept_and_the_oldest_give_way(names: list[str]) -> None:
+    board = Board(seats=1, slots=1, standings=8)
+    board._mask = 1  # two chains for all of them
+    for number, name in enumerate(names):
+        board.put(name.encode(), Standing(crashes=number))
 
-    kept = [board.verdict(f"id-{number}") is not None for number in range(20)]
-    assert kept == [False] * 12 + [True] * 8
-    assert in_child(board, *(f"id-{number}" for number in range(20))) == [0] * 12 + [1] * 8
+    newest = {name: number for number, name in enumerate(names)}
+    for name in "abcdefgh":
+        found = board.standing(name)
+        kept = name in newest and newest[name] >= len(names) - 8
+        assert (found and found.crashes) == (newest[name] if kept else None)
+    board.close()
+
+
+def test_reader_never_sees_half_a_standing(board: Board) -> None:
+    """One process overwrites a small ring as fast as it can while this one looks."""
+    short, long = Standing(crashes=1), Standing(crashes=2, cause="c" * 64, node="n" * 80)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            while os.getppid() != 1:
+                for _ in range(5):
+                    board.put(b"a" * 64, short)
+                    board.put(b"b", short)
+                    board.put(b"a" * 64, long)
+        finally:
+            os._exit(0)
+    seen = set()
+
+    def look() -> bool:
+        for _ in range(30_000):
+            standing = board.standing("a" * 64)
+            if standing is not None:
+                seen.add((standing.crashes, standing.cause, standing.node))
+        return len(seen) == 2
+
+    try:
+        eventually(look)
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+    assert seen == {(1, "", ""), (2, "c" * 64, "n" * 80)}
 
 
 def test_reader_never_sees_half_a_task(board: Board) -> None:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from amqtask import log
 from amqtask.errors import AppNotFound
-from amqtask.worker import lineage, supervisor
+from amqtask.worker import lineage, link, supervisor
 from amqtask.worker.options import WorkerOptions
-from amqtask.worker.prepared import ChildContext
+from amqtask.worker.prepared import AgentContext, ChildContext
 
 FOLDER = Path(sys.argv[1])
 
@@ -69,6 +69,13 @@ class Toy:
                     return code
         return 1
 
+    def attend(self, context: AgentContext) -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        context.mailbox.send(link.AgentReplayed())
+        report("agent", server=os.getppid())
+        while True:
+            signal.pause()
+
     def do(self, word: str, arguments: list[str]) -> int | None:
         slot = self.context.record.slot(0)
         match word:
@@ -110,11 +117,12 @@ class Toy:
                     while True:
                         signal.pause()
             case "verdict":
-                verdict = self.context.board.verdict(arguments[0])
+                standing = self.context.board.standing(arguments[0])
                 report(
                     "verdict",
-                    kind=verdict.kind.name if verdict else None,
-                    count=verdict.count if verdict else 0,
+                    hard_limit=standing is not None and standing.hard_limit,
+                    crashes=standing.crashes if standing else 0,
+                    cause=standing.cause if standing else "",
                 )
         return None
 

@@ -70,7 +70,7 @@ class ThreadedConsumer:
             refused is logged and harms no other.
         on_batch: deliveries of one socket read, in order.
         on_lost: an epoch ended; unsettled deliveries of it are the broker's again (``stale``).
-        on_ready: consuming has begun: on all queues, but those that the broker refuses at present.
+        on_ready: consuming has begun: on all queues, but those that the broker refuses at present; not while paused.
         fast: whether amqtask's frame codec is used.
         exclusive: consume exclusively (a reply queue).
         consumer_timeouts: seconds a delivery of a queue may be held, told to brokers that take it from a consumer.
@@ -397,6 +397,7 @@ class ThreadedConsumer:
         lanes = self._lanes.values()
         if (
             not self._ready
+            and not self.paused
             and any(lane.consuming for lane in lanes)
             and all(lane.consuming or lane.error is not None for lane in lanes)
         ):

@@ -165,7 +165,8 @@ class Lane:
 
         def replace(_frame: object) -> None:
             if self.channel is channel and not self._home.stopping:
-                self._begin(channel, _nothing)
+                # where there was none, a pause is over: it consumes only now
+                self._begin(channel, _nothing if old else lambda _frame: self._consumes())
                 self._cancel(channel, old)
 
         channel.basic_qos(prefetch_count=wanted, callback=replace)

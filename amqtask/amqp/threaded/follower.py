@@ -1,0 +1,183 @@
+"""The follower: reads a stream from an offset on, and goes on where it was after a loss.
+
+A stream is a log: reading takes nothing away, so there is nothing to settle. Acks are only the broker's measure of how much may be
+under way. Each message carries its offset in the header ``x-stream-offset``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pika.channel import Channel
+
+from amqtask.amqp import frames
+from amqtask.amqp.address import Address
+from amqtask.amqp.declaration import call_of
+from amqtask.amqp.threaded.connection import Connection
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.errors import BrokerError, DecodeError, OperationRefused
+from amqtask.topology.plan import DeclareQueue
+
+PREFETCH = 500  # messages under way
+REOPEN_CAP = 30.0  # seconds between two tries on a stream that is refused
+PRECONDITION_FAILED = 406
+NOT_A_STREAM = 0  # no code of the broker's: it takes any queue for the consumer's word
+
+Entry = tuple[int, bytes]  # offset and body
+
+
+class StreamFollower:
+    """Follows one stream on a connection of its own. ``start`` and ``close`` from any thread, the rest on the I/O thread.
+
+    Args:
+        io: the I/O thread to live on; the callbacks run there.
+        addresses: brokers, tried in order.
+        name: the connection's name in the broker's management; also the consumer's tag.
+        heartbeat: seconds.
+        connect_timeout: seconds per attempt.
+        stream: its name.
+        declaration: declares it on every new channel; ``None`` when it must be there.
+        offset: asked on every new channel for the offset to begin with; 0 is the oldest there is.
+        on_batch: entries of one read, in order.
+        on_open: reading has begun, on the first channel or another.
+        on_refused: the broker refuses to declare or to consume; tried again ever more slowly. Refused arguments of a stream that is
+            there otherwise are told too, and it is consumed as it is.
+        on_lost: the channel is gone; another follows.
+        fast: whether amqtask's frame codec is used.
+    """
+
+    def __init__(
+        self,
+        io: IoThread,
+        addresses: Sequence[Address],
+        *,
+        name: str,
+        heartbeat: int,
+        connect_timeout: float,
+        stream: str,
+        declaration: DeclareQueue | None,
+        offset: Callable[[], int],
+        on_batch: Callable[[list[Entry]], None],
+        on_open: Callable[[], None],
+        on_refused: Callable[[OperationRefused], None],
+        on_lost: Callable[[BrokerError], None],
+        fast: bool = True,
+    ) -> None:
+        self._name = name
+        self._stream = stream
+        self._declaration = declaration
+        self._offset = offset
+        self._on_batch = on_batch
+        self._on_open = on_open
+        self._on_refused = on_refused
+        self._on_lost = on_lost
+        self._fast = fast
+        # I/O thread, all of these
+        self._batch: list[Entry] = []
+        self._tag = 0  # the last delivery of this channel
+        self._declaring = False
+        self._misled = False  # there is a queue of this name that is no stream
+        self._connection = Connection(
+            io,
+            addresses,
+            name=name,
+            heartbeat=heartbeat,
+            connect_timeout=connect_timeout,
+            fast=fast,
+            on_open=self._channel_open,
+            on_lost=self._channel_lost,
+            reopen_cap=REOPEN_CAP,
+        )
+
+    def start(self) -> None:
+        """Connect and follow; again after every loss."""
+        self._connection.open()
+
+    def renew(self) -> None:
+        """Begin anew on another channel, from the offset that is asked for then."""
+        self._connection.renew_channel()
+
+    def close(self, on_closed: Callable[[], None]) -> None:
+        """Close the connection; ``on_closed`` runs on the I/O thread."""
+        self._connection.close(on_closed)
+
+    # ------------------------------------------------------------ I/O thread
+
+    def _channel_open(self, channel: Channel) -> None:
+        self._batch = []
+        self._tag = 0
+        if self._fast:
+            raw: Any = self._connection.raw
+            raw.on_deliver = self._delivered
+            raw.on_read_end = self._read_end
+        channel.add_on_cancel_callback(lambda _frame: self._connection.renew_channel())
+        if self._declaration is None:
+            self._consume(channel)
+            return
+        self._declaring = True
+        method, arguments = call_of(self._declaration)
+        getattr(channel, method)(**arguments, callback=lambda _frame: self._consume(channel))
+
+    def _consume(self, channel: Channel) -> None:
+        self._declaring = False
+        if channel.is_closed or channel.is_closing:
+            return
+        channel.basic_qos(prefetch_count=PREFETCH)
+        channel.basic_consume(
+            self._stream,
+            self._delivered_by_pika,
+            consumer_tag=self._name,
+            arguments={"x-stream-offset": self._offset() or "first"},
+            callback=lambda _frame: self._on_open(),
+        )
+
+    def _channel_lost(self, error: BrokerError) -> None:
+        declaring, self._declaring = self._declaring, False
+        self._batch = []
+        if isinstance(error, OperationRefused):
+            if declaring and error.code == PRECONDITION_FAILED:
+                self._declaration = None  # it is there, and not as we would have it
+            self._on_refused(error)
+        self._on_lost(error)
+
+    def _delivered(self, deliver: frames.Deliver) -> None:
+        try:
+            headers = frames.decode_properties(deliver.header).headers
+        except DecodeError:
+            self._tag = deliver.tag  # of another program, and no record whatever it says
+            return
+        self._take(deliver.tag, headers, deliver.body)
+
+    def _delivered_by_pika(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        self._take(method.delivery_tag, properties.headers, body)
+        self._read_end()
+
+    def _take(self, tag: int, headers: Any, body: bytes) -> None:
+        offset = (headers or {}).get("x-stream-offset")
+        if not isinstance(offset, int):
+            if not self._misled:
+                # an ordinary queue of this name: what it delivered goes back to it, and it is left alone
+                self._misled = True
+                self._connection.close(_nothing)
+                self._on_refused(
+                    OperationRefused(NOT_A_STREAM, f"queue {self._stream!r} is not a stream")
+                )
+            return
+        self._tag = tag
+        self._batch.append((int(offset), body))
+
+    def _read_end(self) -> None:
+        batch, self._batch = self._batch, []
+        channel = self._connection.channel
+        if self._tag and not self._misled and channel is not None and channel.is_open:
+            self._connection.raw.send(
+                frames.encode_ack(int(channel.channel_number), self._tag, True)
+            )
+            self._tag = 0
+        if batch:
+            self._on_batch(batch)
+
+
+def _nothing() -> None:
+    """Nobody waits for this close."""
