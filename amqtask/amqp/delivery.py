@@ -17,16 +17,17 @@ class Delivery:
         routing_key: routing key it was published with.
         queue: queue it was consumed from.
         body: message body.
+        header: the properties as they came, for who passes them on untouched.
 
     ``properties`` are given where another codec has decoded them already.
     """
 
     __slots__ = (
-        "_header",
         "_properties",
         "body",
         "epoch",
         "exchange",
+        "header",
         "queue",
         "redelivered",
         "routing_key",
@@ -47,12 +48,12 @@ class Delivery:
         self.routing_key = deliver.routing_key
         self.queue = queue
         self.body = deliver.body
-        self._header = deliver.header
+        self.header = deliver.header
         self._properties = properties
 
     @property
     def properties(self) -> Properties:
         """Decoded on first use; raises ``DecodeError`` for a property block that is malformed."""
         if self._properties is None:
-            self._properties = frames.decode_properties(self._header)
+            self._properties = frames.decode_properties(self.header)
         return self._properties

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 import pika
@@ -68,6 +68,8 @@ class Session:
         timeout: seconds for connecting and for each operation.
     """
 
+    _connection_class: ClassVar[type[PlainConnection]] = PlainConnection
+
     def __init__(
         self, addresses: Sequence[Address], *, name: str = "amqtask", timeout: float = 10.0
     ) -> None:
@@ -93,7 +95,7 @@ class Session:
             try:
                 self._connection = pika.BlockingConnection(
                     connection_parameters(address, self._name, 60, self._timeout),
-                    _impl_class=PlainConnection,  # type: ignore[arg-type]  # pika means the class and says an instance
+                    _impl_class=self._connection_class,  # type: ignore[arg-type]  # pika means the class and says an instance
                 )
             except (
                 pika.exceptions.AMQPError,

@@ -27,6 +27,7 @@ COMMANDS = {
     "call": "amqtask.cli.tasks",
     "topology": "amqtask.cli.topology",
     "queue": "amqtask.cli.queue",
+    "dead": "amqtask.cli.dead",
     "doctor": "amqtask.cli.doctor",
     "broker": "amqtask.cli.broker",
     "chaos": "amqtask.cli.chaos",

@@ -21,6 +21,7 @@ from amqtask.errors import ConfigurationError
 if TYPE_CHECKING:
     from amqtask.amqp.address import Address
     from amqtask.amqp.session import Session
+    from amqtask.amqp.transfer import Transfer
     from amqtask.app import App
     from amqtask.topology.model import Topology
     from amqtask.topology.routes import Router
@@ -202,6 +203,16 @@ class Target:
         if not url:
             url = self.load_app().broker_url if self.has_app() else DEFAULT_BROKER_URL
         return in_vhost(parse_addresses(url), topology.vhost if topology is not None else None)
+
+    def transfer(self, topology: Topology | None = None) -> Transfer:
+        """A connection that moves messages, to be used in a ``with`` block.
+
+        Raises:
+            ConfigurationError: as ``addresses``.
+        """
+        from amqtask.amqp.transfer import Transfer
+
+        return Transfer(self.addresses(topology), name="amqtask command", timeout=SECONDS)
 
     def session(self, topology: Topology | None = None) -> Session:
         """A conversation with the broker, to be used in a ``with`` block.

@@ -1,13 +1,20 @@
-"""A message as a dead letter: itself, with headers that say why it is there."""
+"""A message as a dead letter: itself, with headers that say why it is there; and the way back."""
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
-from amqtask.core.codec import is_broker_header
-from amqtask.core.message import Envelope, Properties, Publication
+from amqtask.core.codec import is_broker_header, moment
+from amqtask.core.message import Envelope, Headers, Properties, Publication
 
 PREFIX = "amqtask-dead-"
+ROUNDS = f"{PREFIX}rounds"  # how often it has been sent back to work
+SENT_BACK = f"{PREFIX}sent-back"  # when it was last sent back, ISO 8601
+DOUBT = f"{PREFIX}doubt"  # why it may be in another queue too
+FIRST_TIME = f"{PREFIX}first-time"
+TRACE = frozenset({ROUNDS, SENT_BACK, FIRST_TIME})  # what a message keeps when it is sent back
 TRACEBACK_CHARACTERS = 8000  # all headers must fit one frame with room for the broker's own
 
 
@@ -59,7 +66,8 @@ def letter(
             f"{PREFIX}time": death.time,
         }
     )
-    headers.setdefault(f"{PREFIX}first-time", death.first_time or death.time)
+    headers.pop(DOUBT, None)
+    headers.setdefault(FIRST_TIME, death.first_time or death.time)
     if death.traceback:
         headers[f"{PREFIX}traceback"] = death.traceback[-TRACEBACK_CHARACTERS:]
     return Publication(
@@ -72,3 +80,52 @@ def letter(
             ),
         ),
     )
+
+
+def revive(properties: Properties, now: datetime, *, keep_expires: bool = False) -> Properties:
+    """The properties with which a dead letter goes back to work, as if it had never been tried.
+
+    ``retries`` is 0 again. What told of its death is removed, but for the time of the first one, how often it has been sent
+    back, and when. A time of expiry that is past is removed, or it would die at once; one to come is kept.
+
+    Args:
+        properties: as read from the dead letters.
+        now: the current time, aware.
+        keep_expires: keep ``expires`` even when it is past.
+    """
+    before = properties.headers or {}
+    headers = {
+        name: value
+        for name, value in before.items()
+        if not is_broker_header(name) and (not name.startswith(PREFIX) or name in TRACE)
+    }
+    if headers.get("retries"):
+        headers["retries"] = 0
+    if not keep_expires and _is_past(headers.get("expires"), now):
+        headers["expires"] = None
+    headers[ROUNDS] = rounds(before) + 1
+    headers[SENT_BACK] = now.isoformat()
+    return msgspec.structs.replace(properties, headers=headers, user_id=None, delivery_mode=2)
+
+
+def doubtful(properties: Properties, why: str) -> Properties:
+    """The properties of a dead letter that is put back although it may be in another queue too."""
+    headers = {k: v for k, v in (properties.headers or {}).items() if not is_broker_header(k)}
+    return msgspec.structs.replace(
+        properties, headers={**headers, DOUBT: why}, user_id=None, delivery_mode=2
+    )
+
+
+def rounds(headers: Headers) -> int:
+    """How often a message has been sent back from the dead letters."""
+    found = headers.get(ROUNDS)
+    return found if isinstance(found, int) else 0
+
+
+def _is_past(expires: object, now: datetime) -> bool:
+    if not isinstance(expires, str):
+        return False
+    try:
+        return moment(expires) <= now.timestamp()
+    except ValueError:
+        return False

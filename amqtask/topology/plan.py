@@ -224,6 +224,16 @@ def dead_letter_of(topology: Topology, queue: str) -> DeadLetterTarget | None:
     return _target(found) if found is not None else None
 
 
+def dead_queues(topology: Topology, queue: str) -> tuple[str, ...]:
+    """The queues in which dead letters of a queue can arrive, in the order of the file; none for a queue without them."""
+    found = topology.all_queues().get(queue)
+    target = _target(found) if found is not None else None
+    if found is None or target is None:
+        return ()
+    reached = set(_dead_queues(topology, found, target))
+    return tuple(name for name in topology.all_queues() if name in reached)
+
+
 def _target(queue: Queue) -> DeadLetterTarget | None:
     match queue.dead_letter:
         case True:

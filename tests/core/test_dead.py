@@ -1,0 +1,101 @@
+"""A message on its way to the dead letters and back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from amqtask.core import dead
+from amqtask.core.message import Properties
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+DEATH = dead.Death(
+    reason="failure",
+    exception="ValueError",
+    message="no",
+    traceback="Traceback …",
+    queue="email",
+    node="n1",
+    attempts=4,
+    time="2026-11-20T12:00:00+00:00",
+)
+
+
+def sent(**headers: object) -> Properties:
+    return Properties(
+        headers={"task": "t", "id": "1", "retries": 3, "mine": 1.5, **headers},
+        content_type="application/json",
+        user_id="me",
+        expiration="5",
+        priority=7,
+        reply_to="replies",
+        correlation_id="1",
+    )
+
+
+def died(properties: Properties) -> Properties:
+    return dead.letter(b"body", properties, DEATH, ("", "email.dead")).envelope.properties
+
+
+def test_a_letter_keeps_the_message_and_says_why() -> None:
+    found = died(sent(**{"x-death": [], "x-delivery-count": 2}))
+
+    headers = dict(found.headers or {})
+    assert headers["amqtask-dead-exception"] == "ValueError"
+    assert headers["amqtask-dead-first-time"] == DEATH.time
+    assert headers["mine"] == 1.5
+    assert not [name for name in headers if name.startswith("x-")]
+    assert (found.expiration, found.user_id, found.priority) == (None, None, 7)
+
+
+def test_a_letter_goes_back_as_if_it_had_never_been_tried() -> None:
+    back = dead.revive(died(sent()), NOW)
+
+    assert back.headers == {
+        "task": "t",
+        "id": "1",
+        "retries": 0,
+        "mine": 1.5,
+        "amqtask-dead-first-time": DEATH.time,
+        "amqtask-dead-rounds": 1,
+        "amqtask-dead-sent-back": NOW.isoformat(),
+    }
+    assert (back.reply_to, back.correlation_id, back.priority) == ("replies", "1", 7)
+
+
+def test_rounds_are_counted_and_the_first_death_is_remembered() -> None:
+    once = dead.revive(died(sent()), NOW)
+    again = dead.letter(b"", once, msgspec.structs.replace(DEATH, time="2027-01-01T00:00:00+00:00"), ("", "d"))  # fmt: skip
+    headers = dict(dead.revive(again.envelope.properties, NOW).headers or {})
+
+    assert headers["amqtask-dead-rounds"] == 2
+    assert headers["amqtask-dead-first-time"] == DEATH.time
+
+
+def test_an_expiry_that_is_past_is_removed() -> None:
+    past = (NOW - timedelta(seconds=1)).isoformat()
+    coming = (NOW + timedelta(hours=1)).isoformat()
+
+    assert dict(dead.revive(sent(expires=past), NOW).headers or {})["expires"] is None
+    assert dict(dead.revive(sent(expires=coming), NOW).headers or {})["expires"] == coming
+    kept = dead.revive(sent(expires=past), NOW, keep_expires=True)
+    assert dict(kept.headers or {})["expires"] == past
+    odd = dead.revive(sent(expires="soon"), NOW)
+    assert dict(odd.headers or {})["expires"] == "soon"
+
+
+def test_a_message_without_headers_goes_back() -> None:
+    back = dead.revive(Properties(), NOW)
+
+    assert dict(back.headers or {})["amqtask-dead-rounds"] == 1
+    assert back.delivery_mode == 2
+
+
+def test_a_doubtful_one_keeps_its_reason_until_it_is_sent_back() -> None:
+    doubted = dead.doubtful(died(sent()), "why")
+
+    assert dict(doubted.headers or {})["amqtask-dead-doubt"] == "why"
+    assert dict(doubted.headers or {})["amqtask-dead-exception"] == "ValueError"
+    assert dead.DOUBT not in (dead.revive(doubted, NOW).headers or {})
+    assert dead.DOUBT not in (died(doubted).headers or {})
