@@ -14,6 +14,7 @@ ROUNDS = f"{PREFIX}rounds"  # how often it has been sent back to work
 SENT_BACK = f"{PREFIX}sent-back"  # when it was last sent back, ISO 8601
 DOUBT = f"{PREFIX}doubt"  # why it may be in another queue too
 FIRST_TIME = f"{PREFIX}first-time"
+FIRST_ATTEMPT = "amqtask-first-time"  # since when a task is retried: begins anew with its next life
 TRACE = frozenset({ROUNDS, SENT_BACK, FIRST_TIME})  # what a message keeps when it is sent back
 TRACEBACK_CHARACTERS = 8000  # all headers must fit one frame with room for the broker's own
 
@@ -86,7 +87,7 @@ def revive(properties: Properties, now: datetime, *, keep_expires: bool = False)
     """The properties with which a dead letter goes back to work, as if it had never been tried.
 
     ``retries`` is 0 again. What told of its death is removed, but for the time of the first one, how often it has been sent
-    back, and when. A time of expiry that is past is removed, or it would die at once; one to come is kept.
+    back, and when; limits on its attempts count anew. A time of expiry that is past is removed, or it would die at once; one to come is kept.
 
     Args:
         properties: as read from the dead letters.
@@ -103,9 +104,17 @@ def revive(properties: Properties, now: datetime, *, keep_expires: bool = False)
         headers["retries"] = 0
     if not keep_expires and _is_past(headers.get("expires"), now):
         headers["expires"] = None
+    headers.pop(FIRST_ATTEMPT, None)
     headers[ROUNDS] = rounds(before) + 1
     headers[SENT_BACK] = now.isoformat()
-    return msgspec.structs.replace(properties, headers=headers, user_id=None, delivery_mode=2)
+    # A worker tells this life of the message from the one that ended by the timestamp.
+    return msgspec.structs.replace(
+        properties,
+        headers=headers,
+        user_id=None,
+        delivery_mode=2,
+        timestamp=int(now.timestamp()),
+    )
 
 
 def doubtful(properties: Properties, why: str) -> Properties:

@@ -16,7 +16,7 @@ from amqtask.core.codec import is_broker_header
 from amqtask.core.message import Envelope, Headers, Properties, Publication
 
 PREFIX = "amqtask-"  # of every header that is neither the task protocol's nor the sender's
-FIRST_TIME = f"{PREFIX}first-time"  # ISO 8601: when the first attempt began
+FIRST_TIME = dead.FIRST_ATTEMPT  # ISO 8601: when the first attempt began
 EXCHANGE = f"{PREFIX}exchange"  # where the message was published before it went through the ladder
 ROUTING_KEY = f"{PREFIX}routing-key"
 
@@ -38,7 +38,7 @@ def onward(
 
     Left out: ``expiration`` (on the ladder a message that expires is not dropped but comes early; the ``expires`` header
     says the same to the worker), ``user_id`` (the broker refuses another user's), the broker's own ``x-`` headers (sent
-    again they would be taken for a cycle), what a dead letter says of itself, and ``CC`` and ``BCC`` (further routing keys,
+    again they would be taken for a cycle), what a dead letter says of its death, and ``CC`` and ``BCC`` (further routing keys,
     which the ladder's exchanges would follow).
 
     Args:
@@ -53,7 +53,7 @@ def onward(
         name: value
         for name, value in old.items()
         if not is_broker_header(name)
-        and not name.startswith(dead.PREFIX)
+        and (not name.startswith(dead.PREFIX) or name in dead.TRACE)
         and name not in _MORE_KEYS
     }
     headers[EXCHANGE], headers[ROUTING_KEY] = address(old, *published)

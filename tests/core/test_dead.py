@@ -50,7 +50,7 @@ def test_a_letter_keeps_the_message_and_says_why() -> None:
 
 
 def test_a_letter_goes_back_as_if_it_had_never_been_tried() -> None:
-    back = dead.revive(died(sent()), NOW)
+    back = dead.revive(died(sent(**{"amqtask-first-time": DEATH.time})), NOW)
 
     assert back.headers == {
         "task": "t",
@@ -62,6 +62,7 @@ def test_a_letter_goes_back_as_if_it_had_never_been_tried() -> None:
         "amqtask-dead-sent-back": NOW.isoformat(),
     }
     assert (back.reply_to, back.correlation_id, back.priority) == ("replies", "1", 7)
+    assert back.timestamp == int(NOW.timestamp())
 
 
 def test_rounds_are_counted_and_the_first_death_is_remembered() -> None:
