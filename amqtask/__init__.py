@@ -17,6 +17,7 @@ Everything public is listed here; what is not may move. Importing it loads no AM
 from __future__ import annotations
 
 from amqtask.app import App
+from amqtask.control import Control
 from amqtask.core.result import RemoteTraceback
 from amqtask.core.retry import RetryPolicy
 from amqtask.errors import (
@@ -59,14 +60,15 @@ from amqtask.errors import (
     WorkerLostError,
 )
 from amqtask.log import get_task_logger
-from amqtask.request import Request
+from amqtask.request import Request, is_aborted
 from amqtask.results.handle import AsyncResult, EagerResult
 from amqtask.settings import Settings, TaskRoute
-from amqtask.task import CoroutineTask, Task
+from amqtask.task import AbortableTask, CoroutineTask, Task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AbortableTask",
     "AlreadyRegistered",
     "AmqtaskError",
     "App",
@@ -79,6 +81,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "ContentRefused",
+    "Control",
     "CoroutineTask",
     "DecodeError",
     "Directive",
@@ -116,4 +119,5 @@ __all__ = [
     "WorkerLostError",
     "__version__",
     "get_task_logger",
+    "is_aborted",
 ]

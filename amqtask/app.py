@@ -38,6 +38,7 @@ import msgspec
 
 from amqtask.batch import Batch
 from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of
+from amqtask.control import Control
 from amqtask.core import codec, compression, serialization
 from amqtask.core.message import Envelope, Publication
 from amqtask.core.onward import onward
@@ -148,6 +149,7 @@ class App:
             decompressed_max_bytes=self.settings.decompressed_max_bytes,
         )
         self._accept = serialization.accepted(self.settings.accept_content)
+        self.control = Control(self)
         self._begin()
         _apps.add(self)
 
@@ -221,6 +223,10 @@ class App:
         if not callable(function):
             raise ConfigurationError(f"@app.task decorates a function, not {function!r}.")
         shown = f"{getattr(function, '__name__', function)!s}"
+        if values.get("base") is not None and values["base"] not in (Task, CoroutineTask):
+            raise ConfigurationError(
+                f"Task {shown}: base takes Task or AbortableTask, which every task is; there are no task classes of one's own."
+            )
         options = Options.parse(values, shown)
         name = options.name or _task_name(self.name, function)
         _check_name(name)
@@ -370,7 +376,7 @@ class App:
 
     def AsyncResult(self, task_id: str) -> handle.AsyncResult[Any]:  # noqa: N802  # Celery's name for it
         """A handle for a task that this process sent, by its id. An id it did not send stays PENDING."""
-        return handle.AsyncResult(self._pending.expect(task_id), task_id)
+        return handle.AsyncResult(self._pending.expect(task_id), task_id, None, self.control)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -503,6 +509,45 @@ class App:
             raise error
         return results
 
+    # ------------------------------------------------------------ telling the workers
+
+    @property
+    def origin(self) -> str:
+        """What this process is called in what it sends."""
+        return self._origin
+
+    def tell(self, publications: Sequence[Publication]) -> None:
+        """Publish records for all workers. Used by ``control``."""
+        publisher, timeout = self._connected().publisher, self.settings.publish_timeout
+        try:
+            publisher.publish_many(publications, timeout)
+        except Unroutable:
+            self._declare_stream()
+            publisher.publish_many(publications, timeout)
+
+    async def atell(self, publications: Sequence[Publication]) -> None:
+        """``tell`` for coroutines."""
+        publisher, timeout = (await self._loop_connected()).publisher, self.settings.publish_timeout
+        try:
+            await publisher.publish_many(publications, timeout)
+        except Unroutable:
+            import asyncio
+
+            await asyncio.to_thread(self._declare_stream)
+            await publisher.publish_many(publications, timeout)
+
+    def _declare_stream(self) -> None:
+        """Declare the stream of verdicts: no worker of this virtual host has been there before."""
+        from amqtask.amqp.session import Session
+        from amqtask.amqp.stream import verdict_stream
+
+        with Session(
+            self.addresses,
+            name=f"{self.name} {self._origin}",
+            timeout=self.settings.publish_timeout,
+        ) as session:
+            session.declare(verdict_stream(self.settings))
+
     def _named_call(
         self,
         name: str,
@@ -571,7 +616,7 @@ class App:
                         "read it there."
                     )
                 )
-        return sendings, awaited, handle.AsyncResult(awaited, call.id, call.task)
+        return sendings, awaited, handle.AsyncResult(awaited, call.id, call.task, self.control)
 
     def _delayed(self, route: Route, envelope: Envelope, delay: float) -> tuple[_Sending, ...]:
         """A message through the delay ladder, to each queue that it would reach now."""

@@ -22,6 +22,7 @@ class TaskOptions(TypedDict, total=False):
     """Keyword arguments of ``@app.task`` besides ``bind``. Times are seconds; ``None`` leaves a choice to the settings."""
 
     name: str | None
+    base: type | None
     typing: bool
     acks_late: bool | None
     ignore_result: bool | None
@@ -56,6 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
     bind: bool = False
+    base: Any = None  # Task or AbortableTask: ``App.task`` checks it
     typing: bool = True
     acks_late: bool | None = None
     ignore_result: bool | None = None

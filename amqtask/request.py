@@ -6,7 +6,7 @@ and greenlets each see their own task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 
 import msgspec
@@ -75,6 +75,36 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     first_time: str | None = None
     started: float = 0.0
     asked: Asked = msgspec.field(default_factory=Asked)
+
+    def is_aborted(self) -> bool:
+        """Whether somebody has asked this task to stop. Any thread of the worker's process; cheap enough for every round of a loop."""
+        return self.id is not None and _aborted(self.id)
+
+
+def _never(_task_id: str) -> bool:
+    return False
+
+
+_aborted: Callable[[str], bool] = _never
+
+
+def set_abort_lookup(lookup: Callable[[str], bool]) -> None:
+    """Have a worker's process answer ``is_aborted``; elsewhere it is always false.
+
+    Args:
+        lookup: whether the task of an id was aborted; any thread.
+    """
+    global _aborted  # one per process, set at its start
+    _aborted = lookup
+
+
+def is_aborted() -> bool:
+    """Whether somebody has asked the running task to stop; false outside a task.
+
+    In a thread that the task started itself, keep ``request = task.request`` and ask ``request.is_aborted()``.
+    """
+    request = current.get()
+    return request is not None and request.is_aborted()
 
 
 DIRECT = Request()

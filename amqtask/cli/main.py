@@ -25,6 +25,7 @@ from amqtask.errors import AmqtaskError
 COMMANDS = {
     "worker": "amqtask.cli.worker",
     "call": "amqtask.cli.tasks",
+    "revoke": "amqtask.cli.revoke",
     "topology": "amqtask.cli.topology",
     "queue": "amqtask.cli.queue",
     "dead": "amqtask.cli.dead",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from amqtask.core.result import FAILURE, PENDING, SUCCESS
 from amqtask.errors import ResultTimeout
@@ -13,6 +13,28 @@ from amqtask.results.pending import Awaited
 from amqtask.results.record import Known
 
 R_co = TypeVar("R_co", covariant=True)
+
+
+class Control(Protocol):
+    """What a handle needs of its app to tell the workers about its task."""
+
+    def revoke(self, task_id: str, *, terminate: bool = ..., signal: str | int = ...) -> None:
+        """Have the task not run."""
+        ...
+
+    async def arevoke(
+        self, task_id: str, *, terminate: bool = ..., signal: str | int = ...
+    ) -> None:
+        """``revoke`` for coroutines."""
+        ...
+
+    def abort(self, task_id: str) -> None:
+        """Ask the task to stop."""
+        ...
+
+    async def aabort(self, task_id: str) -> None:
+        """``abort`` for coroutines."""
+        ...
 
 
 class AsyncResult(Generic[R_co]):
@@ -25,14 +47,22 @@ class AsyncResult(Generic[R_co]):
         awaited: the entry in the table of awaited results; ``None`` when the task's result is ignored.
         task_id: the task's id.
         name: the task's name, when it is known.
+        control: the app's way to the workers.
     """
 
-    __slots__ = ("_awaited", "_owner", "id", "name")
+    __slots__ = ("_awaited", "_control", "_owner", "id", "name")
 
-    def __init__(self, awaited: Awaited | None, task_id: str, name: str | None = None) -> None:
+    def __init__(
+        self,
+        awaited: Awaited | None,
+        task_id: str,
+        name: str | None = None,
+        control: Control | None = None,
+    ) -> None:
         self.id = task_id
         self.name = name
         self._awaited = awaited
+        self._control = control
         self._owner = os.getpid()
 
     # ------------------------------------------------------------ waiting
@@ -149,6 +179,38 @@ class AsyncResult(Generic[R_co]):
         if self._awaited is not None:
             self._awaited.forget()
 
+    # ------------------------------------------------------------ telling the workers
+
+    def revoke(self, *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
+        """Have the task not run (again); return when the broker has confirmed it.
+
+        See ``Control.revoke``. The handle learns of it from the worker that would have run the task.
+
+        Args:
+            terminate: end it if it runs.
+            signal: with ``terminate``: how.
+
+        Raises:
+            BrokerError: the broker did not take it.
+        """
+        self._controlled().revoke(self.id, terminate=terminate, signal=signal)
+
+    async def arevoke(self, *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
+        """``revoke`` for coroutines."""
+        await self._controlled().arevoke(self.id, terminate=terminate, signal=signal)
+
+    def abort(self) -> None:
+        """Ask the task to stop by itself: ``is_aborted()`` is true in it; return when the broker has confirmed that.
+
+        Raises:
+            BrokerError: the broker did not take it.
+        """
+        self._controlled().abort(self.id)
+
+    async def aabort(self) -> None:
+        """``abort`` for coroutines."""
+        await self._controlled().aabort(self.id)
+
     def __repr__(self) -> str:
         return f"<AsyncResult: {self.id}>"
 
@@ -164,9 +226,16 @@ class AsyncResult(Generic[R_co]):
         return hash(self.id)
 
     def __copy__(self) -> AsyncResult[R_co]:
-        return type(self)(self._awaited, self.id, self.name)
+        return type(self)(self._awaited, self.id, self.name, self._control)
 
     # ------------------------------------------------------------ inside
+
+    def _controlled(self) -> Control:
+        if self._control is None:
+            raise RuntimeError(
+                f"The handle of task {self._called} belongs to no app; write app.control.revoke(id)."
+            )
+        return self._control
 
     def _record(self) -> Known | None:
         return None if self._awaited is None else self._awaited.latest()
@@ -270,6 +339,18 @@ class EagerResult(Generic[R_co]):
 
     def forget(self) -> None:
         """Does nothing: no result is stored anywhere."""
+
+    def revoke(self, *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
+        """Does nothing: the task has run."""
+
+    async def arevoke(self, *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
+        """Does nothing: the task has run."""
+
+    def abort(self) -> None:
+        """Does nothing: the task has run."""
+
+    async def aabort(self) -> None:
+        """Does nothing: the task has run."""
 
     def __repr__(self) -> str:
         return f"<EagerResult: {self.id}>"

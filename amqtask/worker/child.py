@@ -28,6 +28,7 @@ from amqtask.core.outcome import Settlement, Verdict
 from amqtask.core.prefetch import FIRST
 from amqtask.errors import BrokerError
 from amqtask.log import get_logger
+from amqtask.request import set_abort_lookup
 from amqtask.worker.board import Ending
 from amqtask.worker.execution import Executor
 from amqtask.worker.held import Held
@@ -134,7 +135,9 @@ class Child:
         self._signals: socket.socket | None = None
         self._verdicts: SoloVerdicts | None = None
         if context.solo:
-            self._verdicts = SoloVerdicts(self._io, job, self._publisher, context.board)
+            self._verdicts = SoloVerdicts(
+                self._io, job, self._publisher, context.board, self._io_end_solo
+            )
 
     # ------------------------------------------------------------ main thread
 
@@ -198,6 +201,7 @@ class Child:
         writer.setblocking(False)
         self._signals = reader
         self._writer = writer
+        set_abort_lookup(self._executor.is_aborted)
         self._take_signals()
         fork_clean(signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGHUP)
         os.register_at_fork(after_in_child=self._copied)
@@ -354,18 +358,35 @@ class Child:
         """The supervisor asks for the end of a run."""
         slot = self._context.record.slot(0)
         asked = slot.asked()
-        running = slot.read()
-        if asked is None or running is None or running.sequence != asked[0]:
+        if asked is None or self._io_revoked_run() != asked[0]:
             return  # it has ended meanwhile
         run, how = asked
-        if how is Ending.ASKED:
-            self._limits.interrupt(run)
-        elif self._limits.take(run):
+        if how is Ending.NOW and self._limits.take(run):
             self._draining = True
             self._io_leave(self._executor.terminated(), ChildExit.REVOKED)
-        elif tries:
+        elif (how is Ending.NOW or not self._limits.interrupt(run)) and tries:
             # on the board already and not yet begun, or about to end
             self._io.call_later(0.02, lambda: self._io_asked(tries - 1))
+
+    def _io_end_solo(self, looks: int = 20) -> None:
+        """A solo worker is to end revoked tasks: nobody would replace its process, so it can only raise in the one that runs.
+
+        It looks again for a moment, for a task that was looked up before the record came and is about to start.
+        """
+        run = self._io_revoked_run()
+        ended = run is not None and self._limits.interrupt(run)
+        if looks and not ended:
+            self._io.call_later(0.1, lambda: self._io_end_solo(looks - 1))
+
+    def _io_revoked_run(self) -> int | None:
+        """The number of the run that goes on now, if it is of a task that was revoked."""
+        slot = self._context.record.slot(0)
+        before = slot.read()
+        revoked = self._executor.revoked()
+        now = slot.read()
+        if before is None or now is None or now.sequence != before.sequence or not revoked:
+            return None  # what was asked about may have been another
+        return now.sequence
 
     def _io_leave(self, ended: tuple[ports.Delivery, Settlement, Key], code: ChildExit) -> None:
         """Settle the task that was taken from the slot, give the rest back, and end the process that is stuck in it."""

@@ -77,6 +77,7 @@ log = get_logger("amqtask.worker")
 EARLY = 0.05  # seconds before its eta at which a task may start
 MAX_CRASHES = 3  # for a queue that the topology does not name
 EMPTY = Properties()
+REVOKED = Revoked("revoked")
 TERMINATED = Revoked("terminated")
 AnyTask = Task[Any, Any]
 
@@ -218,8 +219,11 @@ class Executor:
         ) as error:  # it came between the task's last instruction and ours
             mine = self._limits.end()
             outcome = Failed(error, None, "soft time limit", time.monotonic() - started)
-        if self._limits.revoked(run) and type(outcome) is Failed:
-            outcome = TERMINATED
+        if type(outcome) is not Succeeded:
+            if self._limits.revoked(run) and type(outcome) in (Failed, Retried):
+                outcome = TERMINATED
+            elif type(outcome) is Retried and self._revoked(head):
+                outcome = REVOKED  # now, and not when its next attempt is due
         if not mine:
             _wait_for_the_end()
         # In the journal before it leaves the board, so that no other child finds it on neither.
@@ -320,10 +324,8 @@ class Executor:
             elif self._answered(delivery, head, key):
                 return True
         outcome: Outcome
-        if (standing is not None and standing.revoked) or self._board.revoked_by_header(
-            head.headers
-        ):
-            outcome = Revoked("revoked")
+        if self._revoked(head):
+            outcome = REVOKED
         elif standing is None or not delivery.redelivered:
             # what a task did to its process counts against the message that did it: sent anew, it is tried anew
             return False
@@ -365,6 +367,13 @@ class Executor:
         # the dead letters and sent again carries the time of that: it is to run though its first life has ended.
         return head.id, mark_of(
             (head.id, head.retries, head.task, delivery.queue, delivery.properties.timestamp)
+        )
+
+    def _revoked(self, head: Head) -> bool:
+        """Whether a message was revoked, by its id or by a header. Any thread."""
+        standing = self._board.standing(head.id)
+        return (standing is not None and standing.revoked) or self._board.revoked_by_header(
+            head.headers
         )
 
     def _unknown(self, head: Head) -> Failed:
@@ -628,6 +637,17 @@ class Executor:
             f"Task {head.task}[{head.id}] was ended at its time limit of {limit:g} s."
         )
         return self._taken(Failed(error, None, "time limit", limit))
+
+    def revoked(self) -> bool:
+        """Whether the task that runs now was revoked, by its id or by a header. A guess unless the run is the same afterwards."""
+        if self._current is None:
+            return False
+        return self._revoked(self._current[1])
+
+    def is_aborted(self, task_id: str) -> bool:
+        """Whether a task was asked to stop. Any thread."""
+        standing = self._board.standing(task_id)
+        return standing is not None and standing.aborted
 
     def terminated(self) -> tuple[Delivery, Settlement, Key]:
         """The settlement of the task that was revoked while it ran. Called once its run has been taken from the slot."""

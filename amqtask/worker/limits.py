@@ -85,11 +85,13 @@ class MainThreadLimits:
             return False
         return True
 
-    def interrupt(self, run: int) -> None:
-        """Raise ``SoftTimeLimitExceeded`` in a run, as at a soft limit."""
-        if self._run == [run]:
-            self._asked = run
-            signal.pthread_kill(self._main, SOFT_SIGNAL)
+    def interrupt(self, run: int) -> bool:
+        """Raise ``SoftTimeLimitExceeded`` in a run, as at a soft limit. False when it does not go on (any more)."""
+        if self._run != [run]:
+            return False
+        self._asked = run
+        signal.pthread_kill(self._main, SOFT_SIGNAL)
+        return True
 
     def _restore(self) -> None:
         """Have the soft limit's signal arrive, whatever an earlier task did to handlers and mask."""

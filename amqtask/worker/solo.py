@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from amqtask.amqp.threaded.loop import IoThread
@@ -26,10 +27,19 @@ class SoloVerdicts:
         job: brokers and settings.
         publisher: the worker's own.
         board: shows what is known.
+        on_terminate: called when a revoke wants running tasks ended, too.
     """
 
-    def __init__(self, io: IoThread, job: Job, publisher: ThreadedPublisher, board: Board) -> None:
+    def __init__(
+        self,
+        io: IoThread,
+        job: Job,
+        publisher: ThreadedPublisher,
+        board: Board,
+        on_terminate: Callable[[], None],
+    ) -> None:
         self._io = io
+        self._on_terminate = on_terminate
         self._board = board
         self._docket = Docket(job.node, board, job.settings.verdict_max_age)
         self._timer: Any = None
@@ -58,6 +68,8 @@ class SoloVerdicts:
 
     def _read(self, offset: int, records: list[Record]) -> None:
         self._docket.read(offset, records)
+        if any(record.terminate for record in records):
+            self._on_terminate()
 
     def _cannot(self, reason: str) -> None:
         log.warning(

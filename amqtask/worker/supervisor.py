@@ -29,14 +29,15 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import assert_never
 
 from amqtask.core import fleet, verdicts
+from amqtask.core.verdicts import Record
 from amqtask.log import get_logger
 from amqtask.worker import forkserver, link, reloader
-from amqtask.worker.board import Board, ChildState, Ending, stored
+from amqtask.worker.board import Board, ChildState, Ending, Running, Slot, stored
 from amqtask.worker.docket import Docket
 from amqtask.worker.lineage import ASK_SIGNAL, Wakeup, kill_group
 from amqtask.worker.options import WorkerOptions
@@ -47,6 +48,8 @@ log = get_logger("amqtask.supervisor")
 HARD_GRACE = 0.8  # s past its hard deadline after which a task's child is killed; until then the child settles it itself
 LOOK = 0.5  # s between two looks at the slots
 ASK_GRACE = 1.0  # s a child has to end a revoked task itself, before it is killed
+ORDER_STANDS = 2.0  # s in which a task that is to be terminated is looked for
+ORDER_LOOK = 0.1  # s between two such looks
 FROZEN_AFTER = 10.0  # s a child may stay stopped (SIGSTOP): well below the three heartbeats after which the broker gives up
 REPLAY_WITHIN = 5.0  # s the children wait for the verdicts of the others before they go on without
 SEATS = 3  # seats per child: those that work, those that follow, and those that still drain from the reload before
@@ -90,6 +93,19 @@ class _ServerProcess:
         self.watched = True  # registered with the selector
 
 
+class _Order:
+    """Revoked tasks that are to be ended where they run: by id, or, as far as children find them, by their headers."""
+
+    def __init__(
+        self, ids: frozenset[str], by_header: bool, number: signal.Signals, until: float
+    ) -> None:
+        self.ids = ids
+        self.by_header = by_header
+        self.number = number
+        self.until = until
+        self.given: set[tuple[int, int, int, int]] = set()  # runs that it was given to
+
+
 class _Shell:
     """Carries out what the fleet machine decides. One thread owns all of it."""
 
@@ -124,6 +140,7 @@ class _Shell:
         self._watched: list[str] = []
         self._next_look = 0.0
         self._stopped_since: dict[int, float] = {}
+        self._orders: list[_Order] = []
         # runs that were asked to end: pid, seat, slot and number of each, and when its child is killed
         self._asked: dict[tuple[int, int, int, int], float] = {}
         self._exit: int | None = None
@@ -288,66 +305,64 @@ class _Shell:
                 case _:
                     assert_never(frame)
 
-    def _agent_says(self) -> Iterator[fleet.Event]:
-        for frame in self._mailbox.receive():
-            match frame:
-                case link.AgentListens():
-                    for record in self._docket.unconfirmed:
-                        self._mailbox.offer(link.PublishRecord(record))
-                case link.AgentRead():
-                    self._docket.read(frame.offset, frame.records)
-                    for record in frame.records:
-                        if record.kind is verdicts.Kind.REVOKED and record.terminate:
-                            yield from self._terminate(record.ids, _signal(record.signal))
-                case link.AgentReplayed():
-                    self._board.release()
-                case link.AgentConfirmed():
-                    self._docket.confirmed(frame.event)
-                case link.AgentCannot():
-                    self._log.warning(
-                        "the stream of verdicts cannot be used; what other nodes know of crashes and revokes may be missing here",
-                        stream=verdicts.STREAM,
-                        reason=frame.reason,
-                    )
-                    self._board.release()
-                case _:
-                    assert_never(frame)
+    def _terminate(self, record: Record) -> None:
+        """Order the end of revoked tasks that run here now. That they are revoked is on the board already.
 
-    def _terminate(self, ids: Collection[str], number: signal.Signals) -> Iterator[fleet.Event]:
-        """End these tasks where they run now. That they are revoked is on the board already.
-
-        Args:
-            ids: of the tasks; those that do not run here are left alone.
-            number: KILL kills the child at once; USR1 raises ``SoftTimeLimitExceeded`` in the task; any other has the child
-                settle the task and end, and kills it when it does not.
+        The order stands for a moment: a task may have been looked up just before the record came, and be about to start.
         """
-        wanted = {stored(task_id) for task_id in ids}
-        how = Ending.ASKED if number == signal.SIGUSR1 else Ending.NOW
-        due = time.monotonic() + (0.0 if number == signal.SIGKILL else ASK_GRACE)
-        for child in list(self._state.children.values()):
+        self._orders.append(
+            _Order(
+                frozenset(map(stored, record.ids)),
+                bool(record.headers),
+                _signal(record.signal),
+                time.monotonic() + ORDER_STANDS,
+            )
+        )
+        self._next_look = 0.0
+
+    def _carry_out_orders(self, now: float) -> None:
+        self._orders = [order for order in self._orders if now < order.until]
+        if not self._orders:
+            return
+        self._next_look = min(self._next_look, now + ORDER_LOOK)
+        for child in self._state.children.values():
             if child.pid == 0:
                 continue
             for place, slot in enumerate(self._board.child(child.index).slots):
                 task = slot.read()
-                if task is None or task.task_id not in wanted:
+                if task is None:
                     continue
-                self._log.info(
-                    "ending a revoked task",
-                    task_id=task.task_id,
-                    task_name=task.name,
-                    index=child.index,
-                    pid=child.pid,
-                    signal=number.name,
-                )
-                if how is Ending.NOW:
-                    self._asked[child.pid, child.index, place, task.sequence] = due
-                    self._next_look = min(self._next_look, due)
-                if number != signal.SIGKILL:
-                    slot.ask(task.sequence, how)
-                    # the pid is the child's until we acknowledge its death
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(child.pid, ASK_SIGNAL)
-        yield from self._look()
+                run = (child.pid, child.index, place, task.sequence)
+                for order in self._orders:
+                    if (task.task_id in order.ids or order.by_header) and run not in order.given:
+                        order.given.add(run)
+                        self._end_run(slot, run, task, order, now)
+
+    def _end_run(
+        self, slot: Slot, run: tuple[int, int, int, int], task: Running, order: _Order, now: float
+    ) -> None:
+        """End one run. KILL kills its child; USR1 raises an exception in it; else the child settles it, or is killed."""
+        pid, index, _, sequence = run
+        named = task.task_id in order.ids
+        if named:
+            self._log.info(
+                "ending a revoked task",
+                task_id=task.task_id,
+                task_name=task.name,
+                index=index,
+                pid=pid,
+                signal=order.number.name,
+            )
+        softly = order.number == signal.SIGUSR1
+        at_once = named and order.number == signal.SIGKILL
+        if named and not softly:
+            self._asked[run] = now + (0.0 if at_once else ASK_GRACE)
+        if not at_once:
+            # which headers a task has only its child knows, so that one looks for itself
+            slot.ask(sequence, Ending.ASKED if softly else Ending.NOW)
+            # the pid is the child's until we acknowledge its death
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, ASK_SIGNAL)
 
     def _overdue(self, now: float) -> Iterator[fleet.Event]:
         """Find children that did not end what they were asked to end."""
@@ -364,12 +379,39 @@ class _Shell:
             else:
                 self._next_look = min(self._next_look, due)
 
+    def _agent_says(self) -> Iterator[fleet.Event]:
+        for frame in self._mailbox.receive():
+            match frame:
+                case link.AgentListens():
+                    for record in self._docket.unconfirmed:
+                        self._mailbox.offer(link.PublishRecord(record))
+                case link.AgentRead():
+                    self._docket.read(frame.offset, frame.records)
+                    for record in frame.records:
+                        if record.terminate:
+                            self._terminate(record)
+                case link.AgentReplayed():
+                    self._board.release()
+                case link.AgentConfirmed():
+                    self._docket.confirmed(frame.event)
+                case link.AgentCannot():
+                    self._log.warning(
+                        "the stream of verdicts cannot be used; what other nodes know of crashes and revokes may be missing here",
+                        stream=verdicts.STREAM,
+                        reason=frame.reason,
+                    )
+                    self._board.release()
+                case _:
+                    assert_never(frame)
+        yield from ()
+
     def _look(self) -> Iterator[fleet.Event]:
         """Look for tasks past their hard limit, revoked ones that go on, and for frozen children."""
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + LOOK
+        self._carry_out_orders(now)
         yield from self._overdue(now)
         if not self._board.released:
             if self._release_at is None:

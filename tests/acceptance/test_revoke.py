@@ -1,0 +1,337 @@
+"""Revoked tasks end as REVOKED for their callers, wherever they are; aborted ones see it; nobody else is hit."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from amqtask.errors import TaskRevokedError
+from tests.acceptance.nodes import Place, alive
+from tests.waiting import eventually
+
+Places = Callable[..., Place]
+
+STOPPABLE = '''
+
+import threading
+
+from amqtask import is_aborted
+from amqtask.request import current
+
+
+@app.task(name="work.patient", bind=True)
+def patient(self, what):
+    """Run until somebody asks to stop."""
+    log("start", what)
+    while not self.is_aborted():
+        time.sleep(0.005)
+    log("end", what)
+    return "stopped"
+
+
+@app.task(name="work.unbound")
+async def unbound(what):
+    log("start", what)
+    while not is_aborted():
+        await asyncio.sleep(0.005)
+    return "stopped"
+
+
+@app.task(name="work.threaded")
+def threaded(what):
+    """Ask in a thread of the task's own."""
+    log("start", what)
+    request = current.get()
+    seen = []
+
+    def run():
+        while not request.is_aborted():
+            time.sleep(0.005)
+        seen.append("stopped")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return seen[0]
+
+
+@app.task(name="work.tidy")
+def tidy(what, how):
+    """Clean up when told to, and end as it likes."""
+    log("start", what)
+    try:
+        time.sleep(3600)
+    except SoftTimeLimitExceeded:
+        log("soft", what)
+        if how == "raise":
+            raise
+    return "tidied up"
+
+
+@app.task(name="work.again", bind=True, max_retries=None)
+def again(self, what, until, countdown):
+    log("start", what)
+    wait_for(until)
+    raise self.retry(countdown=countdown)
+
+
+@app.task(name="work.early", acks_late=False)
+def early(what):
+    log("start", what)
+    time.sleep(3600)
+
+
+@app.task(name="work.gil")
+def gil(what):
+    log("start", what)
+    sum(range(10**11))
+
+
+@app.task(name="work.family")
+def family(what):
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            time.sleep(1)
+    log("grandchild", pid)
+    log("start", what)
+    time.sleep(3600)
+'''
+
+
+@pytest.fixture
+def at(place: Places) -> Place:
+    at = place()
+    file = at.path / "work.py"
+    file.write_text(file.read_text() + STOPPABLE)
+    return at
+
+
+def revoked(result: Any, reason: str, timeout: float = 15.0) -> None:
+    with pytest.raises(TaskRevokedError, match=reason):
+        result.get(timeout=timeout)
+    assert result.state == "REVOKED"
+
+
+# ---------------------------------------------------------------- before it runs
+
+
+def test_queued_tasks_are_refused_by_a_node_that_starts_later(at: Place) -> None:
+    at.declare()
+    customer = random.getrandbits(60)  # the whole virtual host hears of it, other tests too
+    by_id, in_a_list, by_handle, kept = (at.send("note", str(n)) for n in range(4))
+    by_header = at.send("note", "4", headers={"customer": customer, "size": "s"})
+    other = at.send("note", "5", headers={"customer": customer + 1})
+    control = at.app.control
+    control.revoke(by_id.id)
+    control.revoke([in_a_list.id, "nobody"])
+    asyncio.run(_arevoke(by_handle))
+    control.revoke_by_headers({"customer": [str(customer), str(customer + 2)]})
+
+    node = at.node("-c1", "-Q", at.queue)
+    assert (kept.get(timeout=10), other.get(timeout=10)) == ("3", "5")
+    for result in (by_id, in_a_list, by_handle, by_header):
+        revoked(result, "revoked")
+    # what is sent with that header later is refused too, and a node that was there all the time knows
+    revoked(at.send("note", "6", headers={"customer": str(customer + 2)}), "revoked")
+    assert node.stop() == 0
+
+    assert at.count("start") == {"3": 1, "5": 1}
+    assert at.depth() == 0
+    assert at.depth(at.dead) == 0  # nobody wants to look at it again
+
+
+async def _arevoke(result: Any) -> None:
+    await result.arevoke()
+
+
+def test_a_revoke_holds_after_a_restart_of_the_node(at: Place) -> None:
+    node = at.node("-c1", "-Q", at.queue)
+    running = at.send("hold", "x", "go")
+    at.saw("start", "x")
+    waiting = at.send("note", "y")
+    waiting.revoke()
+    running.revoke()  # it runs, and nobody said that it should be ended
+    node.kill()
+    node.wait()
+
+    again = at.node("-c1", "-Q", at.queue)
+    revoked(waiting, "revoked")
+    revoked(running, "revoked")
+    assert again.stop() == 0
+    assert at.count("start") == {"x": 1}
+
+
+def test_a_running_task_goes_on_without_terminate(at: Place) -> None:
+    node = at.node("-c1", "-Q", at.queue)
+    result = at.send("hold", "x", "go")
+    at.saw("start", "x")
+    result.revoke()
+    revoked_too = at.send("note", "y", task_id=None)
+    revoked_too.revoke()
+    at.release("go")
+    assert result.get(timeout=10) == "x"
+    revoked(revoked_too, "revoked")
+    assert node.stop() == 0
+
+
+def test_delayed_and_retrying_tasks(at: Place) -> None:
+    node = at.node("-c2", "-Q", at.queue)
+    at.release("at once")
+    delayed = at.send("note", "delayed", countdown=1.0)
+    waits = at.send("again", "waits", "at once", 1.0)
+    runs = at.send("again", "runs", "go", 3600)
+    eventually(lambda: waits.state == "RETRY", 10)
+    at.saw("start", "runs")
+    at.app.control.revoke([delayed.id, waits.id, runs.id])
+    at.release("go")
+
+    revoked(runs, "revoked")  # its next attempt would be due in an hour
+    revoked(waits, "revoked")
+    revoked(delayed, "revoked")
+    assert node.stop() == 0
+    assert at.count("start") == {"waits": 1, "runs": 1}
+    assert at.depth() == at.depth(at.dead) == 0
+
+
+# ---------------------------------------------------------------- where it runs
+
+
+def test_terminate_ends_the_task_and_spares_its_neighbours(at: Place) -> None:
+    node = at.node("-c1", "--prefetch-multiplier", "16", "-Q", at.queue)
+    (child,) = node.children()
+    result = at.send("linger", "x", True)  # it swallows the soft limit
+    at.saw("start", "x")
+    neighbours = at.send_notes(8)
+    began = time.monotonic()
+    result.revoke(terminate=True)
+
+    revoked(result, "terminated")
+    assert time.monotonic() - began < 3
+    at.everything_done(neighbours)
+    node.whole(1, without=child)
+    assert node.stop() == 0
+    assert at.count("start") == Counter([*neighbours, "x"])
+    assert node.records("child ended with a revoked task")
+    assert not node.records("child crashed")
+    assert not node.records("child killed")
+    assert at.depth() == at.depth(at.dead) == 0
+
+
+@pytest.mark.parametrize(("name", "signal"), [("gil", "SIGTERM"), ("family", "SIGKILL")])
+def test_what_cannot_end_itself_is_killed(at: Place, name: str, signal: str) -> None:
+    node = at.node("-c1", "--prefetch-multiplier", "16", "-Q", at.queue)
+    (child,) = node.children()
+    result = at.send(name, "x")
+    at.saw("start", "x")
+    neighbours = at.send_notes(8)
+    at.app.control.terminate(result.id, signal=signal)
+
+    revoked(result, "revoked")  # by whoever got the message when it came back
+    at.everything_done(neighbours)
+    node.whole(1, without=child)
+    assert node.stop() == 0
+    assert at.count("start") == Counter([*neighbours, "x"])
+    assert not alive([int(pid) for pid in at.count("grandchild")])
+    (record,) = node.records("child killed")
+    assert record["reason"] == "its task was revoked"
+    assert not node.records("child crashed")
+    assert at.depth() == at.depth(at.dead) == 0
+
+
+def test_terminate_by_headers_and_of_a_task_acked_early(at: Place) -> None:
+    node = at.node("-c3", "-Q", at.queue)
+    customer = random.getrandbits(60)
+    mine = at.send("linger", "mine", headers={"customer": str(customer)})
+    early = at.send("early", "early")
+    other = at.send("hold", "other", "go", headers={"customer": str(customer + 1)})
+    for what in ("mine", "early", "other"):
+        at.saw("start", what)
+    at.app.control.revoke_by_headers({"customer": customer}, terminate=True)
+    early.revoke(terminate=True)
+
+    revoked(mine, "terminated")
+    revoked(early, "terminated")
+    at.release("go")
+    assert other.get(timeout=10) == "other"
+    node.whole(3)
+    assert node.stop() == 0
+    assert at.count("start") == {"mine": 1, "early": 1, "other": 1}
+
+
+@pytest.mark.parametrize("flags", ["-c1", "-Psolo"])
+def test_sigusr1_lets_the_task_clean_up(at: Place, flags: str) -> None:
+    node = at.node(flags, "-Q", at.queue)
+    before = node.children()
+    result = at.send("tidy", "x", "raise")
+    at.saw("start", "x")
+    result.revoke(terminate=True, signal="SIGUSR1")
+    revoked(result, "terminated")
+    stubborn = at.send("tidy", "y", "return")
+    at.saw("start", "y")
+    stubborn.revoke(terminate=True, signal="SIGUSR1")
+    assert stubborn.get(timeout=10) == "tidied up"
+    coroutine = at.send("nap", "z", 60.0)
+    at.saw("start", "z")
+    coroutine.revoke(terminate=True, signal="SIGUSR1")
+    revoked(coroutine, "terminated")
+
+    assert at.count("soft") == {"x": 1, "y": 1, "z": 1}
+    assert at.send("note", "after").get(timeout=10) == "after"
+    assert node.children() == before
+    assert node.stop() == 0
+
+
+def test_terminate_never_hits_the_next_task(at: Place) -> None:
+    """Tasks that are about to end are terminated; those that take their place are not."""
+    node = at.node("-c2", "--prefetch-multiplier", "4", "-Q", at.queue)
+    victims = [at.send("note", f"v{n}", 0.05) for n in range(20)]
+    others = [at.send("note", f"o{n}", 0.02) for n in range(40)]
+    for number, victim in enumerate(victims):
+        what = f"v{number}"
+        eventually(lambda what=what: at.count("start")[what], 20)  # type: ignore[misc]  # bound now
+        victim.revoke(terminate=True)
+
+    assert [result.get(timeout=20) for result in others] == [f"o{n}" for n in range(40)]
+    for number, victim in enumerate(victims):
+        try:
+            assert victim.get(timeout=10) == f"v{number}"
+        except TaskRevokedError:
+            pass
+    assert node.stop() == 0
+    ends = at.count("end")
+    assert all(ends[f"o{n}"] == 1 for n in range(40))
+    assert not node.records("child crashed")
+
+
+# ---------------------------------------------------------------- abort
+
+
+@pytest.mark.parametrize("name", ["patient", "unbound", "threaded"])
+@pytest.mark.parametrize("flags", ["-c1", "-Psolo"])
+def test_an_aborted_task_sees_it(at: Place, name: str, flags: str) -> None:
+    node = at.node(flags, "-Q", at.queue)
+    result = at.send(name, "x")
+    at.saw("start", "x")
+    began = time.monotonic()
+    result.abort()
+    assert result.get(timeout=10) == "stopped"
+    assert time.monotonic() - began < 2
+    assert result.state == "SUCCESS"
+    assert node.stop() == 0
+
+
+def test_a_task_that_was_aborted_before_it_started(at: Place) -> None:
+    at.declare()
+    result = at.send("patient", "x")
+    at.app.control.abort([result.id])
+    node = at.node("-c1", "-Q", at.queue)
+    assert result.get(timeout=10) == "stopped"
+    assert node.stop() == 0
+    assert at.count("start") == at.count("end") == {"x": 1}
