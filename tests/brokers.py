@@ -324,11 +324,11 @@ def run_broker(say: Callable[[str], None]) -> Iterator[Broker]:
                 f"AMQTASK_TEST_BROKER asks for RabbitMQ {line}, but the broker is"
                 f" {'.'.join(map(str, broker.version))}."
             )
-        yield stack.enter_context(_own_vhost(broker))
+        yield stack.enter_context(own_vhost(broker))
 
 
 @contextlib.contextmanager
-def _own_vhost(broker: Broker) -> Iterator[Broker]:
+def own_vhost(broker: Broker) -> Iterator[Broker]:
     """Yield the broker at a new virtual host where the management API can make one."""
     address = Address.parse(broker.url)
     # RabbitMQ's own habit: management listens 10,000 ports above AMQP.

@@ -23,6 +23,8 @@ from amqtask.worker.job import Job
 log = get_logger("amqtask.worker")
 
 QUIET = 3.0  # seconds without a record after which a confirmed mark should have come back
+MARKS = 4  # tries to publish a mark
+MARK_AGAIN = 1.0  # seconds between them
 RETRY = 5.0  # seconds before what the stream did not take is sent again
 
 
@@ -122,15 +124,27 @@ class VerdictFeed:
     def _opened(self) -> None:
         self._reported.clear()
         self._heard = time.monotonic()
-        mark = self._mark = new_event()
+        self._mark = new_event()
+        self._put_mark(self._mark, MARKS)
+
+    def _put_mark(self, mark: str, tries: int) -> None:
+        """Publish the mark of this channel; again when it is not taken, which a broker that has just started may do."""
         record = Record(kind=Kind.MARK, event=mark, origin=self._name, time=time.time())
 
         def settled(error: Exception | None) -> None:
             if mark != self._mark or self._closed:
                 return
-            if error is not None:
-                self._cannot(f"nothing can be added to it ({error})")
-            self._watch(mark, confirmed=error is None)
+            if error is None or tries <= 1:
+                if error is not None:
+                    self._cannot(f"nothing can be added to it ({error})")
+                self._watch(mark, confirmed=error is None)
+                return
+            self._timer = self._io.call_later(MARK_AGAIN, lambda: again(mark))
+
+        def again(mark: str) -> None:
+            self._timer = None
+            if mark == self._mark:
+                self._put_mark(mark, tries - 1)
 
         self._submit(record, settled)
 
@@ -185,9 +199,12 @@ class VerdictFeed:
 
     def _lost(self, _error: BrokerError) -> None:
         self._mark = ""
+        if self._timer is not None:
+            self._io.cancel(self._timer)
+            self._timer = None
 
     def _refused(self, error: OperationRefused) -> None:
-        self._cannot(f"{error.code} {error.text.strip()}" if error.code else error.text)
+        self._cannot(f"{error.code} {error.text.strip()}")
 
     def _cannot(self, reason: str) -> None:
         if reason not in self._reported:

@@ -284,6 +284,16 @@ class Node:
             assert len(self.records(event)) >= times, self.output
         return self.records(event)
 
+    def reconnected(self, times: int = 0) -> int:
+        """Wait until its children have come back to the broker so often; how often they have. The agent's lines are left out."""
+
+        def count() -> int:
+            lines = self.records("connected to the broker again")
+            return sum("/" in line["connection"] for line in lines)
+
+        eventually(lambda: count() >= times, 20, interval=0.03)
+        return count()
+
     def wait_ready(self, times: int = 1) -> None:
         """Wait until all children consume, for the n-th time."""
         self.says("ready", START, times)

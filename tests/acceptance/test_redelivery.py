@@ -31,9 +31,9 @@ def cut_until_held(proxy: Proxy, node: Node, times: int = 1) -> None:
     """Cut the node's connections until another child than the one that runs the task has got its message."""
 
     def held() -> bool:
-        known = len(node.records("connected to the broker again"))
+        known = node.reconnected()
         assert proxy.cut()
-        node.says("connected to the broker again", times=known + 2)
+        node.reconnected(known + 2)
         with contextlib.suppress(AssertionError):  # it went to the child that runs it, behind that
             node.says(HELD, 0.7, times)
         return len(node.records(HELD)) >= times
@@ -71,7 +71,7 @@ def test_the_running_task_answers_for_its_redelivery(
             at.finished((number + 1) * 5 - 1)
         else:
             assert proxy.cut()
-            node.says("connected to the broker again", times=number + 1)
+            node.reconnected(number + 1)
     at.release("go")
 
     assert result.get(timeout=10) == "x"

@@ -1,7 +1,8 @@
 """The follower: reads a stream from an offset on, and goes on where it was after a loss.
 
 A stream is a log: reading takes nothing away, so there is nothing to settle. Acks are only the broker's measure of how much may be
-under way. Each message carries its offset in the header ``x-stream-offset``.
+under way. Each message carries its offset in the header ``x-stream-offset``. A queue of another kind refuses the consumer, so one
+that happens to have the stream's name loses nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from amqtask.topology.plan import DeclareQueue
 PREFETCH = 500  # messages under way
 REOPEN_CAP = 30.0  # seconds between two tries on a stream that is refused
 PRECONDITION_FAILED = 406
-NOT_A_STREAM = 0  # no code of the broker's: it takes any queue for the consumer's word
 
 Entry = tuple[int, bytes]  # offset and body
 
@@ -77,7 +77,6 @@ class StreamFollower:
         self._batch: list[Entry] = []
         self._tag = 0  # the last delivery of this channel
         self._declaring = False
-        self._misled = False  # there is a queue of this name that is no stream
         self._connection = Connection(
             io,
             addresses,
@@ -155,29 +154,17 @@ class StreamFollower:
 
     def _take(self, tag: int, headers: Any, body: bytes) -> None:
         offset = (headers or {}).get("x-stream-offset")
-        if not isinstance(offset, int):
-            if not self._misled:
-                # an ordinary queue of this name: what it delivered goes back to it, and it is left alone
-                self._misled = True
-                self._connection.close(_nothing)
-                self._on_refused(
-                    OperationRefused(NOT_A_STREAM, f"queue {self._stream!r} is not a stream")
-                )
-            return
         self._tag = tag
-        self._batch.append((int(offset), body))
+        if isinstance(offset, int):  # the broker gives every message of a stream one
+            self._batch.append((int(offset), body))
 
     def _read_end(self) -> None:
         batch, self._batch = self._batch, []
         channel = self._connection.channel
-        if self._tag and not self._misled and channel is not None and channel.is_open:
+        if self._tag and channel is not None and channel.is_open:
             self._connection.raw.send(
                 frames.encode_ack(int(channel.channel_number), self._tag, True)
             )
             self._tag = 0
         if batch:
             self._on_batch(batch)
-
-
-def _nothing() -> None:
-    """Nobody waits for this close."""
