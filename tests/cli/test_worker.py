@@ -112,7 +112,8 @@ def test_settings_stand_in_for_flags(shop: Shop) -> None:
     with shop.process("-A", "shop.tasks", "worker", "--json-logs") as worker:
         worker.says("worker ready")
         worker.end()
-    ready = json.loads(worker.output.splitlines()[0])
+    records = [json.loads(line) for line in worker.output.splitlines() if line.startswith("{")]
+    ready = next(record for record in records if record["event"] == "worker ready")
     assert (ready["children"], ready["prefetch"]) == (3, 7)
 
     with shop.process(
@@ -120,7 +121,8 @@ def test_settings_stand_in_for_flags(shop: Shop) -> None:
     ) as worker:
         worker.says("worker ready")
         worker.end()
-    ready = json.loads(worker.output.splitlines()[0])
+    records = [json.loads(line) for line in worker.output.splitlines() if line.startswith("{")]
+    ready = next(record for record in records if record["event"] == "worker ready")
     assert (ready["children"], ready["prefetch"]) == (1, 2)
 
 
