@@ -64,14 +64,24 @@ def threaded(what):
 @app.task(name="work.tidy")
 def tidy(what, how):
     """Clean up when told to, and end as it likes."""
-    log("start", what)
     try:
+        log("start", what)
         time.sleep(3600)
     except SoftTimeLimitExceeded:
         log("soft", what)
         if how == "raise":
             raise
     return "tidied up"
+
+
+@app.task(name="work.tidy_coroutine")
+async def tidy_coroutine(what):
+    try:
+        log("start", what)
+        await asyncio.sleep(3600)
+    except SoftTimeLimitExceeded:
+        log("soft", what)
+        raise
 
 
 @app.task(name="work.again", bind=True, max_retries=None)
@@ -277,7 +287,7 @@ def test_sigusr1_lets_the_task_clean_up(at: Place, flags: str) -> None:
     at.saw("start", "y")
     stubborn.revoke(terminate=True, signal="SIGUSR1")
     assert stubborn.get(timeout=10) == "tidied up"
-    coroutine = at.send("nap", "z", 60.0)
+    coroutine = at.send("tidy_coroutine", "z")
     at.saw("start", "z")
     coroutine.revoke(terminate=True, signal="SIGUSR1")
     revoked(coroutine, "terminated")
