@@ -26,6 +26,7 @@ import pika
 from amqtask.amqp.address import Address
 from amqtask.amqp.probe import probe
 from amqtask.broker.choice import Source, choose, ensure_server, look, open_broker
+from amqtask.broker.cluster import PrivateCluster
 from amqtask.broker.docker import engine_answers
 from amqtask.broker.node import PrivateNode, find_server
 from amqtask.errors import AmqtaskError, BrokerError, ConfigurationError, ConnectFailed
@@ -301,6 +302,16 @@ def own_broker(config: str = "") -> Iterator[OwnBroker]:
             control, url = node, node.url
             management = node.management_url or ""
         yield OwnBroker(control, url, management or None, probe(url).release)
+
+
+@contextlib.contextmanager
+def own_cluster() -> Iterator[PrivateCluster]:
+    """Start three private nodes that form a cluster, of the same release line as the run's."""
+    root = root_of_4()
+    if root is None:
+        ensure_server()
+    with PrivateCluster(root=root) as cluster:
+        yield cluster
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ log = get_logger("amqtask.amqp")
 
 REOPEN_BASE = 0.02  # seconds before a new channel when the broker closed the last one
 REOPEN_CAP = 1.0
+SILENT_CHECKS = 4  # half heartbeats without a byte after which the broker is taken for gone
 CLOSE_TIMEOUT = 2.0  # seconds a broker gets to answer a close
 
 
@@ -186,7 +187,24 @@ class Connection:
         connection: Any = opened
         connection.add_on_connection_blocked_callback(self._blocked)
         connection.add_on_connection_unblocked_callback(self._unblocked)
+        self._listen(connection, connection.bytes_received, 0)
         self._open_channel()
+
+    def _listen(self, connection: PlainConnection, seen: int, silent: int) -> None:
+        """Give up a broker that says nothing for two heartbeats; pika's own check takes up to two heartbeats and ten seconds.
+
+        What counts is how often the loop has looked, not the time that has passed: a process that was stopped, or a thread
+        that kept the interpreter for itself, finds the broker's heartbeats waiting when it goes on.
+        """
+        heartbeat: Any = connection.params.heartbeat  # negotiated: a number from now on
+        if not heartbeat or connection is not self._pika or not connection.is_open:
+            return
+        received = connection.bytes_received
+        silent = silent + 1 if received == seen else 0
+        if silent > SILENT_CHECKS:
+            connection.abort("no heartbeat")
+            return
+        self.io.call_later(heartbeat / 2, lambda: self._listen(connection, received, silent))
 
     def _open_channel(self) -> None:
         if self._wanted and self._channel is None and self._pika is not None and self._pika.is_open:

@@ -1,0 +1,151 @@
+"""Faults of the broker and of the way to it, each with a worker at work: an error in time for callers, and work resumes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from urllib.parse import quote
+
+import pytest
+
+from amqtask import App
+from amqtask.errors import ConfirmTimeout, ConnectFailed, LoginRefused, PublishBlocked
+from amqtask.testing.proxy import Proxy
+from tests.acceptance.nodes import Node, Place
+from tests.brokers import OwnBroker
+from tests.waiting import eventually
+
+Places = Callable[..., Place]
+
+ALARMS = {
+    "memory": (
+        ("set_vm_memory_high_watermark", "0.0000001"),
+        ("set_vm_memory_high_watermark", "0.4"),
+    ),
+    "disk": (("set_disk_free_limit", "100000GB"), ("set_disk_free_limit", "50MB")),
+}
+
+
+@pytest.fixture(params=ALARMS)
+def alarm(own: OwnBroker, request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Raises the alarm; called again it clears it."""
+    on, off = ALARMS[request.param]
+    steps = iter([on, off])
+
+    def step() -> None:
+        own.ctl(*next(steps))
+
+    yield step
+    own.ctl(*off)
+
+
+def caller(at: Place, url: str | None = None, **settings: object) -> App:
+    return App(
+        "caller",
+        topology=at.path / "topology.yaml",
+        broker_url=url or at.broker.url,
+        settings={"task_default_queue": at.queue, "publish_timeout": 2.0, **settings},
+    )
+
+
+def test_an_alarm_blocks_callers_and_no_worker(
+    place: Places, own: OwnBroker, alarm: Callable[[], None]
+) -> None:
+    at = place(on=own, type="quorum")
+    node = at.node("-c2", "-Q", at.queue)
+    app = caller(at)
+    try:
+        assert app.send_task("work.add", (1, 2)).get(timeout=20) == 3  # both connections are open
+        waiting = [at.send("hold", f"w-{number}", "go") for number in range(2)]
+        names = at.send_notes(200)
+        eventually(lambda: sum(at.count("start").values()) >= 2)
+        alarm()
+        began = time.monotonic()
+        with pytest.raises(PublishBlocked):
+            app.send_task("work.add", (1, 2))
+        assert time.monotonic() - began < 3
+        at.release("go")
+        at.everything_done(names, 10)  # tasks without a result are acked and new ones come
+        assert at.depth() == 0
+        alarm()
+        assert [result.get(timeout=20) for result in waiting] == ["w-0", "w-1"]
+    finally:
+        app.close()
+    assert max(at.count("start").values()) == 1
+    assert node.stop() == 0
+
+
+def test_a_silent_network_is_noticed_and_left(place: Places, own: OwnBroker) -> None:
+    with Proxy.before(own.url) as proxy:
+        at = place(on=own, type="quorum")
+        at.declare()
+        url = f"{proxy.url}?heartbeat=2"
+        node = at.node("-c1", "-b", url, "-Q", at.queue)
+        app = caller(at, url)
+        try:
+            assert app.send_task("work.add", (1, 2)).get(timeout=20) == 3
+            proxy.freeze()
+            began = time.monotonic()
+            with pytest.raises((ConfirmTimeout, ConnectFailed)):
+                app.send_task("work.add", (1, 2), ignore_result=True)
+            assert time.monotonic() - began < 3
+            node.says("no broker connection", 9)
+            assert time.monotonic() - began < 7 + 1  # three heartbeats, and a moment
+            proxy.thaw()
+            began = time.monotonic()
+            assert at.send("add", 3, 4).get(timeout=10) == 7
+            assert time.monotonic() - began < 5
+        finally:
+            app.close()
+        assert node.stop() == 0
+
+
+@pytest.mark.parametrize("change", ["password", "permission"])
+def test_a_login_that_is_refused_later(place: Places, own: OwnBroker, change: str) -> None:
+    user, at = f"user-{uuid.uuid4().hex[:8]}", place(on=own, type="quorum")
+    grants = {"configure": ".*", "write": ".*", "read": ".*"}
+    account, permission = (
+        f"/api/users/{user}",
+        f"/api/permissions/{quote(own.vhost, safe='')}/{user}",
+    )
+    own.api("PUT", account, {"password": "old-secret", "tags": "monitoring"})
+    own.api("PUT", permission, grants)
+    url = own.url.replace("guest:guest@", f"{user}:old-secret@")
+    node = at.node("-c1", "-b", url, "-ldebug", "-Q", at.queue)
+    app = caller(at, url)
+    try:
+        assert app.send_task("work.add", (1, 2)).get(timeout=20) == 3
+        if change == "password":
+            own.api("PUT", account, {"password": "new-secret", "tags": "monitoring"})
+        else:
+            own.api("DELETE", permission)
+        for connection in eventually(
+            lambda: [c for c in own.api("GET", "/api/connections") if c.get("user") == user], 20
+        ):
+            own.api("DELETE", f"/api/connections/{quote(connection['name'], safe='')}")
+        first = eventually(lambda: _refused(node), 10)
+        assert user in first[0]["reason"]
+        with pytest.raises(LoginRefused):
+            app.send_task("work.add", (1, 2), ignore_result=True)
+        # both connections of the child were refused; from then on they take turns, five seconds apart
+        tried = len(_refused(node))
+        eventually(lambda: len(_refused(node)) > tried, 15)
+        again = [each["timestamp"] for each in _refused(node)]
+        assert _seconds(again[0], again[-1]) > 5 * (len(again) - 2) - 1
+        own.api("PUT", account, {"password": "old-secret", "tags": "monitoring"})
+        own.api("PUT", permission, grants)
+        assert at.send("add", 3, 4).get(timeout=20) == 7
+        assert "secret" not in node.output
+    finally:
+        app.close()
+    assert node.stop() == 0
+
+
+def _refused(node: Node) -> list[dict[str, str]]:
+    return [each for each in node.records("no broker connection") if "refused" in each["reason"]]
+
+
+def _seconds(earlier: str, later: str) -> float:
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
