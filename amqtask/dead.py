@@ -34,6 +34,7 @@ from amqtask.topology.model import Topology, dead_queue_name
 BATCH = 200  # messages a transaction moves at most
 BATCH_BYTES = 4 * 1024 * 1024
 RECONNECT = 60.0  # seconds a broker that went in the middle of a transaction gets to come back
+SETTLED = 3.0  # seconds in which its queue must not change before what is there is compared
 PAUSE = 0.5  # seconds between two attempts to reach it
 
 Connect = Callable[[], Transfer]
@@ -374,6 +375,7 @@ class Mover:
         """The connection went in the middle of a transaction: see what is left, and put back what cannot be told."""
         _stop(tally, Stopped.LOST, f"{error} Run the command again to go on with the rest.")
         with self._again(error) as transfer:
+            _settled(transfer, queue)
             there = Counter(_mark(delivery) for delivery in transfer.read(queue))
             transfer.give_back()
             doubtful: list[Publication | Raw] = []
@@ -403,6 +405,17 @@ class Mover:
                 if time.monotonic() > deadline:
                     raise error from None
                 time.sleep(PAUSE)
+
+
+def _settled(transfer: Transfer, queue: str) -> None:
+    """Wait until a queue holds the same for a while: one that has just started fills up as it recovers."""
+    deadline = time.monotonic() + RECONNECT
+    before, since = None, time.monotonic()
+    while time.monotonic() < min(deadline, since + SETTLED):
+        transfer.wait(PAUSE)
+        state = transfer.queue(queue)
+        if state != before:
+            before, since = state, time.monotonic()
 
 
 def _stop(tally: Tally, why: Stopped, problem: str) -> bool:

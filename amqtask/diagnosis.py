@@ -214,6 +214,26 @@ def check_topology(session: Session, topology: Topology) -> list[Finding]:
     ]
 
 
+def check_dead_letters(session: Session, topology: Topology) -> list[Finding]:
+    """Which queues of dead letters are not empty. Nothing is wrong with that, and somebody should know."""
+    queues = dict.fromkeys(q for name in topology.queues for q in plan.dead_queues(topology, name))
+    findings: list[Finding] = []
+    for name in queues:
+        try:
+            state = session.queue(name)
+        except OperationRefused as error:
+            findings.append(_told("dead letters", error))
+            continue
+        if state is not None and state.messages:
+            some = "1 dead letter" if state.messages == 1 else f"{state.messages} dead letters"
+            findings.append(
+                warn("dead letters", f"{name!r} holds {some}", f"see amqtask dead list {name}")
+            )
+    if findings or not queues:
+        return findings
+    return [ok("dead letters", "none")]
+
+
 def check_delays(session: Session, topology: Topology) -> list[Finding]:
     """Whether the delay ladder is there, whole, and has nothing in it that found no queue."""
     ladder = Ladder(topology.delays.prefix)

@@ -104,6 +104,7 @@ def _of_broker(
         yield from diagnosis.check_permissions(session)
         if topology is not None:
             yield from diagnosis.check_topology(session, topology)
+            yield from diagnosis.check_dead_letters(session, topology)
             yield from diagnosis.check_delays(session, topology)
         yield diagnosis.check_clock(session)
         if app is not None:

@@ -15,6 +15,7 @@ from amqtask.topology.model import (
     PREDECLARED,
     Binding,
     DeadLetter,
+    DeadQueue,
     Queue,
     RouteRule,
     Topology,
@@ -144,7 +145,7 @@ class _Checker:
                 "without a dead letter the broker silently deletes the message at the limit: "
                 "leave delivery_limit out, or use dead_letter: true",
             )
-        if queue.dead_letter is True and len(dead_queue_name(queue.name).encode()) > MAX_KEY_BYTES:
+        if queue.has_dead_queue and len(dead_queue_name(queue.name).encode()) > MAX_KEY_BYTES:
             self._problems.add(
                 path,
                 f"the name of its dead-letter queue, {queue.name[:20]}….dead, would be longer than "
@@ -152,12 +153,21 @@ class _Checker:
                 at_key=True,
             )
 
+        dead = dead_queue_name(queue.name)
+        if isinstance(queue.dead_letter, DeadQueue) and dead in self._topology.queues:
+            name = queue.name
+            self._problems.add(
+                self._dead_letter_path(name),
+                f"queue {dead!r} is in this file, which bounds it: give it message_ttl, max_length and overflow: drop-head there, "
+                f"and {name!r} dead_letter: true",
+            )
+
     def _dead_letters(self) -> None:
         after: dict[str, list[str]] = {}
         for queue in self._topology.queues.values():
             path = self._dead_letter_path(queue.name)
             target = queue.dead_letter
-            if target is True:
+            if queue.has_dead_queue:
                 after[queue.name] = [dead_queue_name(queue.name)]
             elif isinstance(target, DeadLetter):
                 if target.exchange != "" and not self._exchange_exists(

@@ -26,7 +26,7 @@ Kind = Literal[
     "arguments",  # a mapping from text to anything an AMQP table holds
     "headers",  # a mapping like it, in which x-match has its meaning
     "bindings",  # a list of mappings by BINDING
-    "dead_letter",  # true, false, or a mapping by DEAD_LETTER
+    "dead_letter",  # true, false, or a mapping by DEAD_LETTER or by DEAD_QUEUE
     "defaults",  # a mapping by DEFAULTS
     "delays",  # true, false, or a mapping by DELAYS
     "prefix",  # of the delay ladder's names
@@ -103,6 +103,33 @@ DEAD_LETTER = (
     ),
 )
 
+DEAD_QUEUE = (
+    Key(
+        name="ttl",
+        kind="duration",
+        minimum=1,
+        maximum=MAX_TTL_SECONDS,
+        default="for ever",
+        doc="a dead letter is deleted after this long",
+    ),
+    Key(
+        name="max_length",
+        kind="integer",
+        minimum=1,
+        maximum=MAX_LONG,
+        default="no limit",
+        doc="dead letters kept at most; beyond it the oldest is deleted",
+    ),
+    Key(
+        name="max_length_bytes",
+        kind="size",
+        minimum=1,
+        maximum=MAX_LONG,
+        default="no limit",
+        doc="bytes of dead letters kept at most; beyond it the oldest is deleted",
+    ),
+)
+
 EXCHANGE = (
     Key(name="type", kind="choice", choices=EXCHANGE_TYPES, default="direct", doc="how it routes"),
     Key(name="durable", kind="boolean", default="true", doc="survives a restart of the broker"),
@@ -144,7 +171,8 @@ _DEAD_LETTER_KEY = Key(
     default="true",
     refused=_NO_STREAM,
     argument="x-dead-letter-exchange",
-    doc="true: to the queue <name>.dead, which is declared with it; false: nowhere; or an exchange and routing key",
+    doc="true: to the queue <name>.dead, which is declared with it; or its ttl, max_length and max_length_bytes; "
+    "false: nowhere; or an exchange and routing key",
 )
 _MAX_CRASHES_KEY = Key(
     name="max_crashes",

@@ -49,6 +49,23 @@ class DeadLetter(msgspec.Struct, frozen=True):
     routing_key: str | None = None
 
 
+class DeadQueue(msgspec.Struct, frozen=True):
+    """Dead letters go to ``<name>.dead``, which comes with the queue and keeps them within these bounds; ``None`` is none.
+
+    Those that are older than ``ttl`` seconds are deleted, and the oldest when there are more than ``max_length`` or
+    ``max_length_bytes``: a full queue of dead letters never refuses a new one.
+    """
+
+    ttl: float | None = None
+    max_length: int | None = None
+    max_length_bytes: int | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a limit at which the oldest are deleted."""
+        return self.max_length is not None or self.max_length_bytes is not None
+
+
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """An exchange. ``bindings`` are its own sources: exchange-to-exchange bindings that end here."""
 
@@ -65,7 +82,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
     """A queue, with the file's defaults already applied.
 
-    ``dead_letter`` is ``True`` for "to ``<name>.dead``, which comes with it", ``False`` for none, or an explicit target.
+    ``dead_letter`` is ``True`` for "to ``<name>.dead``, which comes with it", a ``DeadQueue`` for the same with bounds,
+    ``False`` for none, or an explicit target.
     ``delivery_limit`` is ``None`` where nobody set one: see ``plan.py`` for what the broker then gets.
     """
 
@@ -79,12 +97,17 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     max_length: int | None = None
     max_length_bytes: int | None = None
     overflow: Overflow | None = None
-    dead_letter: bool | DeadLetter = False
+    dead_letter: bool | DeadLetter | DeadQueue = False
     delivery_limit: int | None = None
     max_crashes: int = DEFAULT_MAX_CRASHES
     consumer_timeout: float | None = None
     single_active_consumer: bool = False
     arguments: Arguments = {}
+
+    @property
+    def has_dead_queue(self) -> bool:
+        """Whether its dead letters go to ``<name>.dead``, which comes with it."""
+        return self.dead_letter is True or isinstance(self.dead_letter, DeadQueue)
 
     @property
     def highest_priority(self) -> int | None:
@@ -112,7 +135,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     """What queues get that do not say otherwise. A limit that a queue's type cannot have is not applied to it."""
 
     type: QueueType = "quorum"
-    dead_letter: bool | DeadLetter = True
+    dead_letter: bool | DeadLetter | DeadQueue = True
     max_crashes: int = DEFAULT_MAX_CRASHES
     delivery_limit: int | None = None
     consumer_timeout: float | None = None
@@ -164,12 +187,23 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
         return (*to_exchanges, *to_queues)
 
     def all_queues(self) -> dict[str, Queue]:
-        """The queues of the file and, after them, the dead-letter queues that come with ``dead_letter: true``."""
+        """The queues of the file and, after them, the dead-letter queues that come with them."""
         queues = dict(self.queues)
         for queue in self.queues.values():
             name = dead_queue_name(queue.name)
-            if queue.dead_letter is True and name not in queues:
-                queues[name] = Queue(name=name, type=queue.type, durable=queue.durable)
+            if not queue.has_dead_queue or name in queues:
+                continue
+            bounds = queue.dead_letter if isinstance(queue.dead_letter, DeadQueue) else DeadQueue()
+            queues[name] = Queue(
+                name=name,
+                type=queue.type,
+                durable=queue.durable,
+                message_ttl=bounds.ttl,
+                max_length=bounds.max_length,
+                max_length_bytes=bounds.max_length_bytes,
+                # said aloud, or a policy could make it refuse what has nowhere else to go
+                overflow=None if not bounds.bounded else "drop-head",
+            )
         return queues
 
     def exchange_type(self, name: str) -> ExchangeType | None:

@@ -23,6 +23,7 @@ from amqtask.topology.model import (
     PREDECLARED,
     Binding,
     DeadLetter,
+    DeadQueue,
     Defaults,
     Delays,
     Exchange,
@@ -235,7 +236,7 @@ class _Reader:
             # A queue that holds another's dead letters is the end of the line, unless it says otherwise.
             ends_here = any(
                 name == dead_queue_name(other)
-                and raw.get("dead_letter", defaults.dead_letter) is True
+                and _ends_in_dead_queue(raw.get("dead_letter", defaults.dead_letter))
                 for other, raw in queues.items()
             )
             values.setdefault("dead_letter", False if ends_here else defaults.dead_letter)
@@ -428,16 +429,29 @@ class _Reader:
             return None
         return text
 
-    def _dead_letter(self, node: Node, path: KeyPath, key: Key) -> bool | DeadLetter | None:
+    def _dead_letter(
+        self, node: Node, path: KeyPath, key: Key
+    ) -> bool | DeadLetter | DeadQueue | None:
         if _is(node, "bool"):
             return self._boolean(node, path, key)
         if not _is(node, "map"):
             hint = _yes_no(node)
             self._report(
                 path,
-                f"must be true, false or {{exchange: …, routing_key: …}}; {_found(node)}{hint}",
+                f"must be true, false, {{exchange: …, routing_key: …}} or {{ttl: …, max_length: …}}; {_found(node)}{hint}",
             )
             return None
+        given = {name for _, name in _child_names(node)}
+        if given & {bound.name for bound in grammar.DEAD_QUEUE}:
+            if given & {name.name for name in grammar.DEAD_LETTER}:
+                self._report(
+                    path,
+                    "gives both an exchange and bounds of <name>.dead: give one of the two, and the bounds to the queue the "
+                    "exchange leads to",
+                )
+                return None
+            bounds = self._mapping(node, path, grammar.DEAD_QUEUE)
+            return DeadQueue(**bounds) if bounds is not None else None
         values = self._mapping(node, path, grammar.DEAD_LETTER)
         if path in self._unread:
             self.doubts.dead_letters.add(path)
@@ -738,6 +752,10 @@ def _found(node: Node) -> str:
     }
     bare = shown if kind == "str" else shown[1:-1]
     return f"found {kinds.get(kind, '')}{bare}"
+
+
+def _ends_in_dead_queue(dead_letter: object) -> bool:
+    return dead_letter is True or isinstance(dead_letter, DeadQueue)
 
 
 def _yes_no(node: Node) -> str:

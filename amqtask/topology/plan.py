@@ -18,6 +18,7 @@ from amqtask.topology.model import (
     DEFAULT_DELIVERY_LIMIT,
     Arguments,
     DeadLetter,
+    DeadQueue,
     Exchange,
     Queue,
     RouteRule,
@@ -236,7 +237,7 @@ def dead_queues(topology: Topology, queue: str) -> tuple[str, ...]:
 
 def _target(queue: Queue) -> DeadLetterTarget | None:
     match queue.dead_letter:
-        case True:
+        case True | DeadQueue():
             return DeadLetterTarget("", dead_queue_name(queue.name))
         case DeadLetter(exchange=exchange, routing_key=routing_key):
             return DeadLetterTarget(exchange, routing_key)

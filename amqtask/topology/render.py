@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from amqtask.topology.model import Arguments, DeadLetter, Queue, Topology, dead_queue_name
+from amqtask.topology.model import (
+    Arguments,
+    DeadLetter,
+    DeadQueue,
+    Queue,
+    Topology,
+    dead_queue_name,
+)
 from amqtask.topology.units import format_duration, format_size
 
 Tree: TypeAlias = dict[str, Any]
@@ -73,9 +80,7 @@ def _exchange(topology: Topology, name: str) -> Tree:
 
 def _queue(topology: Topology, queue: Queue) -> Tree:
     sources = {
-        dead_queue_name(name)
-        for name, other in topology.queues.items()
-        if other.dead_letter is True
+        dead_queue_name(name) for name, other in topology.queues.items() if other.has_dead_queue
     }
     return _without_empty(
         name=queue.name,
@@ -102,7 +107,7 @@ def _queue(topology: Topology, queue: Queue) -> Tree:
 def _dead_letter(queue: Queue) -> str | None:
     """Where dead letters go, as one text: a queue's name, or ``exchange`` and key with a colon between."""
     match queue.dead_letter:
-        case True:
+        case True | DeadQueue():
             return dead_queue_name(queue.name)
         case DeadLetter(exchange="", routing_key=str(key)):
             return key

@@ -31,6 +31,7 @@ def json_schema() -> Schema:
         "$defs": {
             "binding": _nullable_unless_required(grammar.BINDING),
             "dead_letter": _mapping(grammar.DEAD_LETTER),
+            "dead_queue": {**_mapping(grammar.DEAD_QUEUE), "minProperties": 1},
             "defaults": _nullable_unless_required(grammar.DEFAULTS),
             "delays": _mapping(grammar.DELAYS),
             "exchange": _nullable_unless_required(grammar.EXCHANGE),
@@ -156,7 +157,13 @@ _KINDS: Mapping[Kind, Callable[[Key], Schema]] = {
     "arguments": lambda key: {"$ref": "#/$defs/arguments"},
     "headers": lambda key: {"$ref": "#/$defs/headers"},
     "bindings": lambda key: _list("binding"),
-    "dead_letter": lambda key: {"oneOf": [{"type": "boolean"}, {"$ref": "#/$defs/dead_letter"}]},
+    "dead_letter": lambda key: {
+        "oneOf": [
+            {"type": "boolean"},
+            {"$ref": "#/$defs/dead_letter"},
+            {"$ref": "#/$defs/dead_queue"},
+        ]
+    },
     "defaults": lambda key: {"$ref": "#/$defs/defaults"},
     "delays": lambda key: {"oneOf": [{"type": "boolean"}, {"$ref": "#/$defs/delays"}]},
     "prefix": lambda key: {

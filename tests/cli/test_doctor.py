@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.brokers import Broker
 from tests.cli.running import Folder, Shop
 
 pytestmark = pytest.mark.process
@@ -38,6 +39,20 @@ def test_a_healthy_pair(shop: Shop) -> None:
         "clock",
     } <= set(checks)
     assert "FAIL" not in checks.values()
+
+
+def test_dead_letters_are_told_and_no_failure(shop: Shop, broker: Broker) -> None:
+    shop.run("topology", "apply", "shop.yaml")
+    with broker.channel() as channel:
+        channel.confirm_delivery()
+        channel.basic_publish("", f"{shop.email}.dead", b"")
+
+    found = shop.run("-A", "shop.tasks", "doctor")
+
+    assert found.returncode == 0, found.stdout
+    assert _lines(found.stdout)["dead"] == "warn"
+    assert f"'{shop.email}.dead' holds 1 dead letter: see amqtask dead list" in found.stdout
+    assert f"{shop.images}.dead" not in found.stdout
 
 
 def test_a_topology_that_is_not_there(shop: Shop) -> None:

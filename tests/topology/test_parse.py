@@ -103,6 +103,37 @@ def test_defaults_apply_only_to_queues_that_can_have_them() -> None:
     }  # fmt: skip
 
 
+def test_dead_letters_within_bounds() -> None:
+    shape = good("""
+        version: 1
+        defaults: {dead_letter: {ttl: 14d, max_length: 100000}}
+        queues:
+          a: {}
+          b: {type: classic, dead_letter: {max_length_bytes: 1GB}}
+          c: {dead_letter: {ttl: 1h}}
+          d: {dead_letter: false}
+          s: {type: stream}
+    """)
+
+    queues = shape.all_queues()
+    assert list(queues) == ["a", "b", "c", "d", "s", "a.dead", "b.dead", "c.dead"]
+    assert {
+        name: (q.type, q.message_ttl, q.max_length, q.max_length_bytes, q.overflow, q.dead_letter)
+        for name, q in queues.items()
+        if name.endswith(".dead")
+    } == {
+        "a.dead": ("quorum", 14 * 86400, 100000, None, "drop-head", False),
+        "b.dead": ("classic", None, None, 10**9, "drop-head", False),
+        "c.dead": ("quorum", 3600, None, None, None, False),
+    }
+
+
+def test_bounds_of_a_queue_that_is_in_the_file_are_written_there() -> None:
+    (found,) = problems("version: 1\nqueues:\n  a.dead: {}\n  a: {dead_letter: {ttl: 1d}}\n")
+
+    assert found.startswith("t.yaml:4:20: queues.a.dead_letter: queue 'a.dead' is in this file")
+
+
 def test_a_queue_that_holds_dead_letters_gets_none_of_its_own_by_default() -> None:
     shape = good("version: 1\nqueues: {a: {}, a.dead: {message_ttl: 7d}}")
 
@@ -359,12 +390,18 @@ def test_one_mistake_one_line(text: str, line: str) -> None:
         ("max_length: 9999999999999999999", "queues.q.max_length: must be at most"),
         ("max_length_bytes: 16Mib", "queues.q.max_length_bytes: '16Mib' is not a size (no unit 'Mib')"),
         ("max_length_bytes: 0", "queues.q.max_length_bytes: must be at least 1B, and it is 0B"),
-        ("dead_letter: yes", "queues.q.dead_letter: must be true, false or {exchange: …, routing_key: …}; found the text 'yes': write true"),
+        ("dead_letter: yes", "queues.q.dead_letter: must be true, false, {exchange: …, routing_key: …} or {ttl: …, max_length: …}; found the text 'yes': write true"),
         ("dead_letter: {}", "queues.q.dead_letter: exchange is missing"),
         ("dead_letter: {exchange: nope}", "queues.q.dead_letter.exchange: there is no exchange 'nope'"),
         ("dead_letter: {exchange: '', routing_key: nope}", "queues.q.dead_letter: dead letters would be lost: the default exchange with key 'nope' leads to no queue"),
         ("dead_letter: {exchange: '', routing_key: q}", "queues.q.dead_letter: a cycle of dead letters: q → q"),
         ("dead_letter: {exchange: ''}", "queues.q.dead_letter: a cycle of dead letters: q → q"),
+        ("dead_letter: {ttl: 0}", "queues.q.dead_letter.ttl: must be at least 1s, and it is 0s"),
+        ("dead_letter: {ttl: soon}", "queues.q.dead_letter.ttl: 'soon' is not a duration"),
+        ("dead_letter: {max_length: 0}", "queues.q.dead_letter.max_length: must be at least 1, and it is 0"),
+        ("dead_letter: {max_length_bytes: big}", "queues.q.dead_letter.max_length_bytes: 'big' is not a size"),
+        ("dead_letter: {ttl: 1d, lenght: 5}", "queues.q.dead_letter.lenght: unknown key 'lenght'"),
+        ("dead_letter: {ttl: 1d, exchange: amq.topic}", "queues.q.dead_letter: gives both an exchange and bounds of <name>.dead"),
         ("dead_letter: {exchange: amq.topic, key: x}", "queues.q.dead_letter.key: unknown key 'key'"),
         ("bindings: {}", "queues.q.bindings: must be a list (each entry begins with '- '); found a mapping"),
         ("bindings: [tasks]", "queues.q.bindings[0]: must be a mapping of exchange, routing_key, arguments; found the text 'tasks'"),

@@ -24,6 +24,7 @@ from amqtask.topology.plan import (
     Difference,
     compare,
     dead_letter_of,
+    dead_queues,
     declarations,
     explain_conflict,
     unsupported,
@@ -110,6 +111,32 @@ def test_a_dead_letter_queue_never_deletes() -> None:
     assert dead == DeclareQueue(
         "q.dead", arguments={"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
     )
+
+
+def test_a_dead_letter_queue_with_bounds_deletes_the_oldest_and_refuses_none() -> None:
+    (_, dead) = declarations(topology("queues: {q: {dead_letter: {ttl: 2d, max_length: 7, max_length_bytes: 1kB}}}"))  # fmt: skip
+
+    assert isinstance(dead, DeclareQueue)
+    assert dead.arguments == {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": NO_DELIVERY_LIMIT,
+        "x-overflow": "drop-head",
+        "x-message-ttl": 172_800_000,
+        "x-max-length": 7,
+        "x-max-length-bytes": 1000,
+    }
+
+
+def test_where_dead_letters_arrive() -> None:
+    shape = topology("""exchanges: {rest: {type: topic}}
+queues:
+  a: {dead_letter: {ttl: 1h}}
+  b: {dead_letter: {exchange: rest, routing_key: b}}
+  c: {dead_letter: false}
+  all: {dead_letter: false, bindings: [{exchange: rest, routing_key: "#"}]}
+""")
+
+    assert [dead_queues(shape, name) for name in ("a", "b", "c", "nobody")] == [("a.dead",), ("all",), (), ()]  # fmt: skip
 
 
 def names(found: tuple[Declaration, ...]) -> list[str]:
@@ -333,6 +360,8 @@ queues:
   PREthree: {type: stream, max_length_bytes: 1GB, bindings: [{exchange: PREthree, arguments: {x-match: any, a: 1, b: null}}]}
   PREfour: {dead_letter: {exchange: PREtwo}, message_ttl: 0, max_length: 10, single_active_consumer: true}
   PREfive: {dead_letter: false, overflow: drop-head, max_length: 3, expires: 1d}
+  PREseven: {dead_letter: {ttl: 1d, max_length: 10, max_length_bytes: 1MB}}
+  PREeight: {type: classic, dead_letter: {ttl: 1d, max_length: 10}}
   PREsix: {type: classic, durable: false, dead_letter: false}
 """
 

@@ -79,6 +79,8 @@ QUEUES: list[tuple[dict[str, Any] | None, bool]] = [
     ({"max_length_bytes": 0}, False),
     ({"dead_letter": "yes"}, False),
     ({"dead_letter": {"exchange": "", "routing_key": "other"}}, True),
+    ({"dead_letter": {"ttl": "14d", "max_length": 5, "max_length_bytes": "1GB"}}, True),
+    ({"dead_letter": {"ttl": "14d", "exchange": ""}}, False),
     ({"dead_letter": {"routing_key": "other"}}, False),
     ({"dead_letter": {"exchange": "", "routing_key": "other", "x": 1}}, False),
     ({"bindings": [{"exchange": "tasks", "routing_key": "a.#"}]}, True),
@@ -179,7 +181,7 @@ def test_what_the_parser_takes_the_schema_takes(queue: dict[str, Any]) -> None:
 def test_every_key_is_in_the_reference_page() -> None:
     page = (ROOT / "docs" / "reference" / "topology.md").read_text()
     tables = (grammar.TOP, grammar.DEFAULTS, grammar.EXCHANGE, grammar.QUEUE, grammar.BINDING,
-              grammar.DEAD_LETTER, grammar.ROUTE)  # fmt: skip
+              grammar.DEAD_LETTER, grammar.DEAD_QUEUE, grammar.ROUTE)  # fmt: skip
 
     for key in {key for table in tables for key in (k.name for k in table)}:
         assert f"`{key}`" in page, key
