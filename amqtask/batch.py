@@ -33,6 +33,25 @@ class Batch:
         self._failed = 0
         self._first: AmqtaskError | None = None
 
+    def room(self, most: int) -> None:
+        """Wait until fewer than ``most`` are on their way.
+
+        For what must be on its way soon once it is made: a delayed task waits from the moment the broker has it.
+        """
+        if self._left >= most:
+            with self._changed:
+                self._wait_for(most // 2)
+
+    def _tell(self) -> None:
+        if self._left == self._waiting:
+            self._waiting = -1  # who waits for fewer says so again
+            self._changed.notify_all()
+
+    def _wait_for(self, left: int) -> None:
+        while self._left > left:
+            self._waiting = max(self._waiting, left)
+            self._changed.wait()
+
     def submit(
         self,
         publisher: Publisher,
@@ -57,9 +76,7 @@ class Batch:
         """
         with self._changed:
             if self._left >= self._most:
-                self._waiting = self._resume
-                while self._left > self._resume:
-                    self._changed.wait()
+                self._wait_for(self._resume)
             self._left += 1
             self._total += 1
 
@@ -73,8 +90,7 @@ class Batch:
                 if error is not None:
                     self._failed += 1
                     self._first = self._first or error
-                if self._left == self._waiting:
-                    self._changed.notify_all()
+                self._tell()
 
         try:
             publisher.submit(publication, settled, timeout, due_in=due_in)
@@ -82,16 +98,13 @@ class Batch:
             with self._changed:
                 self._left -= 1
                 self._total -= 1
-                if self._left == self._waiting:
-                    self._changed.notify_all()
+                self._tell()
             raise
 
     def wait(self) -> AmqtaskError | None:
         """Return when all have ended: the first error, saying how many failed, or ``None``."""
         with self._changed:
-            self._waiting = 0
-            while self._left:
-                self._changed.wait()
+            self._wait_for(0)
             return summary(self._first, self._failed, self._total)
 
 

@@ -93,6 +93,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, object] = {}
     shadow: str | None = None
 
+    @property
+    def later(self) -> bool:
+        """Whether the call names a time, which may be past already."""
+        return self.countdown is not None or self.eta is not None
+
 
 _KNOWN: Final = frozenset(SendOptions.__annotations__)
 _RETRIED: Final = frozenset(RetryOptions.__annotations__)

@@ -130,10 +130,14 @@ class AsyncBatch:
         self._failed = 0
         self._first: AmqtaskError | None = None
 
+    async def room(self, most: int) -> None:
+        """Wait until fewer than ``most`` are under way."""
+        while len(self._tasks) >= most:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
     async def submit(self, publishing: Coroutine[Any, Any, None], awaited: Awaited | None) -> None:
         """Start a publish; waits while as many as the window allows are under way."""
-        while len(self._tasks) >= self._window:
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        await self.room(self._window)
         self._total += 1
         task = asyncio.get_running_loop().create_task(self._follow(publishing, awaited))
         self._tasks.add(task)
