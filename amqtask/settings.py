@@ -83,9 +83,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     worker_pool: str = "prefork"
     worker_max_tasks_per_child: Count | None = None
     worker_max_memory_per_child: Count | None = None  # KiB of resident memory, as in Celery
-    worker_shutdown_timeout: Positive | None = (
-        None  # warm shutdown turns cold after this; None waits for ever
-    )
+    # A stopping node waits so long for running tasks, then gives them back: after TERM (0: for ever) as after QUIT.
+    worker_soft_shutdown_timeout: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    worker_shutdown_timeout: Positive | None = None  # another time for TERM
+    worker_frozen_timeout: Positive = 3.0  # a child stopped by SIGSTOP for so long is replaced
     worker_successful_max: Count = 1000  # finished tasks remembered, whose ack may have been lost
 
     @classmethod

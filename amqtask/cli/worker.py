@@ -22,6 +22,8 @@ FROM_SETTINGS = {
     "max_tasks_per_child": "worker_max_tasks_per_child",
     "max_memory_per_child": "worker_max_memory_per_child",
     "shutdown_timeout": "worker_shutdown_timeout",
+    "soft_shutdown_timeout": "worker_soft_shutdown_timeout",
+    "frozen_timeout": "worker_frozen_timeout",
 }
 
 
@@ -129,7 +131,8 @@ def worker(
             "--shutdown-timeout",
             metavar="SECONDS",
             show_default=False,
-            help="Give running tasks so long at a warm stop. Else worker_shutdown_timeout, else for ever.",
+            help="Give running tasks so long at a warm stop. Else worker_shutdown_timeout, else "
+            "worker_soft_shutdown_timeout, else for ever.",
         ),
     ] = None,
     declare: Annotated[

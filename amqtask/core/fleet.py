@@ -88,7 +88,7 @@ class Life(enum.Enum):
     RETIRING = "retiring"
 
 
-# What a signal makes of the node. A pair that is not here changes nothing: a second TERM, or HUP while stopping.
+# What a signal makes of the node. A pair that is not here changes nothing: HUP while stopping.
 SIGNALS: Mapping[tuple[Mode, SignalName], Mode] = {
     (Mode.BOOTING, "TERM"): Mode.WARM,
     (Mode.BOOTING, "INT"): Mode.WARM,
@@ -96,6 +96,7 @@ SIGNALS: Mapping[tuple[Mode, SignalName], Mode] = {
     (Mode.RUNNING, "TERM"): Mode.WARM,
     (Mode.RUNNING, "INT"): Mode.WARM,
     (Mode.RUNNING, "QUIT"): Mode.COLD,
+    (Mode.WARM, "TERM"): Mode.COLD,
     (Mode.WARM, "INT"): Mode.COLD,
     (Mode.WARM, "QUIT"): Mode.COLD,
 }
@@ -131,6 +132,7 @@ class Config(msgspec.Struct, frozen=True):
     children: int
     seats: int
     shutdown_timeout: float | None = None  # TERM becomes QUIT after this
+    soft_timeout: float = 0.0  # what runs is given so long before a QUIT
     cold_grace: float = 5.0  # QUIT becomes SIGKILL after this
     server_grace: float = 2.0  # a fork server told to end is killed after this
     crash_limit: int = 5  # so many crashes …
@@ -359,6 +361,7 @@ class State(msgspec.Struct, frozen=True):
     streak: int = 0  # rounds of backing off without a quiet window
     hold_until: float = 0.0  # nothing is spawned before
     server_at: float | None = None  # when to import again after the only fork server was lost
+    soft: bool = False  # a cold stop was asked for, and waits for what runs
     announced: bool = False  # the full number was reached once in this generation
     killed: bool = False  # a child had to be killed at a stop
     failure: int | None = None  # exit code of a failed boot
@@ -812,6 +815,8 @@ class _Work:
         following = SIGNALS.get((mode, event.name))
         if following is None:
             return
+        if following is Mode.COLD and self._soften(event.name):
+            return
         self._set(mode=following, server_at=None)
         self._say("info", f"{following.value} shutdown", signal=event.name)
         for child in list(self.state.children.values()):
@@ -819,6 +824,24 @@ class _Work:
                 self._drain(child)
             else:
                 self._quit(child)
+
+    def _soften(self, name: SignalName) -> bool:
+        """Let what runs have its last seconds before a cold stop. False when it has no right to any, or had them."""
+        config, mode = self.state.config, self.state.mode
+        if not config.soft_timeout or self.state.soft:
+            return False
+        if mode is Mode.WARM and (config.shutdown_timeout or 0.0) <= config.soft_timeout:
+            return False  # the warm stop gives no more than that, and who asks again will not wait for it
+        self._set(mode=Mode.WARM, server_at=None, soft=True)
+        self._say("info", "soft shutdown", signal=name, seconds=config.soft_timeout)
+        quit_at = self.now + config.soft_timeout
+        for child in list(self.state.children.values()):
+            self._drain(child)
+            told = self.state.children[child.index]
+            if told.phase is Phase.DRAINING:
+                sooner = quit_at if told.quit_at is None else min(told.quit_at, quit_at)
+                self._child(msgspec.structs.replace(told, quit_at=sooner))
+        return True
 
     def _reload(self) -> None:
         if self.state.mode is not Mode.RUNNING:

@@ -70,6 +70,11 @@ class Ledger:
             self._returned.append(Settle(verdict, tag))
         return True
 
+    def give_back(self) -> None:
+        """Decide everything that is open: it goes back to its queue."""
+        self._returned += [Settle(Verdict.GIVE_BACK, tag) for tag in self._open]
+        self._open = {}
+
     def flush(self) -> list[Settle]:
         """The commands to send now, in order.
 

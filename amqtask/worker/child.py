@@ -49,6 +49,7 @@ SETTLE_GRACE = (
 CLOSE_GRACE = 3.0
 VERDICTS_WITHIN = 8.0  # seconds to wait for a node's word that verdicts were read; longer than the node itself waits
 VERDICTS_LOOK = 0.01
+COLD_GRACE = 2.0  # seconds a cold stop waits for the broker to confirm what its tasks left behind
 
 
 class Child:
@@ -107,6 +108,8 @@ class Child:
         )
         self._pool = SingleSlot(self._execute, self._idle)
         self._draining = False  # written by the I/O thread
+        self._stopping = False  # I/O thread: a signal has asked for the end
+        self._cold = False  # I/O thread
         # I/O thread: redeliveries of what runs in this node already
         self._running_elsewhere = Held(
             self._io,
@@ -323,10 +326,32 @@ class Child:
         for number in numbers:
             if number == ASK_SIGNAL:
                 self._io_asked()
-            elif number == signal.SIGQUIT or (number == signal.SIGINT and self._draining):
-                self._io_cold()
+            elif number == signal.SIGQUIT:
+                self._io_quit()
             elif number in (signal.SIGTERM, signal.SIGINT):
-                self._io_drain()
+                self._io_stop()
+
+    def _io_stop(self) -> None:
+        """TERM. Without a supervisor this process keeps its own time limit, and takes the second one as QUIT."""
+        settings = self._job.settings
+        if self._context.solo and self._stopping:
+            self._io_cold()
+            return
+        self._stopping = True
+        self._io_drain()
+        within = settings.worker_shutdown_timeout or settings.worker_soft_shutdown_timeout
+        if self._context.solo and within:
+            self._io.call_later(within, self._io_cold)
+
+    def _io_quit(self) -> None:
+        """QUIT: now, or after what runs has had its last seconds. (A supervisor sends it when those are over.)"""
+        within = self._job.settings.worker_soft_shutdown_timeout
+        if self._context.solo and within and not self._stopping:
+            self._stopping = True
+            self._io_drain()
+            self._io.call_later(within, self._io_cold)
+        else:
+            self._io_cold()
 
     def _io_drain(self) -> None:
         """Warm shutdown: take nothing new, give back what has not started, let the running task finish."""
@@ -342,12 +367,22 @@ class Child:
 
     def _io_cold(self) -> None:
         """Cold shutdown: give back everything, the running task too, and go."""
-        self._draining = True
+        if self._cold:
+            return
+        self._cold = self._draining = True
         log.warning("cold shutdown: giving back what runs")
-        self._pool.take_back()
+        self._consumer.stop()
+        self._io_give_back(self._pool.take_back())
+        self._io_give_back(self._running_elsewhere.finish())
+
+        def go() -> None:
+            self._consumer.give_back()
+            self._consumer.close(lambda: os._exit(int(ChildExit.DONE)))
+
+        # What has ended is settled first; a publisher that cannot confirm is not waited for long.
+        self._settler.when_idle(go)
+        self._io.call_later(COLD_GRACE, go)
         self._io.call_later(CLOSE_GRACE, lambda: os._exit(int(ChildExit.DONE)))
-        # Closing the connection returns every unsettled delivery at once.
-        self._settler.when_idle(lambda: self._consumer.close(lambda: os._exit(int(ChildExit.DONE))))
 
     def _io_hard_limit(self) -> None:
         """A task is past its hard limit."""

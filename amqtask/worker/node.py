@@ -126,6 +126,8 @@ def _settings(settings: Settings, options: WorkerOptions) -> Settings:
     changes: dict[str, object] = {}
     if options.time_limit is not None:
         changes["task_time_limit"] = options.time_limit
+    if options.shutdown_timeout is not None:
+        changes["worker_shutdown_timeout"] = options.shutdown_timeout
     if options.soft_time_limit is not None:
         changes["task_soft_time_limit"] = options.soft_time_limit
     return msgspec.structs.replace(settings, **changes) if changes else settings

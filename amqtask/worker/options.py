@@ -51,9 +51,11 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     soft_time_limit: Seconds | None = None
     declare: bool = True
     reload: bool = False
-    shutdown_timeout: Seconds | None = (
-        None  # warm shutdown turns cold after this; None waits for ever
+    shutdown_timeout: Seconds | None = None  # TERM waits so long for what runs
+    soft_shutdown_timeout: Annotated[float, msgspec.Meta(ge=0)] = (
+        0.0  # QUIT, and TERM without its own
     )
+    frozen_timeout: Seconds = 3.0  # a child stopped by a signal for so long is replaced
 
     @classmethod
     def parse(cls, **values: object) -> WorkerOptions:
@@ -95,6 +97,11 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """How many tasks one child runs at a time."""
         per_child = POOLS[self.pool].slots
         return self.concurrency if per_child is None else per_child
+
+    @property
+    def warm_timeout(self) -> float | None:
+        """After how many seconds a warm stop turns cold; None: it waits for ever."""
+        return self.shutdown_timeout or self.soft_shutdown_timeout or None
 
     @property
     def remembered(self) -> int:

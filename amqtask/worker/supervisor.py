@@ -7,9 +7,11 @@ to the docket, and from there to the board where the children see them.
 What it does about a signal:
 
 =====  ====================================================================================
-TERM   warm stop: children finish what they run and give back the rest; a second changes nothing
+TERM   warm stop: children give back what has not started and finish what they run, within the shutdown timeout if there is one;
+       a second makes it cold
 INT    warm stop; the second one makes it cold, a third kills
-QUIT   cold stop: children give everything back at once; what is left after 5 s is killed
+QUIT   cold stop: children give everything back, after the soft shutdown timeout if there is one; what is left 5 s later is
+       killed
 HUP    reload: import the app anew in a new generation, and replace the children when it works;
        the HUP of a closing terminal is a warm stop
 USR1   dump the stacks of all processes to standard error
@@ -50,7 +52,6 @@ LOOK = 0.5  # s between two looks at the slots
 ASK_GRACE = 1.0  # s a child has to end a revoked task itself, before it is killed
 ORDER_STANDS = 2.0  # s in which a task that is to be terminated is looked for
 ORDER_LOOK = 0.1  # s between two such looks
-FROZEN_AFTER = 10.0  # s a child may stay stopped (SIGSTOP): well below the three heartbeats after which the broker gives up
 REPLAY_WITHIN = 5.0  # s the children wait for the verdicts of the others before they go on without
 SEATS = 3  # seats per child: those that work, those that follow, and those that still drain from the reload before
 
@@ -117,7 +118,8 @@ class _Shell:
         config = fleet.Config(
             children=options.children,
             seats=options.children * SEATS,
-            shutdown_timeout=options.shutdown_timeout,
+            shutdown_timeout=options.warm_timeout,
+            soft_timeout=options.soft_shutdown_timeout,
             agent=True,
         )
         self._state, self._commands = fleet.begin(config)
@@ -449,10 +451,11 @@ class _Shell:
 
     def _frozen(self, pid: int, now: float) -> str | None:
         """Why a process counts as frozen, None when it does not."""
+        frozen = self._options.frozen_timeout
         if not _is_stopped(pid):
             self._stopped_since.pop(pid, None)
-        elif now - self._stopped_since.setdefault(pid, now) >= FROZEN_AFTER:
-            return f"stopped by a signal for {FROZEN_AFTER:g} s"
+        elif now - self._stopped_since.setdefault(pid, now) >= frozen:
+            return f"stopped by a signal for {frozen:g} s"
         return None
 
     def _remind(self, child: fleet.Child) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -319,12 +320,11 @@ def test_hard_limit_is_charged_before_the_kill_and_replaced_without_penalty() ->
     assert node.tell(ChildExited(1, pid, 0, 9, (TASK,))) == []
 
 
-def test_term_is_warm_and_a_second_changes_nothing() -> None:
+def test_term_is_warm_and_waits_for_ever() -> None:
     node = running()
 
     commands = node.tell(SignalArrived("TERM"))
     assert commands == [SignalChild(0, 1001, "TERM"), SignalChild(1, 1002, "TERM")]
-    assert node.tell(SignalArrived("TERM")) == []
     assert deadline(node.state) is None  # no limit on what runs
 
     assert node.tell(ChildExited(0, 1001, 0)) == []
@@ -332,17 +332,50 @@ def test_term_is_warm_and_a_second_changes_nothing() -> None:
     assert node.tell(ServerExited(1, "exit code 0")) == [Exit(0)]
 
 
-def test_second_int_is_cold_and_a_third_kills() -> None:
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_asked_twice_it_is_cold_and_a_third_time_kills(name: SignalName) -> None:
     node = running()
 
-    node.tell(SignalArrived("INT"))
-    commands = node.tell(SignalArrived("INT"))
+    node.tell(SignalArrived(name))
+    commands = node.tell(SignalArrived(name))
     assert commands == [SignalChild(0, 1001, "QUIT"), SignalChild(1, 1002, "QUIT")]
+    assert (
+        node.tell(SignalArrived("TERM")) == []
+    )  # a process manager that repeats itself is in no such hurry
     assert node.tell(SignalArrived("INT")) == [KillChild(0, 1001), KillChild(1, 1002)]
 
     node.tell(ChildExited(0, 1001, 0, 9, (TASK,)))
     node.tell(ChildExited(1, 1002, 0, 9))
     assert node.tell(ServerExited(1, "exit code 0")) == [Exit(1)]
+
+
+def test_a_soft_timeout_comes_before_a_cold_stop() -> None:
+    node = running(Config(children=2, seats=6, soft_timeout=4.0))
+
+    commands = node.tell(SignalArrived("QUIT"))
+    assert commands == [SignalChild(0, 1001, "TERM"), SignalChild(1, 1002, "TERM")]
+    assert deadline(node.state) == node.now + 4.0
+    assert node.tell(ChildExited(0, 1001, 0)) == []
+    assert node.tell(Tick(), after=4.0) == [SignalChild(1, 1002, "QUIT")]
+
+
+def test_who_asks_again_does_not_wait_for_the_soft_timeout() -> None:
+    node = running(Config(children=2, seats=6, soft_timeout=4.0))
+
+    node.tell(SignalArrived("QUIT"))
+
+    commands = node.tell(SignalArrived("QUIT"))
+    assert commands == [SignalChild(0, 1001, "QUIT"), SignalChild(1, 1002, "QUIT")]
+
+
+def test_a_soft_timeout_shortens_a_longer_warm_stop() -> None:
+    node = running(Config(children=2, seats=6, shutdown_timeout=60.0, soft_timeout=4.0))
+
+    node.tell(SignalArrived("TERM"))
+    assert deadline(node.state) == node.now + 60.0
+    assert node.tell(SignalArrived("INT")) == []
+
+    assert deadline(node.state) == node.now + 4.0
 
 
 def test_cold_stop_in_time_exits_with_0() -> None:

@@ -152,7 +152,6 @@ def main() -> int:
     values = json.loads(sys.argv[2])
     if values.pop("without_prctl", False):
         lineage._set_parent_death_signal = None
-    supervisor.FROZEN_AFTER = values.pop("frozen_after", supervisor.FROZEN_AFTER)
     atexit.register(report, "supervisor atexit")
     options = WorkerOptions.parse(app="toyapp", node="toy@test", **values)
     return supervisor.run(options, prepare, lambda info: report("banner", info=dict(info)))

@@ -171,6 +171,16 @@ class ThreadedConsumer:
         self._verdicts.append((delivery, verdict))
         self._io.post(self._take_verdicts)
 
+    def give_back(self) -> None:
+        """Give back whatever has no verdict, what runs included. I/O thread.
+
+        To close the connection would do the same, but a quorum queue counts that as a failed delivery of each message.
+        """
+        self._take_verdicts()
+        for lane in self._lanes.values():
+            lane.ledger.give_back()
+        self._flush()
+
     def set_prefetch(self, prefetch: int) -> None:
         """Hold another number of messages of each queue from now on; what is here stays ours. I/O thread."""
         self.prefetch = prefetch
