@@ -130,7 +130,7 @@ class Task(Generic[P, R]):
     def is_aborted(self) -> bool:
         """Whether somebody has asked the message being run to stop: ``AsyncResult.abort``, ``app.control.abort``.
 
-        For a loop to look at now and then; it costs about a microsecond. What the task then returns is its result. Works in
+        For a loop to look at now and then; it costs a few microseconds at most. What the task then returns is its result. Works in
         every pool, in the task's own thread, coroutine or greenlet; elsewhere keep ``request = self.request`` and ask
         ``request.is_aborted()``.
         """

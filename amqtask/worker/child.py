@@ -47,6 +47,9 @@ SETTLE_GRACE = (
     10.0  # seconds a stopping child waits for the broker to confirm what its tasks left behind
 )
 CLOSE_GRACE = 3.0
+HANDLERS_LOOK = (
+    0.1  # seconds between two looks at the signal handlers, which a task may have replaced
+)
 VERDICTS_WITHIN = 8.0  # seconds to wait for a node's word that verdicts were read; longer than the node itself waits
 VERDICTS_LOOK = 0.01
 COLD_GRACE = 2.0  # seconds a cold stop waits for the broker to confirm what its tasks left behind
@@ -136,6 +139,7 @@ class Child:
         self._told = False  # I/O thread: the supervisor knows that we are ready
         self._exit = ChildExit.DONE
         self._signals: socket.socket | None = None
+        self._looked = 0.0  # main thread: when it last looked at the signal handlers
         self._verdicts: SoloVerdicts | None = None
         if context.solo:
             self._verdicts = SoloVerdicts(
@@ -159,7 +163,9 @@ class Child:
 
     def _execute(self, delivery: Any) -> None:
         self._executor.execute(delivery)
-        if signal.getsignal(signal.SIGTERM) is not _noted:
+        now = time.monotonic()
+        if now - self._looked > HANDLERS_LOOK:
+            self._looked = now
             self._restore_signals()
         if self._executor.exhausted and not self._draining:
             self._exit = ChildExit.RECYCLE
@@ -169,6 +175,7 @@ class Child:
     def _idle(self) -> None:
         """The slot has run out of work."""
         self._settler.flush()
+        self._restore_signals()
         pilot = self._pilot
         if pilot is not None and pilot.paused:
             self._io.post(pilot.slot_free)
@@ -224,7 +231,9 @@ class Child:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
 
     def _restore_signals(self) -> None:
-        """A task has left other handlers behind."""
+        """Put back the signal handlers, if a task has left others behind."""
+        if signal.getsignal(signal.SIGTERM) is _noted:
+            return
         log.warning("a task replaced the worker's signal handlers; they are put back")
         self._take_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGQUIT, ASK_SIGNAL))

@@ -370,10 +370,13 @@ class Executor:
         )
 
     def _revoked(self, head: Head) -> bool:
-        """Whether a message was revoked, by its id or by a header. Any thread."""
-        standing = self._board.standing(head.id)
-        return (standing is not None and standing.revoked) or self._board.revoked_by_header(
-            head.headers
+        """Whether a message was revoked, by its id, a header or one of Celery's stamps. Any thread."""
+        board = self._board
+        standing = board.standing(head.id)
+        if standing is not None and standing.revoked:
+            return True
+        return board.revoked_by_header(head.headers) or (
+            head.stamps is not None and board.revoked_by_header(head.stamps)
         )
 
     def _unknown(self, head: Head) -> Failed:

@@ -86,9 +86,11 @@ class MainThreadLimits:
         return True
 
     def interrupt(self, run: int) -> bool:
-        """Raise ``SoftTimeLimitExceeded`` in a run, as at a soft limit. False when it does not go on (any more)."""
+        """Raise ``SoftTimeLimitExceeded`` in a run, once, as at a soft limit. False when it does not go on (any more)."""
         if self._run != [run]:
             return False
+        if self._asked == run:
+            return True
         self._asked = run
         signal.pthread_kill(self._main, SOFT_SIGNAL)
         return True

@@ -138,6 +138,18 @@ def test_queued_tasks_are_refused_by_a_node_that_starts_later(at: Place) -> None
     by_id, in_a_list, by_handle, kept = (at.send("note", str(n)) for n in range(4))
     by_header = at.send("note", "4", headers={"customer": customer, "size": "s"})
     other = at.send("note", "5", headers={"customer": customer + 1})
+    at.put(  # stamped by a Celery
+        b'[["7"], {}, {}]',
+        headers={
+            "lang": "py",
+            "task": "work.note",
+            "id": "stamped",
+            "stamped_headers": ["customer"],
+            "stamps": {"customer": [str(customer)]},
+        },
+        content_type="application/json",
+        content_encoding="utf-8",
+    )
     control = at.app.control
     control.revoke(by_id.id)
     control.revoke([in_a_list.id, "nobody"])
