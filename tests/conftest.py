@@ -19,8 +19,10 @@ import pytest
 
 from amqtask.broker.processes import marked
 from amqtask.errors import AmqtaskError
+from tests import weather
 from tests.brokers import Broker, OwnBroker, left_behind, own_broker, run_broker
 from tests.waiting import eventually
+from tests.weather import bad_weather
 
 _RUN = "AMQTASK_TEST_RUN"
 _BROKER = pytest.StashKey[Broker]()
@@ -34,11 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test that takes a broker, so that `-m "not broker"` cannot miss one."""
     for item in items:
         if _FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.broker)
+    if weather.asked_for() is not None:
+        left_out = [item for item in items if item.get_closest_marker("exact") is not None]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,12 +56,15 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     with ExitStack() as stack:
         try:
-            broker = stack.enter_context(run_broker(reporter.write_line if reporter else print))
+            straight = stack.enter_context(run_broker(reporter.write_line if reporter else print))
         except AmqtaskError as exc:
             pytest.exit(str(exc), returncode=pytest.ExitCode.INTERNAL_ERROR)
-        session.config.stash[_BROKER] = broker
+        seed = weather.asked_for()
+        session.config.stash[_BROKER] = (
+            straight if seed is None else stack.enter_context(bad_weather(straight, seed))
+        )
         outcome = yield
-        session.config.stash[_LEAKS] = left_behind(broker)
+        session.config.stash[_LEAKS] = left_behind(straight)
         return outcome
 
 

@@ -177,12 +177,14 @@ def _print(report: Report) -> None:
         ("acknowledged", str(verdict.acknowledged), "confirmed by the broker"),
         ("done", str(verdict.done), ""),
         ("dead", str(verdict.dead), "among the dead letters, with a reason"),
+        ("revoked", str(verdict.revoked), "taken back before they ran"),
         ("pending", str(verdict.pending), ""),
         ("lost", str(verdict.lost), ""),
         ("stuck", str(verdict.stuck), "still in a queue when nothing moved any more"),
         ("unexpected", str(verdict.unexpected), "ended as it should not"),
         ("recovered", str(verdict.recovered), "never acknowledged, and ran all the same"),
         ("duplicates", str(verdict.duplicates), f"at most {verdict.bound} explained{above}"),
+        ("crashes", str(verdict.crashes), f"of {verdict.crashed} tasks that kill their process"),
         ("results missing", str(verdict.results_missing), f"of {verdict.results}"),
         (
             "longest recovery",
@@ -212,6 +214,7 @@ def _print(report: Report) -> None:
     if verdict.good:
         typer.echo(
             f"No task was lost: {verdict.acknowledged} published = {verdict.done} done + {verdict.dead} dead"
+            f" + {verdict.revoked} revoked"
             f" + {verdict.pending} pending."
         )
     else:

@@ -49,8 +49,10 @@ from amqtask.topology.model import dead_queue_name
 
 START = 60.0  # seconds the nodes get until they consume
 PATIENCE = 10.0  # seconds that work gets to go on before the next fault comes all the same
-LOOK = 0.05  # seconds between two looks at what has happened
-SHARE = 5.0  # seconds of a run for each fault, unless a duration is given
+LOOK = 0.1  # seconds between two looks at what has happened
+CALM = 3.0  # seconds without any event after which nothing is under way any more
+ASK = 0.5  # seconds between two looks at the queues while they drain
+SHARE = 8.0  # seconds of a run for each fault, unless a duration is given
 LOAD = 50.0  # tasks published a second at most, unless a duration is given
 ROOT_4 = "/var/cache/amqtask/rabbitmq-4"
 
@@ -256,6 +258,7 @@ class _Run:
         self._phase = "starting"
         self._began = time.monotonic()
         self._moved = self._began  # when something last happened
+        self._asked = 0.0  # when the queues were last looked at
 
     def go(self, stack: contextlib.ExitStack) -> Report:
         """Start everything, inject, drain, judge."""
@@ -331,7 +334,7 @@ class _Run:
                 self._phase,
                 time.monotonic() - self._began,
                 len(ledger.acknowledged),
-                len(ledger.done | ledger.raised),
+                len(ledger.ended),
                 self._options.tasks,
                 len(self._incidents),
                 len(self._schedule),
@@ -377,8 +380,11 @@ class _Run:
 
     def _drained(self) -> bool:
         """Whether everything has ended, every queue is empty and every result is in."""
-        ledger = self._ledger
-        if ledger.open() or self._members.publishers:
+        ledger, now = self._ledger, time.monotonic()
+        if self._members.publishers or now < self._asked + ASK:
+            return False
+        self._asked = now
+        if ledger.open():
             return False
         try:
             with self._session() as session:
@@ -388,7 +394,10 @@ class _Run:
             return False
         if any(state is not None and state.messages for state in left):
             return False
-        return dead is not None and dead.messages >= ledger.expected_dead()
+        if dead is None or dead.messages < ledger.expected_dead():
+            return False
+        # what a worker holds, and a copy on its way from queue to queue, are in no number: they show by what happens
+        return now - self._moved > CALM
 
     # ------------------------------------------------------------ the broker, past the proxy
 
@@ -401,7 +410,7 @@ class _Run:
 
     def _queues(self) -> list[str]:
         """The queues in which tasks may be that have not ended."""
-        return [self._plan.queue]
+        return [self._plan.queue, *self._plan.waiting_rooms]
 
     def _collect(self) -> None:
         """Write down what is in the queues at the end: the dead letters, and what was left."""
@@ -431,6 +440,8 @@ class _Run:
         with contextlib.suppress(BrokerError), self._session() as session:
             for name in (*self._queues(), dead_queue_name(self._plan.queue)):
                 session.delete_queue(name)
+            for name in (*self._plan.waiting_rooms, self._plan.ladder.delivery):
+                session.delete_exchange(name)
 
     # ------------------------------------------------------------ faults
 

@@ -40,6 +40,11 @@ KINDS: dict[str, TaskKind] = {
         TaskKind("cpu", 150, asks=0.2),
         TaskKind("large", 40, asks=0.5),
         TaskKind("failing", 60, end="dead", asks=0.3),
+        TaskKind("delayed", 80, asks=0.2, later=True),
+        TaskKind("retrying", 60, asks=0.3, later=True, chain=4),
+        TaskKind("hopeless", 15, end="dead", asks=0.3, later=True, chain=3),
+        TaskKind("revoked", 20, end="either", asks=0.3, later=True),
+        TaskKind("crashing", 1, end="dead", asks=0.5, later=True, crashes=3),
     )
 }
 
@@ -56,6 +61,13 @@ class Chosen(msgspec.Struct, frozen=True):
     kind: str
     asks: bool
     amount: float
+
+
+def countdown(chosen: Chosen) -> float:
+    """Seconds after which a task is due: up to five for delayed ones, most of them short; time enough to revoke one."""
+    if chosen.kind == "revoked":
+        return 5.0
+    return 0.1 + 4.9 * chosen.amount**2 if chosen.kind == "delayed" else 0.0
 
 
 def choose(seed: int, number: int, names: tuple[str, ...] = ()) -> Chosen:

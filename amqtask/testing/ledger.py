@@ -1,7 +1,7 @@
 """The ledger of a chaos run: from what every process wrote down to a verdict in Jepsen's words. Pure.
 
 Every id that was *attempted* is either *acknowledged* (the broker confirmed it) or not. What was acknowledged must be found
-again: done, dead, or pending in a queue; what is in none of them is *lost*. What ran without having been attempted, or ended
+again: done, dead, revoked, or pending in a queue; what is in none of them is *lost*. What ran without having been attempted, or ended
 as its kind does not end, is *unexpected*. What was never acknowledged and ran all the same is *recovered*, which is allowed.
 
 A task may run twice when a fault hits a process that had started it and whose ack the broker did not have yet; how often that
@@ -18,8 +18,13 @@ import msgspec
 from amqtask.testing.history import Event
 from amqtask.testing.kinds import TaskKind
 
-UNSETTLED = 0.1  # seconds after its last line in which a task's ack may not be at the broker yet
+UNSETTLED = 0.25  # seconds after its last line in which a task's ack may not be at the broker yet
+FOLLOWED = 1.0  # the same for one whose result, retry or dead letter must be confirmed first
 AFTERMATH = 0.3  # seconds after a freeze in which what was under way may still break off
+RETRY = 2.0  # seconds a task of the workload waits for its next attempt, at most
+PASSAGE = 0.5  # seconds that the broker takes to hand over what is due
+KNOWN = 3.0  # seconds after which every node knows of a revoke
+EARLY = 0.05  # seconds before it is due in which a task may start
 TOLD = 20  # ids of each sort that are told with what is known of them
 
 # What a fault can have repeated: runs of the processes it hit, or messages on their way to the broker, or both.
@@ -38,6 +43,7 @@ BOTH = frozenset(
 )
 KILLS = frozenset({"kill-child", "kill-supervisor", "kill-publisher"})
 BROKER_DIES = frozenset({"broker-kill"})
+BROKER_ENDS = frozenset({"broker-kill", "broker-stop", "broker-restart"})
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +79,7 @@ class Run(msgspec.Struct):
     started: float
     ended: float | None = None
     whole: bool = False  # it wrote its last line
+    raised: bool = False
 
 
 class Attempt(msgspec.Struct):
@@ -106,9 +113,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         attempted: ids that somebody tried to send.
-        acknowledged: ids the broker confirmed; the sum of the next four.
+        acknowledged: ids the broker confirmed; the sum of the next five.
         done: acknowledged and run to the end.
         dead: acknowledged and among the dead letters.
+        revoked: acknowledged, revoked, and gone without having run.
         pending: acknowledged and still in a queue at the end.
         lost: acknowledged and nowhere.
         stuck: messages that were in a queue at the end, wanted or not.
@@ -118,6 +126,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         bound: how many duplicates the faults can explain.
         unexplained: ids that ran more often than the faults that hit them explain.
         duplicates_count: whether duplicates above the bound fail the run.
+        crashed: tasks that were meant to kill their process, and ``crashes``: how often they did.
         results: results that living publishers waited for.
         results_missing: of these, what did not come or was wrong.
         recovery: seconds until work went on, the longest.
@@ -130,6 +139,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged: int
     done: int
     dead: int
+    revoked: int
     pending: int
     lost: int
     stuck: int
@@ -139,6 +149,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     bound: int
     unexplained: int
     duplicates_count: bool
+    crashed: int
+    crashes: int
     results: int
     results_missing: int
     recovery: float | None
@@ -180,10 +192,14 @@ class Ledger:
         self._kinds = kinds
         self._events: dict[str, list[Event]] = defaultdict(list)
         self._kind: dict[str, str] = {}
+        self._due: dict[str, float] = {}
+        self._asked: set[str] = set()
+        self._unwanted: set[str] = set()  # somebody began to revoke them
+        self._revoked: dict[str, float] = {}  # and since when that is confirmed
         self.attempted: set[str] = set()
         self.acknowledged: set[str] = set()
         self.done: set[str] = set()
-        self.raised: set[str] = set()
+        self.ended: set[str] = set()  # done, or failed at least once
         self.begun: set[str] = set()
         self.dead: Counter[str] = Counter()
         self.pending: set[str] = set()
@@ -196,7 +212,11 @@ class Ledger:
             match event.what:
                 case "attempted":
                     self.attempted.add(event.id)
-                    self._kind[event.id] = event.note.partition(" ")[0]
+                    kind, _, countdown = event.note.partition(" ")
+                    self._kind[event.id] = kind
+                    if countdown:
+                        due = event.time + float(countdown)
+                        self._due[event.id] = min(self._due.get(event.id, _FOREVER), due)
                 case "acknowledged":
                     self.acknowledged.add(event.id)
                 case "started":
@@ -204,8 +224,15 @@ class Ledger:
                     self.last_start = max(self.last_start, event.time)
                 case "finished":
                     self.done.add(event.id)
+                    self.ended.add(event.id)
                 case "raised":
-                    self.raised.add(event.id)
+                    self.ended.add(event.id)
+                case "awaits":
+                    self._asked.add(event.id)
+                case "revoking":
+                    self._unwanted.add(event.id)
+                case "revoked":
+                    self._revoked[event.id] = event.time
                 case "dead":
                     self.dead[event.id] += 1
                 case "pending":
@@ -256,7 +283,8 @@ class Ledger:
         """
         runs, attempts = self._runs(incidents), self._attempts(incidents)
         found = set(self.done) | set(self.dead)
-        lost = self.acknowledged - found - self.pending
+        revoked = (self.acknowledged & self._unwanted) - found - self.pending
+        lost = self.acknowledged - found - self.pending - revoked
         unexpected = self._unexpected(runs)
         allowed = self._allowed(runs, attempts, [*incidents, *self._crashes(runs)])
         extra = self._extra(runs)
@@ -285,6 +313,7 @@ class Ledger:
             done=len(self.acknowledged & self.done),
             dead=len(dead),
             pending=len(pending),
+            revoked=len(revoked),
             lost=len(lost),
             stuck=len(self.pending),
             unexpected=len(unexpected),
@@ -293,6 +322,8 @@ class Ledger:
             bound=sum(allowed.values()),
             unexplained=len(unexplained),
             duplicates_count=duplicates_count,
+            crashed=len({run.id for run in runs if self._of(run.id).crashes}),
+            crashes=sum(self._of(run.id).crashes > 0 for run in runs),
             results=results,
             results_missing=len(missing),
             recovery=max(told, default=None),
@@ -318,6 +349,7 @@ class Ledger:
                     ended = going.pop((event.pid, int(event.note or 0)), None)
                     if ended is not None:
                         ended.ended, ended.whole = event.time, True
+                        ended.raised = event.what == "raised"
         for run in found:
             if run.ended is None:
                 later = [at for at in deaths.get(run.pid, ()) if at >= run.started]
@@ -360,8 +392,8 @@ class Ledger:
         starts = Counter((run.id, run.retries) for run in runs)
         found: Counter[str] = Counter()
         for (task, _), count in starts.items():
-            extra = count - max(1, self._of(task).crashes)
-            if extra > 0:
+            extra = count - 1
+            if extra > 0 and not self._of(task).crashes:  # those are counted by themselves
                 found[task] += extra
         return dict(found)
 
@@ -373,14 +405,9 @@ class Ledger:
         for task, count in Counter(attempt.id for attempt in attempts).items():
             if count > 1:
                 found[task] += (count - 1) * self._of(task).chain
-        last: dict[str, float] = {}
-        for run in runs:
-            last[run.id] = max(last.get(run.id, 0.0), run.ended or _FOREVER)
-        first: dict[str, float] = {}
-        for attempt in attempts:
-            first[attempt.id] = min(first.get(attempt.id, _FOREVER), attempt.began)
+        waits = self._waits(runs, attempts)
         for incident in incidents:
-            begin = incident.began - UNSETTLED
+            begin = incident.began
             end = incident.ended + AFTERMATH if incident.broke is None else incident.broke
             hit: set[str] = set()
             if incident.kind in RUNS or incident.kind in BOTH:
@@ -388,7 +415,7 @@ class Ledger:
                     run.id
                     for run in runs
                     if run.started <= end
-                    and (run.ended or _FOREVER) >= begin
+                    and (run.ended or _FOREVER) + self._settling(run) >= begin
                     and (not incident.pids or run.pid in incident.pids)
                 }
             if incident.kind in SENDS or incident.kind in BOTH:
@@ -397,15 +424,32 @@ class Ledger:
                     for attempt in attempts
                     if attempt.began <= end and (attempt.ended or _FOREVER) >= begin
                 }
-            if incident.kind in BOTH:
+            if incident.kind in BROKER_ENDS:
                 # on its way through the delays, from queue to queue
-                hit |= {
-                    task
-                    for task, at in first.items()
-                    if self._of(task).later and at <= end and last.get(task, _FOREVER) >= begin
-                }
+                hit |= {task for task, since, until in waits if since <= end and until >= begin}
             for task in hit:
                 found[task] += self._of(task).chain
+        return found
+
+    def _settling(self, run: Run) -> float:
+        """Seconds for which a run that has ended may be unsettled."""
+        followed = run.raised or run.id in self._asked
+        return FOLLOWED if followed else UNSETTLED
+
+    def _waits(
+        self, runs: Sequence[Run], attempts: Sequence[Attempt]
+    ) -> list[tuple[str, float, float]]:
+        """When tasks waited in the broker until they were due: for their first run, and between retries."""
+        found = []
+        for attempt in attempts:
+            due = self._due.get(attempt.id, 0.0)
+            if due > attempt.began:
+                found.append((attempt.id, attempt.began, due + PASSAGE))
+        found += [
+            (run.id, run.ended, run.ended + RETRY + PASSAGE)
+            for run in runs
+            if self._of(run.id).chain > 1 and run.ended is not None
+        ]
         return found
 
     # ------------------------------------------------------------ the rest
@@ -421,6 +465,13 @@ class Ledger:
                 found[task] = "it is dead and should be done"
             elif end == "dead" and task in self.done:
                 found[task] = "it is done and should be dead"
+        for run in runs:
+            due = self._due.get(run.id)
+            if due is not None and run.started < due - EARLY:
+                found[run.id] = f"it started {due - run.started:.3f} s early"
+            revoked = self._revoked.get(run.id)
+            if revoked is not None and run.started > revoked + KNOWN:
+                found[run.id] = f"it started {run.started - revoked:.1f} s after its revoke"
         return found
 
     def _results(self, living: set[int]) -> tuple[int, set[str]]:

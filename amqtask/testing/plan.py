@@ -9,7 +9,8 @@ from typing import Literal
 import msgspec
 
 from amqtask.errors import ConfigurationError
-from amqtask.topology.model import Queue, Topology
+from amqtask.topology.ladder import STEPS, Ladder
+from amqtask.topology.model import Delays, Queue, Topology
 
 VARIABLE = "AMQTASK_CHAOS_RUN"
 """Names the run's folder to every process of the run, and so marks them."""
@@ -53,7 +54,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         queue = Queue(name=self.queue, type=self.queue_type, dead_letter=True, delivery_limit=100)
         if self.queue_type == "classic":
             queue = Queue(name=self.queue, type="classic", dead_letter=True)
-        return Topology(queues={self.queue: queue}, source="the topology of the chaos run")
+        return Topology(
+            queues={self.queue: queue},
+            delays=Delays(prefix=f"chaos-{self.tag}"),
+            source="the topology of the chaos run",
+        )
+
+    @property
+    def ladder(self) -> Ladder:
+        """Where tasks wait until they are due."""
+        return Ladder(self.topology.delays.prefix)
+
+    @property
+    def waiting_rooms(self) -> tuple[str, ...]:
+        """The queues of the ladder."""
+        ladder = self.ladder
+        return (*(ladder.step(number) for number in range(STEPS)), ladder.unroutable)
 
     def id(self, number: int) -> str:
         """The id of a task."""

@@ -25,7 +25,7 @@ from amqtask.testing.workload import app, folder, plan, size, writer
 
 BURST = 60  # tasks sent together, at most
 AGAIN = 0.2  # seconds between two tries of what was refused
-RESULTS = 600.0  # seconds to wait for results; the run ends it earlier
+RESULTS = 7200.0  # seconds to wait for results; the run ends it earlier
 
 
 class Send(NamedTuple):
@@ -34,6 +34,11 @@ class Send(NamedTuple):
     id: str
     chosen: Chosen
     options: dict[str, Any]
+
+    @property
+    def note(self) -> str:
+        """What is written down with an attempt: the kind, and in how many seconds it is due."""
+        return f"{self.chosen.kind} {kinds.countdown(self.chosen):.3f}"
 
 
 def sends(plan: Plan, number: int, done: set[str]) -> Iterator[Send]:
@@ -49,7 +54,12 @@ def sends(plan: Plan, number: int, done: set[str]) -> Iterator[Send]:
         yield Send(
             task_id,
             chosen,
-            {"args": arguments, "task_id": task_id, "ignore_result": not chosen.asks},
+            {
+                "args": arguments,
+                "task_id": task_id,
+                "ignore_result": not chosen.asks,
+                "countdown": kinds.countdown(chosen) or None,
+            },
         )
 
 
@@ -122,7 +132,7 @@ def publish(todo: Iterator[tuple[float, list[Send]]], results: Results) -> None:
 def _single(send: Send, results: Results) -> None:
     out = writer()
     while True:
-        out.write("attempted", send.id, send.chosen.kind)
+        out.write("attempted", send.id, send.note)
         try:
             handle = app.send_task(task_name(send), **send.options)
         except AmqtaskError as error:
@@ -131,14 +141,28 @@ def _single(send: Send, results: Results) -> None:
             continue
         out.write("acknowledged", send.id)
         results.add(send, handle)
+        _revoke(send)
         return
+
+
+def _revoke(send: Send) -> None:
+    """Take a task back that is not wanted any more."""
+    if send.chosen.kind != "revoked":
+        return
+    writer().write("revoking", send.id)
+    try:
+        app.control.revoke(send.id)
+    except AmqtaskError as error:
+        writer().write("unrevoked", send.id, error)
+    else:
+        writer().write("revoked", send.id)
 
 
 def _batch(burst: Sequence[Send], results: Results) -> None:
     out = writer()
     while True:
         for send in burst:
-            out.write("attempted", send.id, send.chosen.kind)
+            out.write("attempted", send.id, send.note)
         try:
             with app.batch():
                 handles = [app.send_task(task_name(send), **send.options) for send in burst]
@@ -150,6 +174,8 @@ def _batch(burst: Sequence[Send], results: Results) -> None:
         for send, handle in zip(burst, handles, strict=True):
             out.write("acknowledged", send.id)
             results.add(send, handle)
+        for send in burst:
+            _revoke(send)
         return
 
 
@@ -167,6 +193,7 @@ async def apublish(todo: Iterator[tuple[float, list[Send]]]) -> None:
                 task = asyncio.create_task(_aresult(send, handle))
                 waiting.add(task)
                 task.add_done_callback(waiting.discard)
+            await _arevoke(send)
     await asyncio.gather(*waiting)
     await app.aclose()
 
@@ -175,7 +202,7 @@ async def _aburst(burst: Sequence[Send]) -> list[tuple[Send, AsyncResult[Any]]]:
     out = writer()
     while True:
         for send in burst:
-            out.write("attempted", send.id, send.chosen.kind)
+            out.write("attempted", send.id, send.note)
         try:
             async with app.abatch():
                 handles = [await app.asend_task(task_name(send), **send.options) for send in burst]
@@ -187,6 +214,18 @@ async def _aburst(burst: Sequence[Send]) -> list[tuple[Send, AsyncResult[Any]]]:
         for send in burst:
             out.write("acknowledged", send.id)
         return list(zip(burst, handles, strict=True))
+
+
+async def _arevoke(send: Send) -> None:
+    if send.chosen.kind != "revoked":
+        return
+    writer().write("revoking", send.id)
+    try:
+        await app.control.arevoke(send.id)
+    except AmqtaskError as error:
+        writer().write("unrevoked", send.id, error)
+    else:
+        writer().write("revoked", send.id)
 
 
 async def _aresult(send: Send, handle: AsyncResult[Any]) -> None:

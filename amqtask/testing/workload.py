@@ -90,6 +90,50 @@ def failing(self: Task[..., Any], amount: float) -> None:
         raise Planned(f"{amount}")
 
 
+@app.task(bind=True)
+def delayed(self: Task[..., Any], amount: float) -> float:
+    """Do nothing, later."""
+    with written(self):
+        return amount
+
+
+@app.task(
+    bind=True,
+    autoretry_for=(Planned,),
+    max_retries=3,
+    default_retry_delay=0.3,
+)
+def retrying(self: Task[..., Any], amount: float) -> float:
+    """Fail up to three times before it succeeds."""
+    with written(self):
+        if self.request.retries < int(4 * amount):
+            raise Planned(f"attempt {self.request.retries}")
+        return amount
+
+
+@app.task(
+    bind=True, autoretry_for=(Planned,), max_retries=2, retry_backoff=0.2, retry_backoff_max=2
+)
+def hopeless(self: Task[..., Any], amount: float) -> None:
+    """Fail again and again, until there are no retries left."""
+    with written(self):
+        raise Planned(f"attempt {self.request.retries}")
+
+
+@app.task(bind=True)
+def revoked(self: Task[..., Any], amount: float) -> float:
+    """Do what was not wanted any more, unless the revoke came too late."""
+    with written(self):
+        return amount
+
+
+@app.task(bind=True)
+def crashing(self: Task[..., Any], amount: float) -> None:
+    """Take the process down."""
+    with written(self):
+        os._exit(3)
+
+
 def size(amount: float) -> int:
     """Characters of a large body: below and above one frame."""
     return int(1000 + 300_000 * amount)

@@ -72,7 +72,7 @@ def test_a_run_with_kills_and_cuts_holds(chaos: Chaos) -> None:
     verdict = report["verdict"]
     assert report["incidents"]
     assert verdict["attempted"] == 200
-    assert verdict["acknowledged"] == verdict["done"] + verdict["dead"]
+    assert verdict["acknowledged"] == sum(verdict[end] for end in ("done", "dead", "revoked"))
     assert verdict["lost"] == verdict["stuck"] == verdict["pending"] == verdict["unexpected"] == 0
     assert verdict["duplicates"] <= verdict["bound"]
     assert not list(chaos.temporary.iterdir())

@@ -110,7 +110,7 @@ def test_a_kill_explains_what_its_process_had_started() -> None:
 
 def test_a_kill_explains_what_had_just_ended_and_no_more() -> None:
     again = [*sent("a"), *ran("a", 2), *ran("a", 5, OTHER)]
-    assert judge(again, kill(2.15)).good
+    assert judge(again, kill(2.3)).good
     assert not judge(again, kill(4.0)).good
 
 
@@ -131,9 +131,10 @@ def test_a_send_that_was_tried_again_explains_one_more_run() -> None:
 def test_a_crashing_task_kills_three_times_and_its_neighbours_may_run_again() -> None:
     crashes = [line for at in (2, 3, 4) for line in (f"{at} {CHILD + at} started a 0",)]
     dead = ["9 9 dead a crashes"]
-    assert judge([*sent("a", "crashing"), *crashes, *dead]).duplicates == 0
+    alone = judge([*sent("a", "crashing"), *crashes, *dead])
+    assert (alone.duplicates, alone.crashed, alone.crashes) == (0, 1, 3)
 
-    neighbour = [*sent("b"), *ran("b", 1.87, CHILD + 2), *ran("b", 6, OTHER)]
+    neighbour = [*sent("b"), *ran("b", 1.8, CHILD + 2), *ran("b", 6, OTHER)]
     verdict = judge([*sent("a", "crashing"), *crashes, *dead, *neighbour])
     assert (verdict.duplicates, verdict.good) == (1, True)
 
@@ -153,6 +154,25 @@ def test_recovery_counts_from_when_work_could_go_on() -> None:
 
     idle = [*sent("a"), *ran("a", 1.5), *sent("b", at=8.0), *ran("b", 9.0)]
     assert judge(idle, outage).recovery is None
+
+
+def test_what_starts_early_is_unexpected() -> None:
+    lines = ["1 1 attempted a delayed 2.500", "1.1 1 acknowledged a"]
+    assert judge([*lines, *ran("a", 3.49)]).good
+    assert judge([*lines, *ran("a", 3.4)]).findings[0].why == "unexpected: it started 0.100 s early"
+
+
+def test_what_runs_after_its_revoke_is_unexpected() -> None:
+    lines = [*sent("a"), "2 1 revoked a"]
+    assert judge([*lines, *ran("a", 3)]).good
+    assert judge([*lines, *ran("a", 6)]).failures == ("1 unexpected",)
+
+
+def test_what_was_revoked_may_vanish() -> None:
+    verdict = judge([*sent("a"), "2 1 revoking a"])
+    assert (verdict.good, verdict.revoked, verdict.lost) == (True, 1, 0)
+    verdict = judge([*sent("a"), "2 1 revoking a", *ran("a", 3)])
+    assert (verdict.revoked, verdict.done) == (0, 1)
 
 
 def test_results_count_where_their_publisher_lived() -> None:
