@@ -66,6 +66,12 @@ def chaos(
             metavar="SECONDS", min=1.0, help="Give up when nothing has happened for so long."
         ),
     ] = 45.0,
+    recovery: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.1, help="Work must go on so soon after the broker is back."
+        ),
+    ] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the folder with all logs of a good run too.")
@@ -97,6 +103,7 @@ def chaos(
         kinds=_names(kinds),
         tasks_of=_names(task_kinds),
         patience=patience,
+        recovery=recovery,
         keep=keep,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it cleans up and ends
@@ -190,6 +197,11 @@ def _print(report: Report) -> None:
             "longest recovery",
             "-" if verdict.recovery is None else f"{verdict.recovery:.1f} s",
             "until the next task ended",
+        ),
+        (
+            "broker back",
+            "-" if verdict.returns is None else f"{verdict.returns:.1f} s",
+            f"the same after the broker was away; at most {options.recovery:g} s",
         ),
     ]
     output.print_table(("ledger", "count", "what"), rows, numbers=(1,))

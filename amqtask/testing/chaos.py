@@ -52,7 +52,7 @@ PATIENCE = 10.0  # seconds that work gets to go on before the next fault comes a
 LOOK = 0.1  # seconds between two looks at what has happened
 CALM = 3.0  # seconds without any event after which nothing is under way any more
 ASK = 0.5  # seconds between two looks at the queues while they drain
-SHARE = 8.0  # seconds of a run for each fault, unless a duration is given
+SHARE = 5.0  # seconds of a run for each fault, unless a duration is given
 LOAD = 50.0  # tasks published a second at most, unless a duration is given
 ROOT_4 = "/var/cache/amqtask/rabbitmq-4"
 
@@ -73,6 +73,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         kinds: of faults; all that are possible when empty.
         tasks_of: kinds of tasks; all when empty.
         patience: a run is given up when nothing has happened for so long.
+        recovery: work must go on so soon after the broker is back.
         keep: keep the folder with all logs, whatever the verdict.
     """
 
@@ -88,6 +89,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     kinds: tuple[str, ...] = ()
     tasks_of: tuple[str, ...] = ()
     patience: float = 45.0
+    recovery: float = 5.0
     keep: bool = False
 
     @property
@@ -337,7 +339,7 @@ class _Run:
                 len(ledger.ended),
                 self._options.tasks,
                 len(self._incidents),
-                len(self._schedule),
+                sum(1 + (fault.inside is not None) for fault in self._schedule),
             )
         )
 
@@ -413,8 +415,10 @@ class _Run:
         return [self._plan.queue, *self._plan.waiting_rooms]
 
     def _collect(self) -> None:
-        """Write down what is in the queues at the end: the dead letters, and what was left."""
+        """Write down what nodes have ended as revoked, and what is in the queues: the dead letters, and what was left."""
         writer = Writer(self._folder / "end.history")
+        for task in sorted(self._members.revoked()):
+            writer.write("discarded", task, "as revoked")
         with self._session() as session:
             for queue, what in (
                 (dead_queue_name(self._plan.queue), "dead"),
@@ -592,4 +596,5 @@ class _Run:
             duplicates_count=not forgetful,
             troubles=troubles,
             began=self._began,
+            within=self._options.recovery,
         )

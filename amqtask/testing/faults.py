@@ -66,6 +66,18 @@ KINDS: dict[str, Kind] = {
 CALM = 0.7  # the share of faults after which the next waits until work goes on
 NESTED = 0.2  # the share of faults that hold during which a process is killed as well
 NEST = ("kill-child", "kill-supervisor", "kill-publisher")
+FIRST = (  # where there are not enough faults for every kind, these come before the others
+    "kill-child",
+    "kill-supervisor",
+    "kill-publisher",
+    "broker-kill",
+    "cut",
+    "freeze",
+    "broker-restart",
+    "alarm",
+    "stop-child",
+    "broker-stop",
+)
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -111,11 +123,12 @@ def choose_kinds(names: Sequence[str], *, node: bool) -> tuple[Kind, ...]:
 def schedule(seed: int, count: int, duration: float, kinds: Sequence[Kind]) -> tuple[Fault, ...]:
     """``count`` faults spread over ``duration`` seconds; the same for the same arguments.
 
-    Every kind comes once before any is drawn by weight, as far as there are enough faults for that.
+    Every kind comes once before any is drawn by weight, as far as there are enough faults for that; ``FIRST`` has the order.
     """
     rng = random.Random(f"faults {seed}")
     chosen = list(kinds)
     rng.shuffle(chosen)
+    chosen.sort(key=lambda kind: FIRST.index(kind.name) if kind.name in FIRST else len(FIRST))
     chosen = chosen[:count]
     weights = [kind.weight for kind in kinds]
     chosen += rng.choices(kinds, weights, k=count - len(chosen))

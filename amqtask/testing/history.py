@@ -19,7 +19,8 @@ class Event(NamedTuple):
     Attributes:
         time: seconds of the monotonic clock.
         pid: whose line it is.
-        what: ``attempted``, ``acknowledged``, ``refused``, ``result``, ``started``, ``finished``, ``raised``, ``dead``, ``pending``.
+        what: ``attempted``, ``acknowledged``, ``refused``, ``awaits``, ``result``, ``revoking``, ``revoked``, ``started``,
+            ``finished``, ``raised``, ``discarded``, ``dead``, ``pending``.
         id: the task's id.
         note: more: the task's kind, its number of retries, a reason.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Literal
 
 import msgspec
@@ -70,9 +71,23 @@ def countdown(chosen: Chosen) -> float:
     return 0.1 + 4.9 * chosen.amount**2 if chosen.kind == "delayed" else 0.0
 
 
-def choose(seed: int, number: int, names: tuple[str, ...] = ()) -> Chosen:
-    """The task of a number; the same in every process."""
+def choose(seed: int, number: int, names: tuple[str, ...] = (), tasks: int = 0) -> Chosen:
+    """The task of a number; the same in every process.
+
+    Of the first ``tasks`` numbers each kind has one, however rare it is, where there are that many numbers.
+    """
     rng = random.Random(f"task {seed} {number}")
     kinds = [KINDS[name] for name in names or KINDS]
-    kind = rng.choices(kinds, [kind.weight for kind in kinds])[0]
-    return Chosen(kind.name, rng.random() < kind.asks, rng.random())
+    drawn = rng.choices(kinds, [kind.weight for kind in kinds])[0].name
+    kind = _placed(seed, names, tasks).get(number, drawn)
+    return Chosen(kind, rng.random() < KINDS[kind].asks, rng.random())
+
+
+@cache
+def _placed(seed: int, names: tuple[str, ...], tasks: int) -> dict[int, str]:
+    """Numbers whose kind is not drawn, so that every kind comes."""
+    kinds = names or tuple(KINDS)
+    if tasks < 2 * len(kinds):
+        return {}
+    places = random.Random(f"places {seed}").sample(range(tasks), len(kinds))
+    return dict(zip(places, kinds, strict=True))

@@ -29,6 +29,8 @@ TOLD = 20  # ids of each sort that are told with what is known of them
 
 # What a fault can have repeated: runs of the processes it hit, or messages on their way to the broker, or both.
 RUNS = frozenset({"kill-child", "kill-supervisor", "stop-child"})
+# What holds acks back while it lasts: what had ended is unsettled until it is over, and open to the next fault.
+DELAYS = frozenset({"alarm", "slow", "freeze", "broker-freeze", "stop-child"})
 SENDS = frozenset({"alarm", "slow"})
 BOTH = frozenset(
     {
@@ -44,6 +46,7 @@ BOTH = frozenset(
 KILLS = frozenset({"kill-child", "kill-supervisor", "kill-publisher"})
 BROKER_DIES = frozenset({"broker-kill"})
 BROKER_ENDS = frozenset({"broker-kill", "broker-stop", "broker-restart"})
+AWAY = BROKER_ENDS | {"broker-freeze"}  # after which work must resume in time
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +81,7 @@ class Run(msgspec.Struct):
     pid: int
     started: float
     ended: float | None = None
+    settled: float = float("inf")  # by then the broker had its ack, unless a fault came between
     whole: bool = False  # it wrote its last line
     raised: bool = False
 
@@ -116,7 +120,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         acknowledged: ids the broker confirmed; the sum of the next five.
         done: acknowledged and run to the end.
         dead: acknowledged and among the dead letters.
-        revoked: acknowledged, revoked, and gone without having run.
+        revoked: acknowledged, revoked, and ended by a node without having run.
         pending: acknowledged and still in a queue at the end.
         lost: acknowledged and nowhere.
         stuck: messages that were in a queue at the end, wanted or not.
@@ -125,11 +129,12 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         duplicates: runs beyond those intended.
         bound: how many duplicates the faults can explain.
         unexplained: ids that ran more often than the faults that hit them explain.
-        duplicates_count: whether duplicates above the bound fail the run.
+        duplicates_count: whether such ids fail the run.
         crashed: tasks that were meant to kill their process, and ``crashes``: how often they did.
         results: results that living publishers waited for.
         results_missing: of these, what did not come or was wrong.
         recovery: seconds until work went on, the longest.
+        returns: the same after the broker was away: from its first answer.
         faults: by kind.
         findings: the ids behind the numbers, at most some of each sort.
         troubles: what else went wrong, in sentences.
@@ -154,6 +159,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     results: int
     results_missing: int
     recovery: float | None
+    returns: float | None
     faults: tuple[FaultSummary, ...]
     by_kind: dict[str, dict[str, int]]
     findings: tuple[Finding, ...]
@@ -176,8 +182,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if count:
                 found.append(f"{count} {text}")
-        if self.duplicates_count and self.duplicates > self.bound:
-            found.append(f"{self.duplicates} duplicates, more than the {self.bound} explained")
+        if self.duplicates_count and self.unexplained:
+            found.append(f"{self.unexplained} ran more often than the faults explain")
         return (*found, *self.troubles)
 
 
@@ -196,6 +202,7 @@ class Ledger:
         self._asked: set[str] = set()
         self._unwanted: set[str] = set()  # somebody began to revoke them
         self._revoked: dict[str, float] = {}  # and since when that is confirmed
+        self.discarded: set[str] = set()  # a node said that it ended them as revoked
         self.attempted: set[str] = set()
         self.acknowledged: set[str] = set()
         self.done: set[str] = set()
@@ -233,6 +240,8 @@ class Ledger:
                     self._unwanted.add(event.id)
                 case "revoked":
                     self._revoked[event.id] = event.time
+                case "discarded":
+                    self.discarded.add(event.id)
                 case "dead":
                     self.dead[event.id] += 1
                 case "pending":
@@ -271,21 +280,24 @@ class Ledger:
         duplicates_count: bool = True,
         troubles: Iterable[str] = (),
         began: float = 0.0,
+        within: float | None = None,
     ) -> Verdict:
         """The verdict.
 
         Args:
             incidents: what was done to the system.
             living: publishers that lived to the end: their results must have come.
-            duplicates_count: whether duplicates above the bound are a failure.
+            duplicates_count: whether duplicates that no fault explains are a failure.
             troubles: what else went wrong.
             began: the time that findings count from.
+            within: seconds in which work must go on once the broker is back; ``None``: however long it takes.
         """
         runs, attempts = self._runs(incidents), self._attempts(incidents)
         found = set(self.done) | set(self.dead)
-        revoked = (self.acknowledged & self._unwanted) - found - self.pending
+        revoked = (self.acknowledged & self._unwanted & self.discarded) - found - self.pending
         lost = self.acknowledged - found - self.pending - revoked
         unexpected = self._unexpected(runs)
+        self._settle(runs, incidents)
         allowed = self._allowed(runs, attempts, [*incidents, *self._crashes(runs)])
         extra = self._extra(runs)
         unexplained = {task: count for task, count in extra.items() if count > allowed[task]}
@@ -294,6 +306,12 @@ class Ledger:
         pending = (self.acknowledged & self.pending) - found
         recoveries = [(i.kind, self._recovery(i, runs, incidents)) for i in incidents]
         told = [time for _, time in recoveries if time is not None]
+        returns = [time for kind, time in recoveries if time is not None and kind in AWAY]
+        late = [
+            f"after fault {incident.number} ({kind}) work went on {time:.1f} s after the broker was back, not within {within:g} s"
+            for incident, (kind, time) in zip(incidents, recoveries, strict=True)
+            if within is not None and kind in AWAY and time is not None and time > within
+        ]
         findings = [
             *self._tell(lost, "lost", began),
             *self._tell(self.pending, "stuck", began),
@@ -327,10 +345,11 @@ class Ledger:
             results=results,
             results_missing=len(missing),
             recovery=max(told, default=None),
+            returns=max(returns, default=None),
             faults=_summaries(recoveries),
             by_kind=self._by_kind(),
             findings=tuple(findings),
-            troubles=tuple(troubles),
+            troubles=(*troubles, *late),
         )
 
     # ------------------------------------------------------------ runs and attempts
@@ -402,7 +421,8 @@ class Ledger:
     ) -> Counter[str]:
         """How often each id may have run again because of the faults."""
         found: Counter[str] = Counter()
-        for task, count in Counter(attempt.id for attempt in attempts).items():
+        sent = Counter(attempt.id for attempt in attempts if not _in_vain(attempt, incidents))
+        for task, count in sent.items():
             if count > 1:
                 found[task] += (count - 1) * self._of(task).chain
         waits = self._waits(runs, attempts)
@@ -415,7 +435,7 @@ class Ledger:
                     run.id
                     for run in runs
                     if run.started <= end
-                    and (run.ended or _FOREVER) + self._settling(run) >= begin
+                    and run.settled >= begin
                     and (not incident.pids or run.pid in incident.pids)
                 }
             if incident.kind in SENDS or incident.kind in BOTH:
@@ -431,10 +451,22 @@ class Ledger:
                 found[task] += self._of(task).chain
         return found
 
-    def _settling(self, run: Run) -> float:
-        """Seconds for which a run that has ended may be unsettled."""
-        followed = run.raised or run.id in self._asked
-        return FOLLOWED if followed else UNSETTLED
+    def _settle(self, runs: Sequence[Run], incidents: Sequence[Incident]) -> None:
+        """Until when each run may have been unsettled: a moment, and as long as faults held its ack back."""
+        delays = sorted(
+            (incident for incident in incidents if incident.kind in DELAYS),
+            key=lambda incident: incident.began,
+        )
+        for run in runs:
+            if run.ended is None:
+                continue
+            moment = FOLLOWED if run.raised or run.id in self._asked else UNSETTLED
+            run.settled = run.ended + moment
+            for incident in delays:
+                if incident.began > run.settled:
+                    break
+                if run.ended <= incident.ended and (not incident.pids or run.pid in incident.pids):
+                    run.settled = max(run.settled, incident.ended + moment)
 
     def _waits(
         self, runs: Sequence[Run], attempts: Sequence[Attempt]
@@ -541,6 +573,18 @@ class Ledger:
 
 _FOREVER = float("inf")
 _UNKNOWN = TaskKind("?", 0, end="either")
+
+
+def _in_vain(attempt: Attempt, incidents: Sequence[Incident]) -> bool:
+    """Whether a send cannot have reached the broker, which was not there from its beginning to its end."""
+    return attempt.ended is not None and any(
+        incident.kind in BROKER_ENDS
+        and incident.broke is not None
+        and incident.back is not None
+        and incident.broke <= attempt.began
+        and attempt.ended <= incident.back
+        for incident in incidents
+    )
 
 
 def _deaths(incidents: Sequence[Incident]) -> dict[int, list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from amqtask.broker.processes import Process, parse_stat
 from amqtask.testing.plan import VARIABLE
 
@@ -17,6 +20,13 @@ LEAVE = (
     45.0  # seconds a node gets to stop: it may have to wait for confirms of a broker that is away
 )
 LAST_WORDS = 3  # lines of its log that a process which failed is told with
+
+
+class _Said(msgspec.Struct):
+    """What the log of a node says of a task."""
+
+    task_id: str = ""
+    outcome: str = ""
 
 
 def offspring(pid: int) -> list[int]:
@@ -200,6 +210,22 @@ class Members:
 
     def _note(self, member: Member) -> None:
         self.troubles.append(f"{member.name} ended with code {member.code}: {member.last_words()}")
+
+    def revoked(self) -> set[str]:
+        """The ids of the tasks that nodes have ended as revoked: their logs say so before the ack."""
+        found: set[str] = set()
+        for member in self._all:
+            with member.log.open("rb") as stream:
+                for line in stream:
+                    if b'"revoked"' not in line:
+                        continue
+                    with contextlib.suppress(
+                        msgspec.DecodeError
+                    ):  # the last line of one that was killed
+                        said = msgspec.json.decode(line, type=_Said)
+                        if said.outcome == "revoked":
+                            found.add(said.task_id)
+        return found
 
     # ------------------------------------------------------------ the end
 

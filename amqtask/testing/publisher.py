@@ -47,7 +47,7 @@ def sends(plan: Plan, number: int, done: set[str]) -> Iterator[Send]:
         task_id = plan.id(index)
         if task_id in done:
             continue
-        chosen = kinds.choose(plan.seed, index, plan.kinds)
+        chosen = kinds.choose(plan.seed, index, plan.kinds, plan.tasks)
         arguments: list[Any] = [chosen.amount]
         if chosen.kind == "large":
             arguments.append("x" * size(chosen.amount))

@@ -31,6 +31,23 @@ def test_every_kind_comes_when_there_are_enough() -> None:
     assert schedule(1, 40, 200, ALL) != schedule(2, 40, 200, ALL)
 
 
+def test_a_few_faults_are_the_ones_that_matter_most() -> None:
+    assert {fault.kind for fault in schedule(5, 10, 60, ALL)} == set(faults.FIRST)
+    assert set(faults.FIRST) < set(KINDS)
+
+
+def test_a_seed_is_a_promise_to_those_who_wrote_it_down() -> None:
+    found = schedule(1, 6, 30, ALL)
+    assert [(fault.kind, round(fault.at, 2), round(fault.pick, 3)) for fault in found] == [
+        ("cut", 2.35, 0.183),
+        ("kill-supervisor", 8.33, 0.303),
+        ("kill-publisher", 14.34, 0.765),
+        ("broker-kill", 17.6, 0.143),
+        ("kill-child", 23.76, 0.317),
+        ("freeze", 28.09, 0.459),
+    ]
+
+
 def test_what_happens_inside_a_fault_happens_while_it_holds() -> None:
     found = [fault for seed in range(40) for fault in schedule(seed, 20, 100, ALL)]
     nested = [fault for fault in found if fault.inside is not None]

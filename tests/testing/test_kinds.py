@@ -21,3 +21,13 @@ def test_kinds_come_by_weight() -> None:
     for kind in KINDS.values():
         assert abs(found[kind.name] / 3000 - kind.weight / total) < 0.05
     assert {choose(1, number, ("cpu",)).kind for number in range(20)} == {"cpu"}
+
+
+def test_every_kind_comes_in_a_run_however_rare_it_is() -> None:
+    for seed in range(20):
+        found = Counter(choose(seed, number, (), 40).kind for number in range(40))
+        assert set(found) == set(KINDS)
+    assert [choose(3, number, (), 40) for number in range(40)] == [
+        choose(3, number, (), 40) for number in range(40)
+    ]
+    assert choose(3, 2, (), 5).kind in KINDS  # too few for that

@@ -254,11 +254,13 @@ class Connection:
         if self._closed is not None:
             self._finish_close()
             return
-        if self._on_blocked is not None:
-            self._on_blocked(None)
         healthy = had_channel and time.monotonic() - self._opened_at > HEALTHY_AFTER
         self._opened_at = 0.0
         self._failed(lost_error(self.address, reason), healthy)
+        if (
+            self._on_blocked is not None
+        ):  # once the owner knows of the loss: what it held back must not go out here
+            self._on_blocked(None)
 
     def _failed(self, error: BrokerError, healthy: bool = False) -> None:
         self.last_error = error
@@ -283,8 +285,10 @@ class Connection:
             connection=self.name,
             retry_in=round(delay, 2),
         )
+        self._timer = self.io.call_later(
+            delay, self._connect
+        )  # first: it comes whatever the owner does
         self._on_lost(error)
-        self._timer = self.io.call_later(delay, self._connect)
 
     def _blocked(self, _connection: Any, frame: Any) -> None:
         reason = frame.method.reason

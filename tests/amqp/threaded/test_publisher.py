@@ -252,6 +252,21 @@ def test_sending_again_on_a_new_channel_keeps_the_connection(
     assert all("renewed" in str(error) for error in losses)
 
 
+def test_what_was_held_back_goes_out_after_a_loss(broker: Broker, queue_name: str) -> None:
+    """The alarm is told to be over when the connection is lost: the publisher must know of the loss by then."""
+    settled: list[object] = []
+    with declared(broker, queue_name) as depth, publisher(broker.url) as out:
+        out.publish(to_queue(queue_name), 5)
+        out._io.post(lambda: out._set_blocked("low on memory"))
+        for _ in range(20):
+            out.submit(to_queue(queue_name), settled.append)
+        out._io.post(out._connection.drop)
+
+        eventually(lambda: len(settled) == 20)
+        assert settled == [None] * 20
+        assert depth() == 21
+
+
 def test_close_waits_for_what_was_handed_over(broker: Broker, queue_name: str) -> None:
     settled: list[object] = []
     with declared(broker, queue_name) as depth, publisher(broker.url) as out:
