@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     broker_connection_timeout: Positive = 4.0
     # where the URL names several brokers: tried in their order, or each connection in an order of its own
     broker_failover_strategy: Literal["round-robin", "shuffle"] = "round-robin"
+    # False: a worker ends when no broker answers at its start. (What it lost later is always found again.)
+    broker_connection_retry_on_startup: bool = True
     broker_fast_frames: bool = True  # False: every frame goes through pika's own codec
 
     # publishing

@@ -19,6 +19,11 @@ from amqtask.errors import (
 ACCESS_REFUSED = 403
 NOT_FOUND = 404
 NOT_ALLOWED = 530
+# With these the broker ends the connection over what was asked, and would again: unlike 320 and 541, which are its own trouble.
+REFUSALS = frozenset({402, 403, 501, 502, 503, 504, 505, 530, 540})
+
+# What 404 says of a queue that there is: on a node that is down, or whose process is being restarted.
+_ABSENT = ("down or inaccessible", "failed to restart", "stopped by supervisor", "timeout")
 
 
 def unreachable(address: Address, reason: object) -> ConnectFailed:
@@ -26,6 +31,11 @@ def unreachable(address: Address, reason: object) -> ConnectFailed:
     return ConnectFailed(
         f"No RabbitMQ answers at {address.endpoint} ({reason}): is it running, and is the address right?"
     )
+
+
+def turned_away(address: Address, reason: object) -> ConnectFailed:
+    """Somebody answers there, and ended the login for a reason that is not ours."""
+    return ConnectFailed(f"RabbitMQ at {address.endpoint} takes no connection now: {reason}.")
 
 
 def tls_failed(address: Address, reason: object) -> ConnectFailed:
@@ -43,6 +53,18 @@ def login_refused(address: Address, code: int) -> LoginRefused:
         f"RabbitMQ at {address.endpoint} refused user {address.user!r} access to the virtual host "
         f"{address.vhost!r}: create it or grant permissions."
     )
+
+
+def absent(error: OperationRefused) -> bool:
+    """Whether a queue is there and only cannot be reached at present."""
+    return error.code == NOT_FOUND and any(words in error.text for words in _ABSENT)
+
+
+def temporary(error: BrokerError) -> bool:
+    """Whether what failed may work later without anybody changing what was asked for."""
+    if isinstance(error, OperationRefused):
+        return absent(error)
+    return isinstance(error, ConnectFailed | ConnectionLost) and not isinstance(error, LoginRefused)
 
 
 def consumer_refused(queue: str, error: OperationRefused) -> str:

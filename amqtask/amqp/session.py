@@ -16,6 +16,7 @@ import pika
 import pika.exceptions
 from pika.adapters.utils import connection_workflow
 
+from amqtask.amqp import failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import call_of
 from amqtask.amqp.threaded.connection import (
@@ -140,7 +141,8 @@ class Session:
         """Carry out one declaration.
 
         Raises:
-            OperationRefused: the broker said no; the session can go on.
+            OperationRefused: the broker said no; the session can go on, unless the broker closed it over this.
+            ConnectionLost: the connection has gone, or no answer came in time.
         """
         method, arguments = call_of(declaration)
         self._do(lambda channel: getattr(channel, method)(**arguments))
@@ -155,11 +157,15 @@ class Session:
                 done(declaration)
 
     def queue(self, name: str) -> QueueState | None:
-        """The state of a queue, or ``None`` when there is none."""
+        """The state of a queue, or ``None`` when there is none.
+
+        Raises:
+            OperationRefused: among others for one whose node is down (``failures.absent``).
+        """
         try:
             method = self._do(lambda channel: channel.queue_declare(name, passive=True)).method
         except OperationRefused as error:
-            if error.code == 404:
+            if error.code == failures.NOT_FOUND and not failures.absent(error):
                 return None
             raise
         return QueueState(name, method.message_count, method.consumer_count)
@@ -220,6 +226,10 @@ class Session:
         except pika.exceptions.ChannelClosedByBroker as reason:
             self._channel = None
             raise OperationRefused(reason.reply_code, reason.reply_text) from None
+        except pika.exceptions.ConnectionClosedByBroker as reason:
+            if reason.reply_code in failures.REFUSALS:
+                raise OperationRefused(reason.reply_code, reason.reply_text) from None
+            raise lost_error(self.address, reason) from None
         except (pika.exceptions.AMQPError, OSError) as reason:
             raise lost_error(self.address, reason) from None
 

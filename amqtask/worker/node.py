@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
+from amqtask.amqp import failures
 from amqtask.amqp.address import Address
-from amqtask.amqp.session import Session
+from amqtask.amqp.session import ServerInfo, Session
 from amqtask.app import App
 from amqtask.core.backoff import exponential, full_jitter
 from amqtask.core.prefetch import FIRST
 from amqtask.errors import (
     BootFailed,
+    BrokerError,
     ConfigurationError,
-    ConnectFailed,
-    LoginRefused,
     OperationRefused,
     Unsupported,
 )
@@ -38,6 +39,9 @@ from amqtask.worker.prepared import AgentContext, ChildContext
 log = get_logger("amqtask.worker")
 
 RETRY_CAP = 5.0  # seconds between two tries to find the broker at start
+REMIND = 60.0  # seconds after which it is said again that the broker is waited for
+
+T = TypeVar("T")
 
 
 class Node:
@@ -59,7 +63,7 @@ class Node:
 def prepare(options: WorkerOptions) -> Node:
     """Import the app, connect, declare or check its queues. Holds no thread and no connection when it returns.
 
-    A broker that does not answer is waited for; everything else that is wrong ends the start.
+    A broker that does not answer, or that is busy with itself, is waited for; everything else that is wrong ends the start.
 
     Raises:
         AppNotFound, ConfigurationError: the app or its topology.
@@ -75,15 +79,21 @@ def prepare(options: WorkerOptions) -> Node:
     addresses = app.addresses
     declarations = plan.declarations(topology) if options.declare else ()
     _check_limits(app, options)
-    with _session(addresses, settings, options.node) as session:
-        server = session.server
-        _check_version(topology, server.release)
+
+    def look(session: Session) -> tuple[ServerInfo, str]:
+        lacking = plan.unsupported(topology, session.server.release)
+        if lacking.errors:
+            raise BootFailed(" ".join(lacking.errors))
         if options.declare:
             _declare(session, declarations)
         _check_queues(session, queues)
         _bind_to_ladder(session, app.ladder, queues)
-        _check_patience(app, settings, queues, server.release)
-        broker = str(session.address)
+        return session.server, str(session.address)
+
+    server, broker = _at_the_broker(look, addresses, settings, options.node)
+    for sentence in plan.unsupported(topology, server.release).warnings:
+        log.warning(sentence)
+    _check_patience(app, settings, queues, server.release)
     single_active = _single_active(topology, queues)
     prefetch = _prefetch(single_active, options)
     app.freeze()
@@ -176,31 +186,33 @@ def _check_limits(app: App, options: WorkerOptions) -> None:
         )
 
 
-def _session(addresses: tuple[Address, ...], settings: Settings, node: str) -> Session:
-    """A session as soon as a broker answers."""
+def _at_the_broker(
+    work: Callable[[Session], T], addresses: tuple[Address, ...], settings: Settings, node: str
+) -> T:
+    """Do something at the broker as soon as there is one that can: what is its own trouble passes.
+
+    Raises:
+        BrokerError: what will not pass by itself; anything with ``broker_connection_retry_on_startup`` off.
+    """
     rng = random.Random()
     attempt = 0
+    told, told_at = "", 0.0
     while True:
-        session = Session(
-            addresses, name=f"{node} start", timeout=settings.broker_connection_timeout
-        )
         try:
-            return session.open()
-        except LoginRefused:
-            raise
-        except ConnectFailed as error:
-            delay = max(0.1, full_jitter(exponential(attempt, 0.5, RETRY_CAP), rng))
-            log.warning("waiting for the broker", reason=str(error), retry_in=round(delay, 1))
-            attempt += 1
-            time.sleep(delay)
-
-
-def _check_version(topology: Topology, release: tuple[int, int, int]) -> None:
-    lacking = plan.unsupported(topology, release)
-    for sentence in lacking.warnings:
-        log.warning(sentence)
-    if lacking.errors:
-        raise BootFailed(" ".join(lacking.errors))
+            with Session(
+                addresses, name=f"{node} start", timeout=settings.broker_connection_timeout
+            ) as session:
+                return work(session)
+        except BrokerError as error:
+            if not settings.broker_connection_retry_on_startup or not failures.temporary(error):
+                raise
+            reason = str(error)
+        now = time.monotonic()
+        if reason != told or now - told_at >= REMIND:
+            log.warning("waiting for the broker", reason=reason)
+            told, told_at = reason, now
+        time.sleep(max(0.1, full_jitter(exponential(attempt, 0.5, RETRY_CAP), rng)))
+        attempt += 1
 
 
 def _check_patience(
@@ -239,6 +251,8 @@ def _declare(session: Session, declarations: tuple[plan.Declaration, ...]) -> No
         try:
             session.declare(declaration)
         except OperationRefused as error:
+            if failures.temporary(error):
+                raise
             raise BootFailed(plan.explain_conflict(error.text, declaration)) from None
 
 

@@ -115,6 +115,21 @@ def test_a_node_starts_before_its_broker(place: Places, outage: OwnBroker) -> No
     assert node.stop() == 0
 
 
+def test_a_node_waits_for_a_virtual_host_that_is_being_started(
+    place: Places, outage: OwnBroker
+) -> None:
+    at = place(on=outage)
+    at.declare()
+    outage.ctl("eval", 'rabbit_vhost_sup_sup:stop_and_delete_vhost(<<"/">>).')
+    node = at.node("-c", "1", "-Q", at.queue, ready=False)
+    (waits,) = node.says("waiting for the broker")
+    assert "541" in waits["reason"]
+    outage.ctl("restart_vhost")
+    node.wait_ready()
+    assert at.send("add", 1, 2).get(timeout=20) == 3
+    assert node.stop() == 0
+
+
 def test_results_arrive_across_a_restart(place: Places, outage: OwnBroker) -> None:
     at = place(on=outage)
     node = at.node("-c", "2", "-Q", at.queue)

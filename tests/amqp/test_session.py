@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import threading
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
+import pika.frame
+import pika.spec
 import pytest
 
 from amqtask.amqp.address import Address
@@ -60,6 +64,58 @@ def test_a_virtual_host_that_is_not_there_is_a_refused_login(broker: Broker) -> 
     wrong = dataclasses.replace(Address.parse(broker.url), vhost="no-such-vhost")
     with pytest.raises(LoginRefused, match="'no-such-vhost'"), Session((wrong,)):
         pass
+
+
+SPEC: Any = pika.spec.Connection  # pika leaves its methods without types
+
+
+def frame(method: Any) -> bytes:
+    return bytes(pika.frame.Method(0, method).marshal())
+
+
+GREETING = frame(SPEC.Start(0, 9, {}, "PLAIN", "en_US"))
+TUNE = frame(SPEC.Tune(2047, 131072, 60))
+
+
+def answer(listener: socket.socket, *frames: bytes) -> None:
+    """Answer whatever a client says with one frame each, then end the connection."""
+    peer, _ = listener.accept()
+    with peer:
+        peer.settimeout(5)
+        for each in frames:
+            peer.recv(65536)
+            peer.sendall(each)
+        peer.recv(65536)
+
+
+def closes(code: int, text: str) -> bytes:
+    return frame(SPEC.Close(code, text, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("frames", "refused", "says"),
+    [
+        ([GREETING], False, "cut during the login"),
+        ([GREETING, TUNE], False, "cut during the login"),
+        ([GREETING, closes(403, "ACCESS_REFUSED - Login was refused")], True, "user and password"),
+        ([GREETING, closes(320, "CONNECTION_FORCED - going down")], False, "320 CONNECTION_FORCED"),
+        ([GREETING, TUNE + closes(541, "INTERNAL_ERROR - vhost '/' is down")], False, "is down"),
+        ([GREETING, TUNE + closes(530, "NOT_ALLOWED - vhost not found")], True, "virtual host '/'"),
+    ],
+    ids=["cut", "cut late", "403", "320", "541", "530"],
+)
+def test_only_a_login_that_was_refused_is_a_refused_login(
+    frames: list[bytes], refused: bool, says: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener, *frames))
+        thread.start()
+        address = Address(host="127.0.0.1", port=listener.getsockname()[1])
+        with pytest.raises(ConnectFailed) as caught:
+            Session((address,), timeout=5).open()
+        thread.join()
+    assert isinstance(caught.value, LoginRefused) is refused
+    assert says in str(caught.value)
 
 
 def test_the_urls_own_timeout_wins() -> None:
@@ -160,3 +216,11 @@ def test_leaving_a_broker_that_stops_answering_has_a_deadline(fresh_broker: OwnB
             fresh_broker.pause()
     finally:
         fresh_broker.resume()
+
+
+def test_what_ends_the_whole_connection_over_a_request_is_a_refusal(
+    session: Session, queue_name: str
+) -> None:
+    with pytest.raises(OperationRefused, match="exchange type") as caught:
+        session.declare(DeclareExchange(queue_name, "no-such-type"))
+    assert caught.value.code == 503

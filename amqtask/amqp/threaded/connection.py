@@ -40,6 +40,11 @@ REOPEN_BASE = 0.02  # seconds before a new channel when the broker closed the la
 REOPEN_CAP = 1.0
 SILENT_CHECKS = 4  # half heartbeats without a byte after which the broker is taken for gone
 CLOSE_TIMEOUT = 2.0  # seconds a broker gets to answer a close
+_CLOSED = re.compile(r"ConnectionClosedByBroker: \((?P<code>\d+)\) (['\"])(?P<text>.*)\2")
+_GUESSES: dict[type[BaseException], int] = {
+    pika.exceptions.ProbableAuthenticationError: failures.ACCESS_REFUSED,
+    pika.exceptions.ProbableAccessDeniedError: failures.NOT_ALLOWED,
+}
 
 
 class Connection:
@@ -387,16 +392,13 @@ def connect_error(address: Address, reason: BaseException | str) -> ConnectFaile
         if cause in seen:
             continue
         seen.append(cause)
-        if isinstance(
-            cause,
-            (pika.exceptions.ProbableAuthenticationError, pika.exceptions.AuthenticationError),
-        ):
-            return failures.login_refused(address, failures.ACCESS_REFUSED)
-        if isinstance(cause, pika.exceptions.ProbableAccessDeniedError) or (
-            isinstance(cause, pika.exceptions.ConnectionClosedByBroker)
-            and cause.reply_code in (failures.ACCESS_REFUSED, failures.NOT_ALLOWED)
-        ):
-            return failures.login_refused(address, failures.NOT_ALLOWED)
+        closed = _close_in_handshake(cause)
+        if closed is not None:
+            code, text = closed
+            if code in (failures.ACCESS_REFUSED, failures.NOT_ALLOWED):
+                return failures.login_refused(address, code)
+            # not about us: a virtual host that is being started (541), a broker that shuts down (320)
+            return failures.turned_away(address, f"{code} {text}" if code else text)
         if isinstance(cause, ssl.SSLError):
             return failures.tls_failed(address, cause)
         causes += [part for part in cause.args if isinstance(part, BaseException)]
@@ -409,6 +411,26 @@ def connect_error(address: Address, reason: BaseException | str) -> ConnectFaile
     if not text:
         text = str(seen[-1]) or type(seen[-1]).__name__ if seen else str(reason)
     return failures.unreachable(address, text)
+
+
+def _close_in_handshake(cause: BaseException) -> tuple[int, str] | None:
+    """The code and text with which the broker ended the handshake (code 0: without a word); ``None`` for other causes.
+
+    Of a close and of a broken connection pika makes the same error, which guesses, and keeps the difference as text only.
+    """
+    if isinstance(cause, pika.exceptions.ConnectionClosedByBroker):
+        return cause.reply_code, cause.reply_text
+    if isinstance(cause, pika.exceptions.AuthenticationError):
+        return failures.ACCESS_REFUSED, ""  # the broker offers no way to log in that we know
+    guess = _GUESSES.get(type(cause))
+    if guess is None:
+        return None
+    found = _CLOSED.search(str(cause))
+    if found is None:
+        return 0, "the connection was cut during the login"
+    # some brokers say 403 of a virtual host, too
+    code = int(found["code"])
+    return (guess if code == failures.ACCESS_REFUSED else code), found["text"]
 
 
 def lost_error(address: Address, reason: BaseException) -> BrokerError:
