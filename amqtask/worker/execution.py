@@ -484,6 +484,8 @@ class Executor:
         place, self._place = self._place, -1
         if key is not None and place < 0:
             place = self._journal.begin(key[1])
+        if settlement is DONE and key is not None:
+            self._journal.safe(place, key[1])
         self._settler.post(delivery, settlement, key, place)
 
     def _wants_result(self, head: Head, task: AnyTask | None) -> bool:

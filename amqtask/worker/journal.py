@@ -3,7 +3,9 @@
 The broker redelivers a message whose ack it never saw. Whether its task has run is known to the child that ran it, but the
 redelivery may go to any other. So each child writes, into a ring of its own, one word per execution: a hash of what
 identifies it, and its state. The word is written before the slot says that the task ended, and changed when all that
-follows from it is confirmed; so at no moment is an execution neither on the board nor in the journal.
+follows from it is confirmed; so at no moment is an execution neither on the board nor in the journal. An execution from which
+nothing follows but its ack is *safe* at once: acks leave a few milliseconds later, many together, and a child that the next
+task kills takes them with it; the tasks before that one are not run again.
 
 *Settled* is not enough to answer a redelivery: a message that somebody sent again on purpose under the same id, after the
 first had ended, would then be acked without having run. What answers is *lost*: the execution's ack may not have reached the broker,
@@ -24,7 +26,7 @@ SIZE = 1024  # executions a child's ring holds, at least
 WINDOW = 60.0  # seconds; twice what a silent connection needs to be found dead with the default heartbeat
 
 _HEADER = 64  # bytes per seat
-_END, _YOUNG, _OLD = 0, 1, 2  # words of a header
+_END, _YOUNG, _OLD, _NEXT = 0, 1, 2, 3  # words of a header
 _HASH = ~0xFF & (2**64 - 1)  # the low byte holds the state
 # where the state's byte lies in a word, and the seven of the hash
 _STATE_AT, _HASH_AT = (0, 1) if sys.byteorder == "little" else (7, 0)
@@ -39,9 +41,11 @@ class Ended(enum.IntEnum):
     REJECTED = 3
     ACK_LOST = 4  # acked, and the broker may not know
     REJECT_LOST = 5
+    SAFE = 6  # ran to its end, and nothing follows from it but an ack, which was not sent yet
 
 
 _SETTLING, _ACKED, _REJECTED = int(Ended.SETTLING), int(Ended.ACKED), int(Ended.REJECTED)
+_SAFE, _ACK_LOST = int(Ended.SAFE), int(Ended.ACK_LOST)
 _TO_LOST = int(Ended.ACK_LOST) - _ACKED
 
 
@@ -66,14 +70,19 @@ class SeatJournal:
 
     def open(self) -> None:
         """Go on where the seat's last child stopped. Called once by a child after its fork."""
-        self._next = itertools.count(self._header[_END]).__next__
+        self._next = itertools.count(self._header[_NEXT]).__next__
         self._turned = time.monotonic()
 
     def begin(self, mark: int) -> int:
         """Note that an execution ended and is being settled; return its place. Call before ``Slot.end``."""
         place = self._next()
         self._ring[place % self._size] = mark | _SETTLING
+        self._header[_NEXT] = place + 1
         return place
+
+    def safe(self, place: int, mark: int) -> None:
+        """Note that nothing follows from an execution but its ack. Call before the settlement is handed over."""
+        self._ring[place % self._size] = mark | _SAFE
 
     def settled(self, place: int, mark: int, *, acked: bool, lost: bool) -> None:
         """Note that everything that follows from an execution is safe. Call before the verdict is sent.
@@ -85,9 +94,8 @@ class SeatJournal:
             lost: the delivery's channel is gone, so that the broker will not hear of it.
         """
         at = place % self._size
-        if (
-            self._ring[at] == mark | _SETTLING
-        ):  # else so many others ended meanwhile that it was overwritten
+        if self._ring[at] in (mark | _SETTLING, mark | _SAFE):
+            # else so many others ended meanwhile that it was overwritten
             self._ring[at] = mark | (_ACKED if acked else _REJECTED) + (_TO_LOST if lost else 0)
         if place >= self._header[_END]:
             self._header[_END] = place + 1
@@ -95,7 +103,7 @@ class SeatJournal:
     def withdraw(self, place: int, mark: int) -> None:
         """Forget an execution: its message is to come again."""
         at = place % self._size
-        if self._ring[at] == mark | _SETTLING:
+        if self._ring[at] in (mark | _SETTLING, mark | _SAFE):
             self._ring[at] = 0
 
     def turn(self, now: float) -> None:
@@ -115,11 +123,14 @@ class SeatJournal:
                 ring[at] += _TO_LOST
 
     def bury(self) -> None:
-        """The child is dead: what it was settling is lost with it, what it had settled may come again. The supervisor only."""
+        """The child is dead: what it was settling is lost with it, what was safe may come again. The supervisor only."""
         ring = self._ring
         for at, word in enumerate(ring):
-            if word & 0xFF == _SETTLING:
+            state = word & 0xFF
+            if state == _SETTLING:
                 ring[at] = 0
+            elif state == _SAFE:
+                ring[at] += _ACK_LOST - _SAFE
         self.lose()
 
     def release(self) -> None:
@@ -156,7 +167,7 @@ class Journal:
         return self._seats[index]
 
     def find(self, mark: int) -> Ended:
-        """Return what the node knows of an execution; any thread. Costs some microseconds per child: for redeliveries only."""
+        """Return what the node knows of an execution, never ``SAFE``; any thread. Costs some microseconds per child: for redeliveries only."""
         memory = self._memory
         pattern = mark.to_bytes(8, sys.byteorder)[_HASH_AT : _HASH_AT + 7]
         found = Ended.UNKNOWN
@@ -168,7 +179,8 @@ class Journal:
                 if state in (Ended.ACK_LOST, Ended.REJECT_LOST):
                     return Ended(state)
                 if state and found is not Ended.SETTLING:
-                    found = Ended(state)
+                    # for whoever asks, safe is settling: its child, or the supervisor, will tell how it ended
+                    found = Ended.SETTLING if state == _SAFE else Ended(state)
             at = memory.find(pattern, at + 1)
         return found
 

@@ -380,6 +380,20 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def ports(pid: int) -> set[int]:
+    """The ports of a process's own TCP connections over IPv4, at its end."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            inodes.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        _, local, *more = line.split()
+        if more[7] in inodes:
+            found.add(int(local.partition(":")[2], 16))
+    return found
+
+
 def alive(pids: Sequence[int]) -> list[int]:
     """Those that exist and are no zombies."""
     found = []

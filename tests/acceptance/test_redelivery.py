@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from amqtask.testing.proxy import Proxy
-from tests.acceptance.nodes import Node, Place
+from tests.acceptance.nodes import Node, Place, ports
 from tests.brokers import Broker
 from tests.waiting import eventually
 
@@ -28,17 +28,27 @@ HELD = "runs in this node already, not started again"
 
 
 def cut_until_held(proxy: Proxy, node: Node, times: int = 1) -> None:
-    """Cut the node's connections until another child than the one that runs the task has got its message."""
+    """Cut connections until another child than the one that runs the first task has got its message.
+
+    After a cut of all it goes to whichever child is back first. When that is the one that runs the task, where it waits behind
+    it, that child alone is cut off: then only the others can get it.
+    """
+    known = node.reconnected()
+    assert proxy.cut()
+    node.reconnected(known + 2)
+    runs = node.place.pids()[0]
 
     def held() -> bool:
+        with contextlib.suppress(AssertionError):
+            node.says(HELD, 1.0, times)
+            return True
         known = node.reconnected()
-        assert proxy.cut()
-        node.reconnected(known + 2)
-        with contextlib.suppress(AssertionError):  # it went to the child that runs it, behind that
-            node.says(HELD, 0.7, times)
-        return len(node.records(HELD)) >= times
+        theirs = ports(runs)
+        assert proxy.cut(*(link.number for link in proxy.links if link.client in theirs))
+        node.reconnected(known + 1)
+        return False
 
-    eventually(held, 20)
+    eventually(held, 30)
 
 
 def answered(node: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -37,7 +38,9 @@ def written(broker: Broker) -> list[Record]:
     end = record(Kind.MARK)
     tell(broker, end)
     found: list[Record] = []
-    with broker.channel() as channel:
+    connection = broker.connect()
+    try:
+        channel = connection.channel()
         channel.basic_qos(prefetch_count=100)
         for method, _, body in channel.consume(
             STREAM, arguments={"x-stream-offset": "first"}, inactivity_timeout=10
@@ -48,6 +51,10 @@ def written(broker: Broker) -> list[Record]:
             found.append(decode(body))
             if found[-1].event == end.event:
                 return found
+    finally:
+        # pika rejects what has come behind the end, and RabbitMQ 3.10 answers a reject of a stream's entry with 540
+        with contextlib.suppress(pika.exceptions.AMQPConnectionError):
+            connection.close()
     raise AssertionError("the stream ended")
 
 
@@ -163,11 +170,9 @@ def test_the_neighbours_of_a_task_that_kills_its_process(place: Places, kind: st
     at.everything_done(names)
     assert node.stop() == 0
 
-    done = at.count("end")
-    assert set(done) == set(names)
-    # an ack that its child took to the grave; the node remembers what it has finished, so there is next to nothing
-    assert sum(done.values()) - len(names) <= 3
-    assert at.count("start")["x"] == 3
+    # acks that a child took to the grave are no reason to run anything again: the node remembers what it has finished
+    assert at.count("end") == Counter(names)
+    assert at.count("start") == Counter(names) + Counter(x=3)
     assert [line["task_id"] for line in node.records("child crashed")] == [poison.id] * 3
     assert not node.records("crash loop, backing off")
     properties, _ = at.dead_letter()

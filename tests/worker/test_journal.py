@@ -83,10 +83,42 @@ def test_what_a_dead_child_was_settling_is_lost_with_it(journal: Journal) -> Non
     assert journal.find(mark_of(("id-2",))) is Ended.UNKNOWN
     # who takes the seat next goes on behind what is there
     seat.open()
-    for number in range(15):
+    for number in range(14):
         ended(seat, mark_of((number,)))
     assert journal.find(MARK) is Ended.ACK_LOST
-    ended(seat, mark_of((15,)))
+    ended(seat, mark_of((14,)))
+    assert journal.find(MARK) is Ended.UNKNOWN
+
+
+def test_what_was_safe_outlives_its_child_and_the_next_one_writes_behind_it(
+    journal: Journal,
+) -> None:
+    seat = journal.seat(2)
+    safe = [mark_of(("safe", number)) for number in range(3)]
+    for mark in safe:
+        seat.safe(seat.begin(mark), mark)
+    assert {journal.find(mark) for mark in safe} == {Ended.SETTLING}  # its child is about to ack it
+
+    seat.bury()
+
+    assert {journal.find(mark) for mark in safe} == {Ended.ACK_LOST}
+    seat.open()
+    for number in range(13):
+        ended(seat, mark_of((number,)))
+    assert {journal.find(mark) for mark in safe} == {Ended.ACK_LOST}
+
+
+def test_what_is_safe_ends_as_anything_else_does(journal: Journal) -> None:
+    seat = journal.seat(0)
+    for lost, found in ((False, Ended.ACKED), (True, Ended.ACK_LOST)):
+        mark = mark_of(("safe", lost))
+        place = seat.begin(mark)
+        seat.safe(place, mark)
+        seat.settled(place, mark, acked=True, lost=lost)
+        assert journal.find(mark) is found
+    place = seat.begin(MARK)
+    seat.safe(place, MARK)
+    seat.withdraw(place, MARK)
     assert journal.find(MARK) is Ended.UNKNOWN
 
 
