@@ -368,9 +368,9 @@ class Child:
             return
         self._draining = True
         self._context.draining()
+        self._consumer.stop(self._pool.stop)  # first, or the broker could deliver them here again
         self._io_give_back(self._pool.take_back())
         self._io_give_back(self._running_elsewhere.finish())
-        self._consumer.stop(self._pool.stop)
         # A broker that hangs does not answer the cancel: what it still sends is given back.
         self._io.call_later(CLOSE_GRACE, self._pool.stop)
 
@@ -435,13 +435,13 @@ class Child:
     def _io_leave(self, ended: tuple[ports.Delivery, Settlement, Key], code: ChildExit) -> None:
         """Settle the task that was taken from the slot, give the rest back, and end the process that is stuck in it."""
         self._settler.settle_now(*ended)
-        self._io_give_back(self._pool.take_back())
-        self._io_give_back(self._running_elsewhere.drop())
         self._consumer.stop(
             lambda: self._settler.when_idle(
                 lambda: self._consumer.close(lambda: os._exit(int(code)))
             )
         )
+        self._io_give_back(self._pool.take_back())
+        self._io_give_back(self._running_elsewhere.drop())
 
 
 def _noted(_signal: int, _frame: object) -> None:
