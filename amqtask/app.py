@@ -82,8 +82,8 @@ R = TypeVar("R")
 BROKER_URL_VARIABLE = "AMQTASK_BROKER_URL"
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost//"
 CLOSE_TIMEOUT = 10.0  # seconds
-# Delayed tasks of a batch that may be on their way to the broker at a time. What waits here for its confirm is late by as
-# long; more than these would make it no faster.
+# Delayed tasks of a batch that may be on their way to the broker at a time. What waits in the broker's socket is late by as
+# long, and more than these would make it no faster.
 DELAYED_WINDOW = 250
 
 # The innermost ``with app.batch():`` and ``async with app.abatch():`` of this context.

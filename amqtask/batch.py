@@ -34,10 +34,11 @@ class Batch:
         self._first: AmqtaskError | None = None
 
     def room(self, most: int) -> None:
-        """Wait until fewer than ``most`` are on their way.
+        """Wait until fewer than ``most`` are on their way, and no more than ``submit`` lets through without waiting.
 
         For what must be on its way soon once it is made: a delayed task waits from the moment the broker has it.
         """
+        most = min(most, self._most)
         if self._left >= most:
             with self._changed:
                 self._wait_for(most // 2)

@@ -131,7 +131,8 @@ class AsyncBatch:
         self._first: AmqtaskError | None = None
 
     async def room(self, most: int) -> None:
-        """Wait until fewer than ``most`` are under way."""
+        """Wait until fewer than ``most``, and no more than the window, are under way."""
+        most = min(most, self._window)
         while len(self._tasks) >= most:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from amqtask.errors import (
     TopologyConflict,
     Unroutable,
 )
+from amqtask.testing.proxy import Proxy
 from amqtask.topology import plan
 from amqtask.topology.ladder import STEPS
 from amqtask.topology.plan import DeclareQueue
@@ -339,6 +341,48 @@ def test_a_user_without_configure_permission(alone: App, broker: Broker, queue_n
         eventually(lambda: depth(broker, queue_name) == 3, 10)
     finally:
         broker.api("DELETE", f"/api/users/{user}")
+
+
+@pytest.mark.parametrize("how", ["threads", "asyncio"])
+def test_what_waits_for_the_broker_is_due_no_later(
+    alone: App, broker: Broker, queue_name: str, how: str
+) -> None:
+    """The broker comes a second after the tasks were sent, and has no ladder yet."""
+    with (
+        Proxy.before(broker.url) as way,
+        App(
+            alone.name,
+            broker_url=way.url,
+            task_default_queue=queue_name,
+            task_ignore_result=True,
+            publish_window=20,
+        ) as app,
+    ):
+        way.refuse()
+        opening = threading.Timer(1.0, way.accept)
+
+        async def send() -> None:
+            async with app.abatch():
+                for _ in range(10):
+                    await app.asend_task("t", (), countdown=4.0)
+            await app.aclose()
+
+        began = time.monotonic()
+        opening.start()
+        if how == "threads":
+            with app.batch():
+                for _ in range(10):
+                    app.send_task("t", (), countdown=4.0)
+        else:
+            asyncio.run(send())
+        opening.join()
+        sent = time.monotonic() - began
+        assert depth(broker, queue_name) == 0
+        eventually(lambda: depth(broker, queue_name) == 10, 20, interval=0.02)
+        took = time.monotonic() - began
+
+    assert sent >= 1.0
+    assert 4.0 <= took < 4.0 + 0.8, f"sent within {sent:.1f} s, there after {took:.1f} s"
 
 
 def test_without_a_broker(queue_name: str) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+import msgspec
+
 from amqtask.amqp import failures
 from amqtask.amqp.declaration import declaration_text
+from amqtask.core.message import Publication
 from amqtask.errors import OperationRefused, TopologyConflict, Unroutable
 from amqtask.log import get_logger
 from amqtask.topology import plan
-from amqtask.topology.ladder import Ladder
+from amqtask.topology.ladder import TICK, Ladder
 from amqtask.topology.plan import Declaration, DeclareExchange, DeclareQueue
 
 log = get_logger("amqtask.amqp")
@@ -41,6 +44,25 @@ class Ways:
     def open(self, queue: str, now: float) -> bool:
         """Whether a message for the queue may be published into the ladder now."""
         return self._declared and self._bound.get(queue, now) > now
+
+    def in_time(
+        self, publication: Publication, since: float, now: float
+    ) -> tuple[Publication, float]:
+        """A publication into the ladder as it is to be sent now, and the time its delay counts from then.
+
+        What waited for its way to be made, or for the broker to come back, enters the ladder so much lower.
+
+        Args:
+            publication: as it was made.
+            since: monotonic time when that was.
+            now: monotonic time.
+        """
+        ticks = int((now - since) / TICK)
+        if not ticks:
+            return publication, since
+        exchange, key = self.ladder.sooner(publication.routing_key, ticks)
+        moved = msgspec.structs.replace(publication, exchange=exchange, routing_key=key)
+        return moved, since + ticks * TICK
 
     def forget(self) -> None:
         """Somebody deleted the ladder, or part of it."""

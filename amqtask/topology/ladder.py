@@ -79,8 +79,21 @@ class Ladder(msgspec.Struct, frozen=True):
         A delay beyond ``LONGEST`` enters at the top; the message is early when it comes out and goes round again.
         """
         ticks = min(max(1, math.ceil(delay / TICK - 1e-6)), 2**STEPS - 1)
-        bits = f"{ticks:0{STEPS}b}"
-        return Entry(self.step(ticks.bit_length() - 1), f"{'.'.join(bits)}.{word(queue)}")
+        return self._at(ticks, word(queue))
+
+    def sooner(self, routing_key: str, ticks: int) -> Entry:
+        """Where a message enters that has waited for so many ticks before the broker had it.
+
+        Args:
+            routing_key: of its entry.
+            ticks: whole ones, so that it is not early for that.
+        """
+        held = int(routing_key[: 2 * STEPS].replace(".", ""), 2)
+        return self._at(max(1, held - ticks), routing_key[2 * STEPS :])
+
+    def _at(self, ticks: int, target: str) -> Entry:
+        bits = ".".join(f"{ticks:0{STEPS}b}")
+        return Entry(self.step(ticks.bit_length() - 1), f"{bits}.{target}")
 
     def target(self, queue: str) -> BindQueue:
         """The binding a queue needs to be given what is due in it."""

@@ -88,6 +88,16 @@ def test_what_is_too_long_enters_at_the_top(delay: float) -> None:
     assert LADDER.entry(delay, "q") == ("amqtask.shop.delay.27", "1." * 28 + "q")
 
 
+@given(st.floats(0, LONGEST), st.integers(0, 2**STEPS), QUEUES)
+def test_what_waited_elsewhere_enters_lower(delay: float, ticks: int, queue: str) -> None:
+    entry = LADDER.entry(delay, queue)
+    waited, reached = journey(delay, queue)
+    sooner = LADDER.sooner(entry.routing_key, ticks)
+
+    assert sooner == LADDER.entry(max(TICK, sum(waited) - ticks * TICK), queue)
+    assert reached == {queue}
+
+
 @given(st.lists(QUEUES, min_size=1, max_size=6, unique=True))
 def test_other_queues_do_not_get_it(queues: list[str]) -> None:
     _, reached = journey(0.3, queues[0], tuple(queues[1:]))

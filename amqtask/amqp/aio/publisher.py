@@ -53,14 +53,20 @@ class _Batch:
 class _Entry:
     """One publication on its way."""
 
-    __slots__ = ("again", "batch", "due_in", "properties", "publication")
+    __slots__ = ("again", "batch", "due_in", "properties", "publication", "since")
 
     def __init__(
-        self, publication: Publication, properties: bytes, batch: _Batch, due_in: str | None
+        self,
+        publication: Publication,
+        properties: bytes,
+        batch: _Batch,
+        since: float,
+        due_in: str | None,
     ) -> None:
         self.publication = publication
         self.properties = properties
         self.batch = batch
+        self.since = since  # monotonic time from which a delay in its routing key counts
         self.due_in = due_in
         self.again = False  # it came back from a ladder that was not whole, and has a second try
 
@@ -174,13 +180,14 @@ class AioPublisher:
         ]
         if not encoded:
             return
+        since = time.monotonic()
         loop = self._enter()
         batch = _Batch(len(encoded), loop.create_future())
         try:
             async with asyncio.timeout(timeout):
                 for publication, properties in zip(publications, encoded, strict=True):
                     await self._permits.acquire()
-                    self._hand_over(_Entry(publication, properties, batch, due_in))
+                    self._hand_over(_Entry(publication, properties, batch, since, due_in))
                 await batch.done
         except TimeoutError:
             raise batch.error or self._timeout_error() from None
@@ -280,6 +287,10 @@ class AioPublisher:
     def _send(self, link: Link, entries: list[_Entry]) -> None:
         chunks = []
         for entry in entries:
+            if entry.due_in is not None:
+                entry.publication, entry.since = self._ways.in_time(
+                    entry.publication, entry.since, time.monotonic()
+                )
             publication = entry.publication
             try:
                 chunks.append(

@@ -56,19 +56,21 @@ GRACE = 5.0  # seconds beyond a publish timeout in which the I/O thread must hav
 class _Entry:
     """One publication on its way. Written by the I/O thread only, after it was handed over."""
 
-    __slots__ = ("again", "deadline", "due_in", "on_settled", "properties", "publication")
+    __slots__ = ("again", "deadline", "due_in", "on_settled", "properties", "publication", "since")
 
     def __init__(
         self,
         publication: Publication,
         properties: bytes,
         on_settled: Settled,
+        since: float,
         deadline: float | None,
         due_in: str | None,
     ) -> None:
         self.publication = publication
         self.properties = properties
         self.on_settled = on_settled
+        self.since = since  # monotonic time from which a delay in its routing key counts
         self.deadline = deadline
         self.due_in = due_in
         self.again = False  # it came back from a ladder that was not whole, and has a second try
@@ -205,10 +207,10 @@ class ThreadedPublisher:
             ConnectionLost: the publisher is closed.
         """
         envelope = publication.envelope
-        deadline = None if timeout is None else time.monotonic() + timeout
-        entry = _Entry(
-            publication, frames.encode_properties(envelope.properties), on_settled, deadline, due_in
-        )
+        now = time.monotonic()
+        deadline = None if timeout is None else now + timeout
+        properties = frames.encode_properties(envelope.properties)
+        entry = _Entry(publication, properties, on_settled, now, deadline, due_in)
         if self._backlog() >= self._buffer and not self._io.inside:
             self._wait_for_space(deadline)
         if self._closed:
@@ -366,6 +368,10 @@ class ThreadedPublisher:
         frame_max = self._connection.raw.params.frame_max
         chunks = []
         for entry in entries:
+            if entry.due_in is not None:
+                entry.publication, entry.since = self._ways.in_time(
+                    entry.publication, entry.since, time.monotonic()
+                )
             publication = entry.publication
             if not self._fast:
                 self._send_by_pika(entry, frame_max)
