@@ -260,10 +260,10 @@ def _fill(at: Place, queue: str) -> None:
 
 
 def _sent(at: Place, what: str) -> AsyncResult[Any] | None:
-    """The handle of a task, unless its queue is not there yet."""
+    """The handle of a task, unless its queue is not there yet, or (a nack) is just going."""
     try:
         sent: AsyncResult[Any] = at.send("note", what)
-    except Unroutable:
+    except (Unroutable, PublishNacked):
         return None
     return sent
 
