@@ -554,6 +554,7 @@ class App:
             self.addresses,
             name=f"{self.name} {self._origin}",
             timeout=self.settings.publish_timeout,
+            patience=self.settings.publish_timeout,
         ) as session:
             session.declare(verdict_stream(self.settings))
 

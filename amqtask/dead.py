@@ -23,6 +23,7 @@ from amqtask.core.letters import Filter, Letter
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.errors import (
     ConfigurationError,
+    ConfirmTimeout,
     ConnectFailed,
     ConnectionLost,
     DecodeError,
@@ -340,7 +341,7 @@ class Mover:
             return False
         if returned:
             # Gone since we looked. The acks have been carried out, so what came back is nowhere else now.
-            transfer.publish_all([_as_it_was(queue, move.delivery) for move in returned])
+            self._put_back(transfer, [_as_it_was(queue, move.delivery) for move in returned])
             tally.put_back += len(returned)
         moved = [move for _, move in batch if move not in returned]
         tally.done += len(moved)
@@ -361,11 +362,11 @@ class Mover:
         """A target refused part of the batch, and all of it is off the dead letters: put it back."""
         names = ", ".join(map(repr, targets))
         if len(batch) == 1:
-            transfer.publish_all([_as_it_was(queue, batch[0][1].delivery)])
+            self._put_back(transfer, [_as_it_was(queue, batch[0][1].delivery)])
             tally.put_back += 1
         else:
             why = f"queue {names} refused some of the batch it was sent with"
-            transfer.publish_all([_in_doubt(queue, found, why) for found, _ in batch])
+            self._put_back(transfer, [_in_doubt(queue, found, why) for found, _ in batch])
             tally.doubtful += len(batch)
         _stop(tally, Stopped.FULL, f"Queue {names} refuses messages: it is full. Run the command again when there is room.")  # fmt: skip
 
@@ -374,28 +375,60 @@ class Mover:
     ) -> None:
         """The connection went in the middle of a transaction: see what is left, and put back what cannot be told."""
         _stop(tally, Stopped.LOST, f"{error} Run the command again to go on with the rest.")
-        with self._again(error) as transfer:
-            _settled(transfer, queue)
-            there = Counter(_mark(delivery) for delivery in transfer.read(queue))
-            transfer.give_back()
-            doubtful: list[Publication | Raw] = []
-            for found, move in batch:
-                mark = _mark(move.delivery)
-                if there[mark]:
-                    there[mark] -= 1  # nothing was done about it
-                elif move.to is None:
-                    tally.done += 1
-                else:
-                    why = f"the connection was lost while it was sent to {move.to.routing_key!r}"
-                    doubtful.append(_in_doubt(queue, found, why))
-            transfer.publish_all(doubtful)
-            tally.doubtful += len(doubtful)
+        while True:
+            with self._again(error) as transfer:
+                try:
+                    there = self._what_is_there(transfer, queue)
+                except ConnectionLost as again:
+                    error = again
+                    continue
+                doubtful: list[Publication | Raw] = []
+                for found, move in batch:
+                    mark = _mark(move.delivery)
+                    if there[mark]:
+                        there[mark] -= 1  # nothing was done about it
+                    elif move.to is None:
+                        tally.done += 1
+                    else:
+                        why = (
+                            f"the connection was lost while it was sent to {move.to.routing_key!r}"
+                        )
+                        doubtful.append(_in_doubt(queue, found, why))
+                self._put_back(transfer, doubtful)
+                tally.doubtful += len(doubtful)
+                return
 
-    def _again(self, error: ConnectionLost) -> Transfer:
+    @staticmethod
+    def _what_is_there(transfer: Transfer, queue: str) -> Counter[str]:
+        _settled(transfer, queue)
+        there = Counter(_mark(delivery) for delivery in transfer.read(queue))
+        transfer.give_back()
+        return there
+
+    def _put_back(self, transfer: Transfer, publications: Sequence[Publication | Raw]) -> None:
+        """Publish what is nowhere else, again and again while the network cuts it: twice rather than never.
+
+        Raises:
+            BrokerError: the broker did not come back, or refuses them for good.
+        """
+        try:
+            transfer.publish_all(publications)
+            return
+        except (ConnectionLost, ConfirmTimeout) as first:
+            error: ConnectionLost | ConfirmTimeout = first
+        while True:
+            with self._again(error) as another:
+                try:
+                    another.publish_all(publications)
+                    return
+                except ConnectionLost as again:
+                    error = again
+
+    def _again(self, error: ConnectionLost | ConfirmTimeout) -> Transfer:
         """A new connection to a broker that may have to start first.
 
         Raises:
-            ConnectionLost: it did not come back.
+            ConnectionLost, ConfirmTimeout: it did not come back; what this was about.
         """
         deadline = time.monotonic() + RECONNECT
         while True:

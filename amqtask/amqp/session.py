@@ -1,11 +1,13 @@
 """A short, blocking conversation with the broker: declare, look, purge. For commands and for a worker's start.
 
-Every call has a deadline; every answer the broker can give becomes a value or one of amqtask's errors. Nothing here is on
-the path of a task.
+Every call has a deadline; every answer the broker can give becomes a value or one of amqtask's errors. A session with
+patience outlives its connection: declaring, looking and deleting are done again on a new one, because doing them twice is
+the same as once. Nothing here is on the path of a task.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -24,12 +26,16 @@ from amqtask.amqp.threaded.connection import (
     connection_parameters,
     lost_error,
     release,
+    was_cut,
 )
 from amqtask.amqp.threaded.seams import PlainConnection
-from amqtask.errors import ConnectFailed, OperationRefused
+from amqtask.errors import ConnectFailed, ConnectionLost, LoginRefused, OperationRefused
 from amqtask.topology.plan import Declaration
 
 T = TypeVar("T")
+
+LOGINS = 3  # attempts, where something answers and the login is cut; more would hide that it is no RabbitMQ
+PAUSE = 0.2  # seconds between two attempts to connect
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -67,16 +73,24 @@ class Session:
         addresses: brokers, tried once each, in order.
         name: the connection's name in the broker's management.
         timeout: seconds for connecting and for each operation.
+        patience: seconds that a connection which was lost gets to come back, for each operation; 0 gives up at once. What
+            else than the connection is gone with it, exclusive queues for one, does not come back.
     """
 
     _connection_class: ClassVar[type[PlainConnection]] = PlainConnection
 
     def __init__(
-        self, addresses: Sequence[Address], *, name: str = "amqtask", timeout: float = 10.0
+        self,
+        addresses: Sequence[Address],
+        *,
+        name: str = "amqtask",
+        timeout: float = 10.0,
+        patience: float = 0.0,
     ) -> None:
         self._addresses = tuple(addresses)
         self._name = name
         self._timeout = timeout
+        self._patience = patience
         self._connection: Any = None
         self._impl: Any = None
         self._channel: Any = None
@@ -86,12 +100,25 @@ class Session:
         return self if self._connection is not None else self.open()
 
     def open(self) -> Self:
-        """Connect to the first broker that answers.
+        """Connect to the first broker that answers. With patience, a login that the network cuts is begun again.
 
         Raises:
             LoginRefused, ConnectFailed: for the last address tried.
         """
+        for _ in range(LOGINS if self._patience else 1):
+            error, cut = self._dial()
+            if error is None:
+                return self
+            if not cut:
+                break
+            time.sleep(PAUSE)
+        assert error is not None
+        raise error from None
+
+    def _dial(self) -> tuple[ConnectFailed | None, bool]:
+        """Try each address once: the error, and whether it came after the broker was reached."""
         error: ConnectFailed | None = None
+        cut = False
         for address in self._addresses:
             try:
                 self._connection = pika.BlockingConnection(
@@ -104,14 +131,13 @@ class Session:
                 OSError,
                 RuntimeError,
             ) as reason:
-                error = connect_error(address, reason)
+                error, cut = connect_error(address, reason), was_cut(reason)
             else:
                 # What lies below the blocking adapter: it hides who the broker is, and has no deadline for an answer.
                 self._impl = self._connection._impl  # noqa: SLF001  # the adapter offers no other way to it
                 self.address = address
-                return self
-        assert error is not None
-        raise error from None
+                return None, False
+        return error, cut and not isinstance(error, LoginRefused)
 
     def __exit__(
         self,
@@ -119,6 +145,9 @@ class Session:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         if self._connection is not None and self._connection.is_open:
             try:
                 with self._deadline():
@@ -181,11 +210,11 @@ class Session:
         return True
 
     def purge(self, name: str) -> int:
-        """Delete the ready messages of a queue; returns how many."""
-        return int(self._do(lambda channel: channel.queue_purge(name)).method.message_count)
+        """Delete the ready messages of a queue; returns how many. Not tried twice: the number would be another."""
+        return int(self._once(lambda channel: channel.queue_purge(name)).method.message_count)
 
     def delete_queue(self, name: str) -> int:
-        """Delete a queue; returns how many messages went with it."""
+        """Delete a queue; returns how many messages went with it, if the connection held meanwhile."""
         return int(self._do(lambda channel: channel.queue_delete(name)).method.message_count)
 
     def delete_exchange(self, name: str) -> None:
@@ -206,7 +235,7 @@ class Session:
                 channel.confirm_delivery()
             channel.basic_publish(exchange, routing_key, body)
 
-        self._do(send)
+        self._once(send)
 
     def take(self, name: str) -> Taken | None:
         """Take one message off a queue, acked at once, or ``None`` when it is empty: for checks, not for tasks.
@@ -214,10 +243,42 @@ class Session:
         Raises:
             OperationRefused: the user may not read it, or there is no such queue.
         """
-        method, properties, body = self._do(lambda channel: channel.basic_get(name, auto_ack=True))
+        method, properties, body = self._once(
+            lambda channel: channel.basic_get(name, auto_ack=True)
+        )
         return None if method is None else Taken(body, dict(properties.headers or {}))
 
     def _do(self, operation: Callable[[Any], T]) -> T:
+        """Carry out what may be carried out twice."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return self._once(operation)
+            except ConnectionLost as error:
+                if time.monotonic() >= deadline:
+                    raise
+                self._come_back(error, deadline)
+
+    def _come_back(self, error: ConnectionLost, deadline: float) -> None:
+        """Connect again, to a broker that may have to start first.
+
+        Raises:
+            LoginRefused: it lets us in no more.
+            ConnectionLost: none answered in time; it is the reason why this was tried.
+        """
+        self._hang_up()
+        while True:
+            try:
+                self.open()
+                return
+            except LoginRefused:
+                raise
+            except ConnectFailed:
+                if time.monotonic() >= deadline:
+                    raise error from None
+                time.sleep(PAUSE)
+
+    def _once(self, operation: Callable[[Any], T]) -> T:
         try:
             with self._deadline():
                 if self._channel is None or not self._channel.is_open:
@@ -233,12 +294,18 @@ class Session:
         except (pika.exceptions.AMQPError, OSError) as reason:
             raise lost_error(self.address, reason) from None
 
+    def _require_open(self) -> None:
+        """What pika does not say of a connection that it lost before."""
+        if self._connection is None or not self._connection.is_open:
+            raise failures.lost(self.address, "it was found closed before")
+
     @contextmanager
     def _deadline(self) -> Iterator[None]:
         """Drop the connection when the block takes too long; what it waits for then fails.
 
         On the loop below, because the adapter's own timers do not run while it waits for an answer.
         """
+        self._require_open()
         loop, reason = self._impl.ioloop, f"no answer within {self._timeout:g} s"
         timer = loop.call_later(self._timeout, lambda: self._impl.abort(reason))
         try:

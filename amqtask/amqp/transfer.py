@@ -311,6 +311,7 @@ class Transfer(Session):
 
     def _pump(self, done: Callable[[], bool], seconds: float) -> None:
         """Let frames in and out until ``done``, or for so many seconds."""
+        self._require_open()
         expired: list[bool] = []
         loop = self._impl.ioloop
         timer = loop.call_later(seconds, lambda: expired.append(True))

@@ -215,11 +215,13 @@ class Target:
         return Transfer(self.addresses(topology), name="amqtask command", timeout=SECONDS)
 
     def session(self, topology: Topology | None = None) -> Session:
-        """A conversation with the broker, to be used in a ``with`` block.
+        """A conversation with the broker, to be used in a ``with`` block. It outlives a connection that is cut.
 
         Raises:
             ConfigurationError: as ``addresses``.
         """
         from amqtask.amqp.session import Session
 
-        return Session(self.addresses(topology), name="amqtask command", timeout=SECONDS)
+        return Session(
+            self.addresses(topology), name="amqtask command", timeout=SECONDS, patience=SECONDS
+        )

@@ -37,6 +37,7 @@ NODES_PER_QUEUE = 2
 START = 60.0  # seconds in which all nodes must consume; a second or two, unless the machine is busy
 WORK = 45.0  # for the publisher
 STOP = 20.0  # for all nodes to end after SIGTERM
+PATIENCE = 10.0  # for a connection that is cut to come back
 GONE = 5.0  # for the broker to notice that the nodes are gone
 LOOK = 0.05  # seconds between two looks at the processes
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -107,7 +108,7 @@ class Demo:
     # ------------------------------------------------------------ the steps
 
     def _apply_topology(self) -> None:
-        with Session(app.addresses, name="shop demo") as session:
+        with self._session() as session:
             self._made = [name for name in app.topology.all_queues() if not session.queue(name)]
             self._made_exchanges = [
                 exchange.name
@@ -119,7 +120,7 @@ class Demo:
     def _start_nodes(self, logs: Path) -> None:
         began = time.monotonic()
         wanted = {}
-        with Session(app.addresses, name="shop demo") as session:
+        with self._session() as session:
             for queue in app.topology.queues:
                 # somebody else may consume there already
                 wanted[queue] = self._consumers(session, queue) + NODES_PER_QUEUE
@@ -189,7 +190,7 @@ class Demo:
         if not self._made and not self._made_exchanges:
             return
         kept = []
-        with Session(app.addresses, name="shop demo") as session:
+        with self._session() as session:
             deadline = time.monotonic() + GONE
             for name in self._made:
                 # the broker takes a moment to notice that a consumer is gone
@@ -271,6 +272,10 @@ class Demo:
                 said = f" What the nodes said last: {words}." if words else ""
                 raise Wrong(f"{otherwise} within {seconds:g} s.{said}")
             time.sleep(LOOK)
+
+    @staticmethod
+    def _session() -> Session:
+        return Session(app.addresses, name="shop demo", patience=PATIENCE)
 
     @staticmethod
     def _consumers(session: Session, queue: str) -> int:

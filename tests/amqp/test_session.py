@@ -16,7 +16,9 @@ import pytest
 from amqtask.amqp.address import Address
 from amqtask.amqp.session import QueueState, Session
 from amqtask.errors import ConnectFailed, ConnectionLost, LoginRefused, OperationRefused
+from amqtask.testing import Proxy
 from amqtask.topology.plan import BindExchange, BindQueue, DeclareExchange, DeclareQueue
+from tests.acceptance.nodes import background
 from tests.brokers import Broker, OwnBroker
 
 NOBODY = Address(host="127.0.0.1", port=1, password="s3cret")
@@ -196,6 +198,55 @@ def test_a_closed_connection_is_an_error_and_leaving_is_quiet(broker: Broker) ->
         broker.close_connection(name)
         with pytest.raises(ConnectionLost, match="CONNECTION_FORCED"):
             session.queue("q")
+        with pytest.raises(ConnectionLost, match="closed"):
+            session.queue("q")
+
+
+def test_a_session_with_patience_outlives_its_connection(broker: Broker, queue_name: str) -> None:
+    with (
+        Proxy.before(broker.url) as proxy,
+        Session((Address.parse(proxy.url),), patience=20) as session,
+    ):
+        for number in range(1, 4):
+            proxy.cut()
+            session.declare(DeclareQueue(queue_name))
+            proxy.cut()
+            assert session.queue(queue_name) == QueueState(queue_name, number - 1, 0)
+            session.publish("", queue_name, b"not tried twice")
+        proxy.cut()
+        with pytest.raises(ConnectionLost):
+            session.purge(queue_name)
+        assert session.queue(queue_name) == QueueState(queue_name, 3, 0)
+
+
+def test_a_login_that_is_cut_is_not_a_login_that_is_refused() -> None:
+    hello = bytes.fromhex("01 0000 0000 001a 000a000a 00 09 00000000 00000005") + b"PLAIN"
+    hello += bytes.fromhex("00000005") + b"en_US" + b"\xce"
+    hello = hello[:3] + (len(hello) - 8).to_bytes(4, "big") + hello[7:]
+
+    def cut_logins(listener: socket.socket, logins: list[bytes]) -> None:
+        for _ in range(4):
+            client, _ = listener.accept()
+            with client:
+                client.recv(100)
+                client.sendall(hello)
+                logins.append(client.recv(4096))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = Address(host="127.0.0.1", port=listener.getsockname()[1])
+        logins: list[bytes] = []
+        with background(lambda: cut_logins(listener, logins)):
+            with (
+                pytest.raises(ConnectFailed, match="cut during the login") as once,
+                Session((here,)),
+            ):
+                pass
+            with pytest.raises(ConnectFailed) as again, Session((here,), patience=5):
+                pass
+
+    assert len(logins) == 4, "one without patience, three with"
+    assert not isinstance(once.value, LoginRefused)
+    assert not isinstance(again.value, LoginRefused)
 
 
 def test_a_broker_that_stops_answering_has_a_deadline(fresh_broker: OwnBroker) -> None:

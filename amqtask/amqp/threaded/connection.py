@@ -385,13 +385,8 @@ def release(version: str | bytes) -> tuple[int, int, int]:
 
 def connect_error(address: Address, reason: BaseException | str) -> ConnectFailed:
     """What a failed attempt means for the user, without the password."""
-    causes = [reason] if isinstance(reason, BaseException) else []
-    seen: list[BaseException] = []
-    while causes:
-        cause = causes.pop()
-        if cause in seen:
-            continue
-        seen.append(cause)
+    causes = _causes(reason) if isinstance(reason, BaseException) else []
+    for cause in causes:
         closed = _close_in_handshake(cause)
         if closed is not None:
             code, text = closed
@@ -401,16 +396,38 @@ def connect_error(address: Address, reason: BaseException | str) -> ConnectFaile
             return failures.turned_away(address, f"{code} {text}" if code else text)
         if isinstance(cause, ssl.SSLError):
             return failures.tls_failed(address, cause)
+    text = next((str(cause) for cause in causes if isinstance(cause, OSError)), "")
+    if not text:
+        text = str(causes[-1]) or type(causes[-1]).__name__ if causes else str(reason)
+    return failures.unreachable(address, text)
+
+
+def was_cut(reason: BaseException) -> bool:
+    """Whether an attempt to connect reached somebody, and the connection broke before the login was through."""
+    lost = (pika.exceptions.StreamLostError, pika.exceptions.IncompatibleProtocolError)
+    return any(
+        # the second: so pika calls an end before the broker's first word
+        isinstance(cause, lost) or (_close_in_handshake(cause) or (1, ""))[0] == 0
+        for cause in _causes(reason)
+    )
+
+
+def _causes(reason: BaseException) -> list[BaseException]:
+    """An error and those that pika keeps in it, outermost first."""
+    seen: list[BaseException] = []
+    causes = [reason]
+    while causes:
+        cause = causes.pop()
+        if cause in seen:
+            continue
+        seen.append(cause)
         causes += [part for part in cause.args if isinstance(part, BaseException)]
         if isinstance(cause, connection_workflow.AMQPConnectionWorkflowFailed):
             causes += cause.exceptions
         inner = getattr(cause, "exception", None)
         if isinstance(inner, BaseException):
             causes.append(inner)
-    text = next((str(cause) for cause in seen if isinstance(cause, OSError)), "")
-    if not text:
-        text = str(seen[-1]) or type(seen[-1]).__name__ if seen else str(reason)
-    return failures.unreachable(address, text)
+    return seen
 
 
 def _close_in_handshake(cause: BaseException) -> tuple[int, str] | None:
