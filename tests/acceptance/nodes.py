@@ -112,6 +112,19 @@ class Place:
             check=False,
         )
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the app's to its end; there is nobody to ask."""
+        return subprocess.run(
+            [AMQTASK, "-A", "work", *arguments],
+            cwd=self.path,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
     def script(self, text: str, timeout: float = 60) -> str:
         """Run a program in the folder, as a service that imports the app; what it printed. It must succeed."""
         done = subprocess.run(
