@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -34,6 +35,9 @@ _OWN = {"private_node", "fresh_broker", "own", "outage", "chaos", "cluster", "pr
 def pytest_configure(config: pytest.Config) -> None:
     # Inherited by every process that a test starts, directly or not, and found again at the end.
     os.environ[_RUN] = uuid.uuid4().hex
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A script that runs the tests with & has it ignored, which every process that a test sends it to would inherit.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

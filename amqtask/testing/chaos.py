@@ -170,6 +170,8 @@ def run(options: Options, watcher: Watcher) -> Report:
         report = _Run(options, chosen, folder, node, url, watcher, version).go(stack)
         kept = not report.verdict.good
         if kept or options.keep:
+            text = msgspec.json.format(msgspec.json.encode(report), indent=2)
+            folder.joinpath("report.json").write_bytes(text)
             return msgspec.structs.replace(report, folder=str(folder))
         return report
 
