@@ -528,6 +528,8 @@ class Ledger:
         back = incident.back
         if back is None or not self._waiting(back):
             return None
+        if any(other.began < back < other.ended for other in incidents if other is not incident):
+            return None  # it happened while another held: that one's recovery counts
         ends = [
             run.ended for run in runs if run.whole and run.started >= back and run.ended is not None
         ]

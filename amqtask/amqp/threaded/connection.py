@@ -123,6 +123,19 @@ class Connection:
 
     # ------------------------------------------------------------ I/O thread
 
+    def start_over(self) -> None:
+        """Give up an attempt that may have died with the loop, and begin another.
+
+        pika raises into its loop when a broker resets the connection just as it comes about, and says no more of the attempt
+        until its time is over.
+        """
+        attempt = self._pika
+        if attempt is not None and not (
+            attempt.is_open or attempt.is_closing or attempt.is_closed
+        ):
+            self._pika = None
+            self._failed(failures.unreachable(self.address, "the attempt failed"))
+
     @property
     def channel(self) -> Channel | None:
         """The open channel, or ``None``."""

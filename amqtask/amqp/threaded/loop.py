@@ -28,11 +28,15 @@ logging.getLogger("pika").addHandler(logging.NullHandler())
 Callback = Callable[[], object]
 
 
-class Abandoned(Protocol):
-    """What holds a descriptor that a forked child must close."""
+class Member(Protocol):
+    """A connection on the loop."""
 
     def abandon(self) -> None:
         """Close the inherited descriptor quietly."""
+        ...
+
+    def start_over(self) -> None:
+        """The loop has failed, perhaps in the middle of an attempt to connect."""
         ...
 
 
@@ -46,7 +50,7 @@ class IoThread:
     def __init__(self, name: str) -> None:
         self.name = name
         self.loop = IOLoop()
-        self.connections: weakref.WeakSet[Abandoned] = weakref.WeakSet()
+        self.connections: weakref.WeakSet[Member] = weakref.WeakSet()
         self._posted: deque[Callback] = deque()
         self._awake = False  # a wake-up is under way; written by any thread, cleared by the I/O thread before it drains
         self._lock = threading.Lock()
@@ -124,6 +128,8 @@ class IoThread:
                 Exception
             ):  # the loop belongs to several connections: one must not end the others
                 log.exception("the I/O loop failed and goes on", thread=self.name)
+                for connection in list(self.connections):
+                    self._guard(connection.start_over)
             else:
                 return
 

@@ -426,3 +426,19 @@ def test_a_host_that_accepts_and_says_nothing_is_no_broker() -> None:
             pytest.raises(ConnectFailed, match=f"127.0.0.1:{port} .no answer yet"),
         ):
             out.publish(to_queue("q"), timeout=0.3)
+
+
+def test_an_attempt_that_dies_with_the_loop_is_followed_by_another() -> None:
+    def fail() -> None:
+        raise ValueError("as pika does when a connection is reset while it comes about")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(3)  # the attempt itself takes four
+        port = server.getsockname()[1]
+        with publisher(f"amqp://127.0.0.1:{port}//") as out:
+            out.submit(to_queue("q"), lambda _error: None, timeout=0.1)
+            first, _ = server.accept()
+            out._io.loop.add_callback_threadsafe(fail)
+            second, _ = server.accept()
+            first.close()
+            second.close()
