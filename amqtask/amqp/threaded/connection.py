@@ -130,9 +130,7 @@ class Connection:
         until its time is over.
         """
         attempt = self._pika
-        if attempt is not None and not (
-            attempt.is_open or attempt.is_closing or attempt.is_closed
-        ):
+        if attempt is not None and not (attempt.is_open or attempt.is_closing or attempt.is_closed):
             self._pika = None
             self._failed(failures.unreachable(self.address, "the attempt failed"))
 
