@@ -22,6 +22,7 @@ from amqtask.amqp.aio.declare import pave
 from amqtask.amqp.ways import PAVE_TIMEOUT, Ways
 from amqtask.core.confirms import InFlight
 from amqtask.core.message import Properties, Publication
+from amqtask.core.refusals import Refusals
 from amqtask.errors import (
     AmqtaskError,
     BrokerError,
@@ -124,6 +125,10 @@ class AioPublisher:
         self._parked: dict[str, list[_Entry]] = {}
         self._paver: asyncio.Task[None] | None = None
         self._ways = Ways(self._ladder)
+        self._refusals = Refusals()
+        self._refused: list[_Entry] = []  # nacked, to be sent again on the next channel
+        self._renewal: asyncio.TimerHandle | None = None
+        self._renewing = False  # nothing is sent on this channel any more
         self._link: Link | None = None  # with a channel in confirm mode
         self._channel = 0
         self._pump_due = False
@@ -190,6 +195,9 @@ class AioPublisher:
                     self._hand_over(_Entry(publication, properties, batch, since, due_in))
                 await batch.done
         except TimeoutError:
+            refused = next((entry for entry in self._refused if entry.batch is batch), None)
+            if refused is not None and batch.error is None:
+                raise failures.nacked(refused.publication) from None
             raise batch.error or self._timeout_error() from None
         finally:
             if batch.left:
@@ -209,7 +217,7 @@ class AioPublisher:
             pass  # the callers learn it below
         await self._connection.close()
         self._end_all(ConnectionLost("The publisher is closed."))
-        for task in (self._draining, self._paver):
+        for task in (self._draining, self._paver, self._renewal):
             if task is not None:
                 task.cancel()
 
@@ -243,6 +251,9 @@ class AioPublisher:
         kept = deque(entry for entry in self._waiting if entry.batch is not batch)
         given_up += len(self._waiting) - len(kept)
         self._waiting = kept
+        wanted = [entry for entry in self._refused if entry.batch is not batch]
+        given_up += len(self._refused) - len(wanted)
+        self._refused = wanted
         for parked in self._parked.values():
             left = [entry for entry in parked if entry.batch is not batch]
             given_up += len(parked) - len(left)
@@ -274,6 +285,10 @@ class AioPublisher:
         self._pump_due = False
         link = self._link
         waiting = self._waiting
+        if self._renewing:
+            if link is not None and not len(self._in_flight):
+                self._connection.renew_channel()
+            return
         while waiting and link is not None and link.wire.blocked is None:
             if link.congested:
                 self._pump_when_drained(link)
@@ -388,6 +403,9 @@ class AioPublisher:
         wire.on_blocked = self._blocked
         self._channel = channel.number
         self._link = link
+        self._renewing = False
+        self._waiting.extendleft(reversed(self._refused))
+        self._refused.clear()
         self._pave()
         self._pump_soon()
 
@@ -422,15 +440,33 @@ class AioPublisher:
             if self._suspects:
                 self._suspects -= 1
             if not ok:
-                self._settle(entry, failures.nacked(entry.publication))
+                self._nacked(entry)
             elif returned is not None:
                 if entry.due_in is not None and not entry.again:
                     self._try_again(entry, entry.due_in)
                 else:
                     self._settle(entry, failures.unroutable(entry.publication, returned))
             else:
+                if self._refusals:
+                    self._refusals.accepted(_target(entry))
                 self._settle(entry, None)
-        if self._waiting:
+        if self._waiting or self._renewing:
+            self._pump_soon()
+
+    def _nacked(self, entry: _Entry) -> None:
+        """Send it again on a new channel in a moment, unless what it leads to has refused for long."""
+        wait = self._refusals.refused(_target(entry), time.monotonic())
+        if wait is None or self._loop is None:
+            self._settle(entry, failures.nacked(entry.publication))
+            return
+        self._refused.append(entry)
+        if self._renewal is None:
+            self._renewal = self._loop.call_later(wait, self._renew)
+
+    def _renew(self) -> None:
+        self._renewal = None
+        if self._refused:  # else another channel has come meanwhile
+            self._renewing = True
             self._pump_soon()
 
     def _returned(self, returned: frames.Returned) -> None:
@@ -466,13 +502,18 @@ class AioPublisher:
             self._idle.set()
 
     def _end_all(self, error: BrokerError) -> None:
-        entries = [*self._in_flight.lost(), *self._waiting]
+        entries = [*self._in_flight.lost(), *self._waiting, *self._refused]
         self._waiting.clear()
+        self._refused.clear()
         for parked in self._parked.values():
             entries += parked
         self._parked.clear()
         for entry in entries:
             self._settle(entry, error)
+
+
+def _target(entry: _Entry) -> tuple[str, str]:
+    return entry.publication.exchange, entry.publication.routing_key
 
 
 def _same_message(sent: Properties, came_back: Properties) -> bool:

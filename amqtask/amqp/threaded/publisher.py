@@ -3,7 +3,8 @@
 Callers from any thread hand a publication over; the I/O thread sends it, follows its confirm and tells the caller. What
 was sent and not confirmed when a channel went is sent again with the same id on the next one, until its deadline. A channel
 that the broker closes over one message (a missing exchange, a refused permission, a body above the broker's limit) takes
-its neighbours with it, so those are then sent one at a time, until the one to blame is alone and gets the error.
+its neighbours with it, so those are then sent one at a time, until the one to blame is alone and gets the error. What the
+broker refuses with a nack is sent again on a new channel for a moment: see ``amqtask.core.refusals``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from amqtask.amqp.threaded.paver import Paver
 from amqtask.amqp.ways import Ways
 from amqtask.core.confirms import InFlight
 from amqtask.core.message import Properties, Publication
+from amqtask.core.refusals import Refusals
 from amqtask.errors import (
     AmqtaskError,
     BrokerError,
@@ -120,6 +122,10 @@ class ThreadedPublisher:
         self._parked: dict[str, list[_Entry]] = {}
         self._parked_count = 0
         self._ways = Ways(ladder or Ladder())
+        self._refusals = Refusals()  # I/O thread, these four
+        self._refused: list[_Entry] = []  # nacked, to be sent again on the next channel
+        self._renewal_timer: Any = None
+        self._renewing = False  # nothing is sent on this channel any more
         self._blocked: str | None = None  # I/O thread writes, others read
         self._ready = False  # I/O thread: the channel is in confirm mode
         self._channel_number = 0
@@ -243,7 +249,7 @@ class ThreadedPublisher:
         return True
 
     def _backlog(self) -> int:
-        return len(self._inbox) + len(self._waiting) + self._parked_count
+        return len(self._inbox) + len(self._waiting) + self._parked_count + len(self._refused)
 
     def _wait_for_space(self, deadline: float | None) -> None:
         with self._space:
@@ -270,6 +276,9 @@ class ThreadedPublisher:
 
     def _confirm_mode(self, _frame: object) -> None:
         self._ready = True
+        self._renewing = False
+        self._waiting.extendleft(reversed(self._refused))
+        self._refused.clear()
         self._paver.resume()
         self._pump()
 
@@ -352,7 +361,9 @@ class ThreadedPublisher:
                 waiting.append(entry)
             else:
                 self._park(entry, queue)
-        while waiting and self._ready and self._blocked is None:
+        if self._renewing:
+            self._renew_when_answered()
+        while waiting and self._ready and self._blocked is None and not self._renewing:
             window = 1 if self._suspects else self._window
             room = min(window - len(self._in_flight), SEND_BATCH, len(waiting))
             if room <= 0:
@@ -459,18 +470,42 @@ class ThreadedPublisher:
             if self._suspects:
                 self._suspects -= 1
             if not ok:
-                self._settle(entry, failures.nacked(entry.publication))
+                self._nacked(entry)
             elif returned is not None:
                 if entry.due_in is not None and not entry.again:
                     self._try_again(entry, entry.due_in)
                 else:
                     self._settle(entry, failures.unroutable(entry.publication, returned))
             else:
+                if self._refusals:
+                    self._refusals.accepted(_target(entry))
                 self._settle(entry, None)
-        if self._waiting:
+        if self._waiting or self._renewing:
             self._pump()
         elif self._closing is not None:
             self._close_when_empty()
+
+    def _nacked(self, entry: _Entry) -> None:
+        """Send it again on a new channel in a moment, unless what it leads to has refused for long."""
+        wait = self._refusals.refused(_target(entry), time.monotonic())
+        if wait is None:
+            self._settle(entry, failures.nacked(entry.publication))
+            return
+        self._refused.append(entry)
+        if self._renewal_timer is None:
+            self._renewal_timer = self._io.call_later(wait, self._renew)
+
+    def _renew(self) -> None:
+        self._renewal_timer = None
+        if self._refused:  # else another channel has come meanwhile
+            self._renewing = True
+            self._pump()
+
+    def _renew_when_answered(self) -> None:
+        """Open another channel, but not before the broker has answered for all on this one: that would make repeats."""
+        if self._ready and not len(self._in_flight):
+            self._ready = False  # what is sent behind a channel's close ends the connection
+            self._connection.renew_channel()
 
     def _confirmed_by_pika(self, frame: Any) -> None:
         method = frame.method
@@ -522,11 +557,20 @@ class ThreadedPublisher:
             self._waiting = deque(entry for entry in self._waiting if not overdue(entry))
         if self._parked_count:
             late += self._unpark(overdue)
+        refused = [entry for entry in self._refused if overdue(entry)]
+        self._refused = [entry for entry in self._refused if not overdue(entry)]
+        for entry in refused:
+            self._settle(entry, failures.nacked(entry.publication))
         for entry in expired + late:
             self._settle(entry, self._timeout_error())
         deadlines = [
             entry.deadline
-            for entry in (*self._in_flight.entries(), *self._waiting, *self._all_parked())
+            for entry in (
+                *self._in_flight.entries(),
+                *self._waiting,
+                *self._all_parked(),
+                *self._refused,
+            )
             if entry.deadline is not None
         ]
         if deadlines:
@@ -563,10 +607,11 @@ class ThreadedPublisher:
 
     def _give_up_all(self) -> None:
         error = self._timeout_error()
-        left = [*self._in_flight.lost(), *self._waiting, *self._inbox]
+        left = [*self._in_flight.lost(), *self._waiting, *self._inbox, *self._refused]
         left += self._unpark(lambda entry: True)
         self._waiting.clear()
         self._inbox.clear()
+        self._refused.clear()
         for entry in left:
             self._settle(entry, error)
         self._shut()
@@ -583,11 +628,15 @@ class ThreadedPublisher:
         assert closing is not None
         self._shut_down = True
         self._refuse_late()
-        for timer in (self._sweep_timer, self._stall_timer):
+        for timer in (self._sweep_timer, self._stall_timer, self._renewal_timer):
             if timer is not None:
                 self._io.cancel(timer)
-        self._sweep_timer = self._stall_timer = None
+        self._sweep_timer = self._stall_timer = self._renewal_timer = None
         self._connection.close(closing.set)
+
+
+def _target(entry: _Entry) -> tuple[str, str]:
+    return entry.publication.exchange, entry.publication.routing_key
 
 
 class _Barrier:

@@ -222,6 +222,22 @@ def test_a_full_queue_is_a_nack(broker: Broker, queue_name: str) -> None:
     run(publisher(broker), scenario)
 
 
+def test_a_queue_that_refuses_for_a_moment(broker: Broker, queue_name: str) -> None:
+    declare(broker, queue_name, **{"x-max-length": 1, "x-overflow": "reject-publish"})
+
+    async def scenario(publisher: AioPublisher) -> None:
+        await publisher.publish(publication(queue_name, 0), 30)
+        late = asyncio.create_task(publisher.publish(publication(queue_name, 1), 30))
+        with pytest.raises(PublishNacked):  # refused until the caller's time is over
+            await publisher.publish(publication(queue_name, 2), 0.3)
+        assert not late.done()
+        with broker.channel() as channel:
+            channel.basic_get(queue_name, auto_ack=True)
+        await late
+
+    run(publisher(broker), scenario)
+
+
 def test_what_cannot_be_framed_is_refused_and_harms_nobody(broker: Broker, queue_name: str) -> None:
     declare(broker, queue_name)
 

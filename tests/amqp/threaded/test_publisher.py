@@ -169,6 +169,25 @@ def test_a_full_queue_refuses(broker: Broker, queue_name: str) -> None:
         out.publish_many([to_queue(queue_name)] * 3, timeout=5)
 
 
+def test_a_queue_that_refuses_for_a_moment(broker: Broker, queue_name: str) -> None:
+    with (
+        declared(broker, queue_name, **{"x-max-length": 1, "x-overflow": "reject-publish"}),
+        publisher(broker.url) as out,
+    ):
+        out.publish(to_queue(queue_name), timeout=5)
+        emptied = threading.Timer(0.4, lambda: drain_one(broker, queue_name))
+        emptied.start()
+        out.publish(to_queue(queue_name), timeout=5)
+        emptied.join()
+        with pytest.raises(PublishNacked):  # refused until the caller's time is over
+            out.publish(to_queue(queue_name), timeout=0.3)
+
+
+def drain_one(broker: Broker, queue: str) -> None:
+    with broker.channel() as channel:
+        channel.basic_get(queue, auto_ack=True)
+
+
 def test_a_false_user_id_is_the_senders_fault_alone(broker: Broker, queue_name: str) -> None:
     with declared(broker, queue_name), publisher(broker.url) as out:
         with pytest.raises(OperationRefused, match="user_id"):

@@ -1,0 +1,45 @@
+"""Which nacks to believe: a queue that is full says no, and so does one that has just lost its leader.
+
+RabbitMQ answers both with ``basic.nack``. While a quorum queue elects a leader, a channel that publishes to it for the first
+time may take the dead one for it, and then refuses everything for as long as the channel lives (seen on 3.10). So a refused
+message is sent again on a new channel, for a moment; only what is refused all that time is refused.
+
+Pure: no I/O, no clock. One thread at a time.
+"""
+
+from __future__ import annotations
+
+BELIEVED = 2.0  # seconds of refusals after which a target is taken at its word; elections take less
+FORGOTTEN = 6.0  # seconds after the first refusal when that word is questioned again
+SOONEST = 0.05  # seconds before a refused message is sent again, at first and at most
+LATEST = 0.4
+
+Target = tuple[str, str]  # exchange and routing key
+
+
+class Refusals:
+    """The targets that refuse at present, and since when. True while there are any."""
+
+    def __init__(self) -> None:
+        self._since: dict[Target, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._since)
+
+    def refused(self, target: Target, now: float) -> float | None:
+        """Note a nack: seconds to wait before the message is sent again, ``None`` when the nack is to be believed.
+
+        Args:
+            target: what the message was published to.
+            now: seconds on a clock that does not jump.
+        """
+        since = self._since.setdefault(target, now)
+        if now - since >= FORGOTTEN:
+            self._since[target] = since = now
+        if now - since >= BELIEVED:
+            return None
+        return min(LATEST, max(SOONEST, (now - since) / 2))
+
+    def accepted(self, target: Target) -> None:
+        """Note a confirm."""
+        self._since.pop(target, None)
