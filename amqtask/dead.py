@@ -289,12 +289,24 @@ class Mover:
                 if good and rate is not None:
                     ahead = (tally.done - before) / rate - (time.monotonic() - began)
                     while ahead > 0 and not stop():
-                        transfer.wait(min(ahead, 0.2))
+                        try:
+                            transfer.wait(min(ahead, 0.2))
+                        except ConnectionLost as error:
+                            return _stop(tally, Stopped.LOST, _run_again(error))
                         ahead = (tally.done - before) / rate - (time.monotonic() - began)
                 return good
 
             try:
-                for delivery in transfer.read(queue, transactional=True):
+                deliveries = transfer.read(queue, transactional=True)
+                while True:
+                    try:
+                        delivery = next(deliveries, None)
+                    except ConnectionLost as error:
+                        # nothing is under way: what was read and not moved is where it was
+                        _stop(tally, Stopped.LOST, _run_again(error))
+                        return
+                    if delivery is None:
+                        break
                     if stop():
                         tally.stopped = Stopped.INTERRUPTED
                         break
@@ -325,7 +337,10 @@ class Mover:
         """Move one batch. False when the run must end; ``tally`` tells why."""
         targets = Counter(move.to.routing_key for _, move in batch if move.to is not None)
         for target, count in targets.items():
-            state = transfer.queue(target)
+            try:
+                state = transfer.queue(target)
+            except ConnectionLost as error:
+                return _stop(tally, Stopped.LOST, _run_again(error))
             if state is None:
                 return _stop(tally, Stopped.GONE, f"There is no queue {target!r} on the broker; declare it, or name another with --queue.")  # fmt: skip
             bound = self._bounds.get(target)
@@ -374,7 +389,7 @@ class Mover:
         self, queue: str, batch: list[tuple[Found, Move]], tally: Tally, error: ConnectionLost
     ) -> None:
         """The connection went in the middle of a transaction: see what is left, and put back what cannot be told."""
-        _stop(tally, Stopped.LOST, f"{error} Run the command again to go on with the rest.")
+        _stop(tally, Stopped.LOST, _run_again(error))
         while True:
             with self._again(error) as transfer:
                 try:
@@ -454,6 +469,10 @@ def _settled(transfer: Transfer, queue: str) -> None:
 def _stop(tally: Tally, why: Stopped, problem: str) -> bool:
     tally.stopped, tally.problem = why, problem
     return False
+
+
+def _run_again(error: ConnectionLost) -> str:
+    return f"{error} Run the command again to go on with the rest."
 
 
 def _as_it_was(queue: str, delivery: Delivery) -> Raw:

@@ -23,13 +23,15 @@ from amqtask.errors import AmqtaskError
 from tests import weather
 from tests.brokers import Broker, OwnBroker, left_behind, own_broker, run_broker
 from tests.waiting import eventually
-from tests.weather import bad_weather
 
 _RUN = "AMQTASK_TEST_RUN"
 _BROKER = pytest.StashKey[Broker]()
 _LEAKS = pytest.StashKey[list[str]]()
 _FIXTURES = {"broker", "queue_name", "private_node", "fresh_broker"}
-_OWN = {"private_node", "fresh_broker", "own", "outage", "chaos", "cluster", "proxy"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    weather.add_option(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,16 +48,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.broker)
-    if weather.asked_for() is not None:
-        left_out = [item for item in items if not _in_weather(item)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if _in_weather(item)]
-
-
-def _in_weather(item: pytest.Item) -> bool:
-    """Whether a test makes sense where the network fails: it works on the run's broker, and asserts nothing exact."""
-    fixtures = set(getattr(item, "fixturenames", ()))
-    return "broker" in fixtures and not fixtures & _OWN and item.get_closest_marker("exact") is None
+    suiting = [item for item in items if weather.suits(item)]
+    if weather.seed_of(config) is not None:
+        config.hook.pytest_deselected(items=[item for item in items if item not in suiting])
+        items[:] = suiting
 
 
 @pytest.hookimpl(wrapper=True)
@@ -65,15 +61,18 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     if not needed or session.config.option.collectonly:
         return (yield)
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    say = reporter.write_line if reporter else print
     with ExitStack() as stack:
         try:
-            straight = stack.enter_context(run_broker(reporter.write_line if reporter else print))
+            straight = stack.enter_context(run_broker(say))
         except AmqtaskError as exc:
             pytest.exit(str(exc), returncode=pytest.ExitCode.INTERNAL_ERROR)
-        seed = weather.asked_for()
-        session.config.stash[_BROKER] = (
-            straight if seed is None else stack.enter_context(bad_weather(straight, seed))
-        )
+        seed = weather.seed_of(session.config)
+        if seed is None:
+            session.config.stash[_BROKER] = straight
+        else:
+            say(f"Weather: seed {seed}; --weather={seed} gives the same again.")
+            session.config.stash[_BROKER] = stack.enter_context(weather.bad(straight, seed))
         outcome = yield
         session.config.stash[_LEAKS] = left_behind(straight)
         return outcome

@@ -406,6 +406,7 @@ def test_a_batch_is_confirmed_when_it_ends(broker: Broker, queue_name: str) -> N
         assert outer.get(timeout=10) == 2
 
 
+@pytest.mark.exact("counts messages: what was unconfirmed at a cut is published again")
 def test_a_batch_larger_than_the_window_waits_in_between(broker: Broker, queue_name: str) -> None:
     declare(broker, queue_name)
     with app_on(broker, queue_name, publish_window=2, publish_buffer=3) as app:

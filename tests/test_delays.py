@@ -55,13 +55,13 @@ def app_of(broker: Broker, name: str, queue: str) -> App:
 
 
 def apply(app: App) -> None:
-    with Session(app.addresses) as session:
+    with Session(app.addresses, patience=20) as session:
         session.apply(plan.declarations(app.topology))
 
 
 def delete_ladder(app: App, *, exchanges: bool = True, queues: bool = True) -> None:
     ladder = app.ladder
-    with Session(app.addresses) as session:
+    with Session(app.addresses, patience=20) as session:
         for name in (ladder.unroutable, *map(ladder.step, range(STEPS))):
             if queues:
                 session.delete_queue(name)

@@ -1,32 +1,63 @@
-"""Bad weather: every connection of the tests' brokers goes through a proxy that cuts, freezes and slows at random.
+"""Bad weather: every connection of the tests goes through a proxy that cuts, freezes and slows at random.
 
-``AMQTASK_TEST_CHAOS_PROXY=SEED`` turns it on for a run: apps, workers and commands then see the proxy's URL. What the tests
-themselves ask the broker goes past it. Tests marked ``exact`` are left out: what they assert is a time, a connection, or
-that nothing ran twice.
+``--weather`` turns it on for a run, with a new seed, ``--weather=7`` with that one: apps, workers and commands then see the
+proxy's URL. What the tests themselves ask the broker goes past it.
+
+A run takes the tests that work on the run's broker and break nothing themselves, and leaves out those marked ``exact``, each
+with its reason: they assert a time, a connection, a silence, or that nothing was sent or run twice, which a cut may change.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import threading
 from collections.abc import Iterator
 
 import pika
+import pytest
 
 from amqtask.testing import Proxy
 from tests.brokers import Broker
 
-VARIABLE = "AMQTASK_TEST_CHAOS_PROXY"
+RANDOM = "random"
+# A test that takes one of these stops, cuts or kills what it works on.
+OWN = frozenset({"private_node", "fresh_broker", "own", "outage", "chaos", "cluster", "proxy"})
 FAIR = (0.8, 4.0)  # seconds between two spells
 FREEZE = (0.1, 0.8)  # seconds; longer ones are for the chaos run, which waits for what they cost
 SLOW = (0.2, 1.0)
 
 
-def asked_for() -> str | None:
-    """The seed, if this run is to have bad weather."""
-    return os.environ.get(VARIABLE) or None
+def add_option(parser: pytest.Parser) -> None:
+    """``--weather`` and ``--weather=SEED``."""
+    parser.addoption(
+        "--weather",
+        nargs="?",
+        const=RANDOM,
+        metavar="SEED",
+        help="run what works on the run's broker through a network that fails at random",
+    )
+
+
+def seed_of(config: pytest.Config) -> str | None:
+    """The seed, if this run is to have bad weather; the same whenever it is asked for."""
+    if config.option.weather == RANDOM:
+        config.option.weather = str(random.randrange(10_000))
+    seed: str | None = config.option.weather
+    return seed
+
+
+def suits(item: pytest.Item) -> bool:
+    """Whether a test makes sense where the network fails.
+
+    Raises:
+        UsageError: it is marked ``exact`` and does not say why.
+    """
+    exact = item.get_closest_marker("exact")
+    if exact is not None and not exact.args:
+        raise pytest.UsageError(f"{item.nodeid} is marked exact without a reason")
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return "broker" in fixtures and not fixtures & OWN and exact is None
 
 
 class ProxiedBroker(Broker):
@@ -41,7 +72,7 @@ class ProxiedBroker(Broker):
 
 
 @contextlib.contextmanager
-def bad_weather(broker: Broker, seed: str) -> Iterator[Broker]:
+def bad(broker: Broker, seed: str) -> Iterator[Broker]:
     """The broker as seen through a proxy that makes trouble until the end of the block."""
     with Proxy.before(broker.url) as proxy:
         fair = threading.Event()

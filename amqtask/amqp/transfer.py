@@ -27,7 +27,13 @@ from amqtask.amqp.session import Session
 from amqtask.amqp.threaded.connection import lost_error
 from amqtask.amqp.threaded.seams import FastConnection, PlainConnection, require_seams
 from amqtask.core.message import Publication
-from amqtask.errors import BrokerError, ConfirmTimeout, OperationRefused, PublishNacked
+from amqtask.errors import (
+    BrokerError,
+    ConfirmTimeout,
+    ConnectionLost,
+    OperationRefused,
+    PublishNacked,
+)
 
 WINDOW = 500  # messages the first consumer may have on the way
 WINDOW_MOST = 20_000  # and a later one, as far as WINDOW_BYTES allows
@@ -66,15 +72,21 @@ class Transfer(Session):
         addresses: brokers, tried once each, in order.
         name: the connection's name in the broker's management.
         timeout: seconds for connecting and for each operation.
+        patience: as of a session, until the reading begins: what was read belongs to its connection.
     """
 
     _connection_class: ClassVar[type[PlainConnection]] = FastConnection
 
     def __init__(
-        self, addresses: Sequence[Address], *, name: str = "amqtask", timeout: float = 10.0
+        self,
+        addresses: Sequence[Address],
+        *,
+        name: str = "amqtask",
+        timeout: float = 10.0,
+        patience: float = 0.0,
     ) -> None:
         require_seams()
-        super().__init__(addresses, name=name, timeout=timeout)
+        super().__init__(addresses, name=name, timeout=timeout, patience=patience)
         self._reader: Any = None
         self._confirming: Any = None
         self._in: deque[Delivery] = deque()
@@ -123,6 +135,11 @@ class Transfer(Session):
                 left -= 1
                 yield self._in.popleft()
             window = max(WINDOW, min(WINDOW_MOST, WINDOW_BYTES * seen // max(bodies, 1)))
+
+    def _come_back(self, error: ConnectionLost, deadline: float) -> None:
+        if self._reader is not None:
+            raise error
+        super()._come_back(error, deadline)
 
     def give_back(self) -> None:
         """Give back everything read and not moved, in the order it had, and end reading."""

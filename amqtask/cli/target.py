@@ -212,7 +212,9 @@ class Target:
         """
         from amqtask.amqp.transfer import Transfer
 
-        return Transfer(self.addresses(topology), name="amqtask command", timeout=SECONDS)
+        return Transfer(
+            self.addresses(topology), name="amqtask command", timeout=SECONDS, patience=SECONDS
+        )
 
     def session(self, topology: Topology | None = None) -> Session:
         """A conversation with the broker, to be used in a ``with`` block. It outlives a connection that is cut.

@@ -292,6 +292,7 @@ def test_a_body_of_twenty_mebibytes(at: Place, caller: Caller, broker: Broker) -
     assert dead.headers["amqtask-dead-reason"]
 
 
+@pytest.mark.exact("no connection may be lost over them")
 @pytest.mark.usefixtures("node")
 def test_hostile_reply_addresses(at: Place, node: Node, caller: Caller) -> None:
     addresses = (

@@ -16,6 +16,10 @@ from tests.waiting import eventually
 
 Places = Callable[..., Place]
 
+pytestmark = pytest.mark.exact(
+    "the other side is Celery, whose clients raise what a cut does to them"
+)
+
 CELERY = str(Path(sys.executable).with_name("celery"))
 
 APP = """

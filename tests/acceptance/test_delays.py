@@ -16,6 +16,7 @@ ROUNDS = 4
 EARLY = -0.05
 
 
+@pytest.mark.exact("a cut makes tasks late")
 def test_countdowns_are_on_time(place: Places) -> None:
     """Each delay has some chances to be on time: what the ladder does wrong it does each time, a busy machine does not."""
     at = place(type="quorum")

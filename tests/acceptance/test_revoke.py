@@ -203,6 +203,7 @@ def test_a_running_task_goes_on_without_terminate(at: Place) -> None:
     assert node.stop() == 0
 
 
+@pytest.mark.exact("revokes within a second of sending")
 def test_delayed_and_retrying_tasks(at: Place) -> None:
     node = at.node("-c2", "-Q", at.queue)
     at.release("at once")

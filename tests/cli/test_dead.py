@@ -22,7 +22,10 @@ from tests.brokers import Broker
 from tests.cli.running import Folder
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.process
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.exact("a command that is cut says so, and is run again by hand"),
+]
 
 HOUR_AGO = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
 DAY_AGO = (datetime.now(UTC) - timedelta(days=1)).isoformat()
