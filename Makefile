@@ -12,17 +12,20 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Arguments for pytest, the benchmark and the chaos run: make test ARGS="-k ladder -x"
 ARGS ?=
+# What a run in bad weather takes: whatever works on the run's broker, but for what is about processes and their ends.
+WEATHER := $(addprefix tests/,$(addprefix acceptance/test_,$(addsuffix .py,bad_input long_tasks redelivery results retries revoke \
+	verdicts)) test_app.py test_delays.py $(addprefix cli/test_,$(addsuffix .py,queue revoke tasks topology)))
 
 # Nothing is asked, and no home folder is needed.
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup fmt lint type layers test test-unit test-all chaos bench demo up down clean
+.PHONY: help setup fmt lint type layers test test-unit test-weather test-all chaos bench demo up down clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET, where TARGET is one of:\n"} \
-		/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+		/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## Make the virtual environment in .venv and install everything into it
 
@@ -45,6 +48,9 @@ test: $(READY) ## Run all tests; finds or starts a RabbitMQ
 
 test-unit: $(READY) ## Run the tests that need no broker and start no process
 	$(BIN)/python -m pytest -m "not broker and not acceptance and not process" $(ARGS)
+
+test-weather: $(READY) ## Run the functional tests with connections that are cut, frozen and slowed at random
+	$(BIN)/python -m pytest --weather=random $(WEATHER) $(ARGS)
 
 test-all: $(READY) ## Run what CI runs: linters, and the tests on RabbitMQ 3.10 and 4.x
 	.ci/run

@@ -22,6 +22,7 @@ WORDS = [
     "layers",
     "test",
     "test-unit",
+    "test-weather",
     "test-all",
     "chaos",
     "bench",

@@ -1,7 +1,7 @@
 """Bad weather: every connection of the tests goes through a proxy that cuts, freezes and slows at random.
 
-``--weather`` turns it on for a run, with a new seed, ``--weather=7`` with that one: apps, workers and commands then see the
-proxy's URL. What the tests themselves ask the broker goes past it.
+``--weather=random`` turns it on for a run, ``--weather=7`` with the seed of an earlier one: apps, workers and commands then
+see the proxy's URL. What the tests themselves ask the broker goes past it.
 
 A run takes the tests that work on the run's broker and break nothing themselves, and leaves out those marked ``exact``, each
 with its reason: they assert a time, a connection, a silence, or that nothing was sent or run twice, which a cut may change.
@@ -29,13 +29,11 @@ SLOW = (0.2, 1.0)
 
 
 def add_option(parser: pytest.Parser) -> None:
-    """``--weather`` and ``--weather=SEED``."""
+    """``--weather=SEED``."""
     parser.addoption(
         "--weather",
-        nargs="?",
-        const=RANDOM,
         metavar="SEED",
-        help="run what works on the run's broker through a network that fails at random",
+        help="run what works on the run's broker through a network that fails; 'random' draws the seed",
     )
 
 

@@ -7,6 +7,8 @@ import random
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.acceptance.nodes import Place
 
 Places = Callable[..., Place]
