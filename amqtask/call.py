@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -163,6 +164,7 @@ def make_call(
         raise ValueError(f"task_id must be a text of 1 to 255 bytes, not {task_id!r}.")
     _drop_overruled(merged, options)
     _check(merged)
+    _check_limits(merged, options)
     return Call(id=task_id or new_id(), task=task, args=arguments, kwargs=keywords, **merged)
 
 
@@ -202,7 +204,7 @@ def _check(merged: Mapping[str, Any]) -> None:
         raise ValueError(f"priority must be a whole number from 0 to 255, not {priority!r}.")
     for name in ("time_limit", "soft_time_limit"):
         limit = merged.get(name)
-        if limit is not None and not (_is_number(limit) and limit > 0):
+        if limit is not None and not (_is_number(limit) and 0 < limit < math.inf):
             raise ValueError(f"{name} must be seconds above zero, not {limit!r}.")
     headers = merged.get("headers")
     if headers is not None and not (
@@ -231,6 +233,15 @@ def _check(merged: Mapping[str, Any]) -> None:
             raise ValueError("countdown and eta both say when the task runs; give one of them.")
     if eta is not None and not isinstance(eta, datetime):
         raise TypeError(f"eta must be a datetime, not {type(eta).__name__}.")
+
+
+def _check_limits(merged: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse a soft limit that could never be reached; one of the task's own may give way to a shorter hard limit of the call."""
+    hard, soft = merged.get("time_limit"), merged.get("soft_time_limit")
+    if hard is not None and options.get("soft_time_limit") is not None and soft > hard:
+        raise ValueError(
+            f"soft_time_limit ({soft:g} s) must not be above time_limit ({hard:g} s)."
+        )
 
 
 def check_countdown(countdown: object) -> None:
@@ -269,6 +280,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError(f"retry() got an unexpected option {name!r}.{hint}")
     said = {name: value for name, value in options.items() if value is not None}
     _check(said)
+    _check_limits(said, said)
     for name in said.get("headers", ()):
         if name in PROTOCOL_HEADERS:
             raise ValueError(

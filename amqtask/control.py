@@ -169,13 +169,18 @@ def signal_name(signal: Signal) -> str:
     """A signal as records name it: ``"TERM"`` for ``"SIGTERM"``, ``"term"``, ``15`` or ``signal.SIGTERM``.
 
     Raises:
+        TypeError: neither a name nor a number.
         ValueError: there is no such signal.
     """
+    if isinstance(signal, bool) or not isinstance(signal, str | int):
+        raise TypeError(f"A signal is a name like 'SIGTERM' or a number, not {signal!r}.")
     if isinstance(signal, int):
         try:
             return signals.Signals(signal).name.removeprefix("SIG")
         except ValueError:
-            raise ValueError(f"There is no signal {signal}.") from None
+            raise ValueError(
+                f"There is no signal {signal}; write one like 'SIGTERM' or 'SIGKILL'."
+            ) from None
     name = signal.upper().removeprefix("SIG")
     if f"SIG{name}" not in signals.Signals.__members__:
         raise ValueError(f"There is no signal {signal!r}; write one like 'SIGTERM' or 'SIGKILL'.")

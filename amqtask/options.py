@@ -13,6 +13,7 @@ import msgspec
 from amqtask.call import Expires, RetryOptions, check_expires, check_options
 from amqtask.core.retry import Plan, RetryPolicy, Rules, seconds
 from amqtask.errors import ConfigurationError
+from amqtask.settings import Limit
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...] | list[type[BaseException]]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -68,8 +69,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     expires: Any = (
         None  # Expires, which is a union that msgspec cannot check: ``check_expires`` does
     )
-    time_limit: Seconds | None = None
-    soft_time_limit: Seconds | None = None
+    time_limit: Limit | None = None
+    soft_time_limit: Limit | None = None
     queue: str | None = None
     exchange: str | None = None
     routing_key: str | None = None

@@ -16,6 +16,7 @@ from amqtask.errors import ConfigurationError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Limit = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # of a task's time; thirty years is for ever
 
 
 class TaskRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,8 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # tasks
     task_acks_late: bool = True
     task_track_started: bool = False
-    task_time_limit: Positive | None = None
-    task_soft_time_limit: Positive | None = None
+    task_time_limit: Limit | None = None
+    task_soft_time_limit: Limit | None = None
 
     # verdicts: what the cluster must know of task ids (revoked, crashed its process, killed at its hard limit)
     verdict_max_age: Positive = 7 * 86400.0  # how long one holds
@@ -105,9 +106,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ConfigurationError(f"Unknown setting {name!r}.{hint}")
         try:
-            return msgspec.convert(dict(values), cls, strict=True)
+            settings = msgspec.convert(dict(values), cls, strict=True)
         except msgspec.ValidationError as error:
             raise ConfigurationError(f"Bad setting: {error}.") from None
+        soft, hard = settings.task_soft_time_limit, settings.task_time_limit
+        if soft is not None and hard is not None and soft > hard:
+            raise ConfigurationError(
+                f"task_soft_time_limit ({soft:g} s) must not be above task_time_limit ({hard:g} s)."
+            )
+        return settings
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with the given settings changed, checked like ``parse``."""

@@ -33,7 +33,7 @@ from amqtask.worker.board import Ending
 from amqtask.worker.execution import Executor
 from amqtask.worker.held import Held
 from amqtask.worker.job import Job
-from amqtask.worker.limits import MainThreadLimits
+from amqtask.worker.limits import SOFT_SIGNAL, MainThreadLimits
 from amqtask.worker.lineage import ASK_SIGNAL, fork_clean
 from amqtask.worker.pilot import Pilot
 from amqtask.worker.pools.single import SingleSlot
@@ -222,21 +222,26 @@ class Child:
         )
 
     def _take_signals(self) -> None:
-        wanted: list[int] = [signal.SIGTERM, signal.SIGQUIT, ASK_SIGNAL]
-        if self._context.solo:
-            wanted += [signal.SIGINT]
-        for number in wanted:
+        for number in self._taken():
             signal.signal(number, _noted)
             signal.siginterrupt(number, False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
 
+    def _taken(self) -> tuple[int, ...]:
+        """The signals that are the worker's own."""
+        taken = (signal.SIGTERM, signal.SIGQUIT, ASK_SIGNAL)
+        return (*taken, signal.SIGINT) if self._context.solo else taken
+
     def _restore_signals(self) -> None:
-        """Put back the signal handlers, if a task has left others behind."""
-        if signal.getsignal(signal.SIGTERM) is _noted:
-            return
-        log.warning("a task replaced the worker's signal handlers; they are put back")
-        self._take_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGQUIT, ASK_SIGNAL))
+        """Put back handlers, wake-up socket and mask, if a task has left others behind (an event loop of its own does)."""
+        number = self._writer.fileno()
+        replaced = signal.set_wakeup_fd(number, warn_on_full_buffer=False) != number
+        replaced |= any(signal.getsignal(number) is not _noted for number in self._taken())
+        if replaced or not self._limits.installed:
+            log.warning("a task replaced the worker's signal handlers; they are put back")
+            self._take_signals()
+            self._limits.install()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*self._taken(), SOFT_SIGNAL))
 
     def _copied(self) -> None:
         """In a process that a task forked."""

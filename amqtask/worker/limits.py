@@ -40,12 +40,20 @@ class MainThreadLimits:
         self._run: list[int] = []
         self._soft: float | None = None
         self._asked = 0  # the run that ``interrupt`` meant last; written by the I/O thread
+        # The run that the signal on its way means. A task may have held signals back: what comes late raises in no other.
+        # Written by the I/O thread, and put back to 0 by the main thread.
+        self._meant = 0
         self._timers: list[Any] = []  # I/O thread
 
     def install(self) -> None:
         """Take the signal that carries the soft limit. Main thread."""
         signal.signal(SOFT_SIGNAL, self._raise)
         signal.siginterrupt(SOFT_SIGNAL, True)
+
+    @property
+    def installed(self) -> bool:
+        """Whether that signal still comes here."""
+        return signal.getsignal(SOFT_SIGNAL) == self._raise
 
     def begin(self, run: int, soft: float | None, hard: float | None) -> None:
         """A run begins now.
@@ -92,18 +100,23 @@ class MainThreadLimits:
         if self._asked == run:
             return True
         self._asked = run
-        signal.pthread_kill(self._main, SOFT_SIGNAL)
+        self._signal(run)
         return True
+
+    def _signal(self, run: int) -> None:
+        self._meant = run
+        signal.pthread_kill(self._main, SOFT_SIGNAL)
 
     def _restore(self) -> None:
         """Have the soft limit's signal arrive, whatever an earlier task did to handlers and mask."""
-        if signal.getsignal(SOFT_SIGNAL) != self._raise:
+        if not self.installed:
             self.install()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (SOFT_SIGNAL,))
 
     def _raise(self, _signal: int, _frame: FrameType | None) -> None:
         run = self._run
-        if run:
+        if run and run == [self._meant]:
+            self._meant = 0
             error = SoftTimeLimitExceeded(
                 "the task was revoked"
                 if run == [self._asked]
@@ -127,7 +140,7 @@ class MainThreadLimits:
 
     def _soft_passed(self, run: int) -> None:
         if self._run == [run]:
-            signal.pthread_kill(self._main, SOFT_SIGNAL)
+            self._signal(run)
 
     def _hard_passed(self, run: int) -> None:
         if self.take(run):

@@ -140,7 +140,7 @@ def _settings(settings: Settings, options: WorkerOptions) -> Settings:
         changes["worker_shutdown_timeout"] = options.shutdown_timeout
     if options.soft_time_limit is not None:
         changes["task_soft_time_limit"] = options.soft_time_limit
-    return msgspec.structs.replace(settings, **changes) if changes else settings
+    return settings.replace(**changes) if changes else settings
 
 
 def _queues(topology: Topology, options: WorkerOptions, settings: Settings) -> tuple[str, ...]:
@@ -179,7 +179,8 @@ def _check_limits(app: App, options: WorkerOptions) -> None:
         raise Unsupported(
             "The solo pool cannot end a task at a hard time limit, because it has no child to end: use --pool prefork."
         )
-    limited = sorted(name for name, task in app.tasks.items() if task.options.time_limit)
+    default = app.settings.task_time_limit
+    limited = sorted(name for name, task in app.tasks.items() if task.options.time_limit or default)
     if limited:
         log.warning(
             "the solo pool does not enforce hard time limits; use --pool prefork", tasks=limited

@@ -11,6 +11,7 @@ import msgspec
 
 from amqtask.core.prefetch import MOST
 from amqtask.errors import ConfigurationError
+from amqtask.settings import Limit
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -47,8 +48,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     prefetch_multiplier: Count | None = None  # None: the prefetch follows the length of the tasks
     max_tasks_per_child: Count | None = None
     max_memory_per_child: Count | None = None  # KiB of resident memory, as in Celery
-    time_limit: Seconds | None = None
-    soft_time_limit: Seconds | None = None
+    time_limit: Limit | None = None
+    soft_time_limit: Limit | None = None
     declare: bool = True
     reload: bool = False
     shutdown_timeout: Seconds | None = None  # TERM waits so long for what runs

@@ -50,6 +50,7 @@ log = get_logger("amqtask.supervisor")
 HARD_GRACE = 0.8  # s past its hard deadline after which a task's child is killed; until then the child settles it itself
 LOOK = 0.5  # s between two looks at the slots
 ASK_GRACE = 1.0  # s a child has to end a revoked task itself, before it is killed
+STOPS_WITHIN = 0.05  # s to wait for a process to stop before it is killed
 ORDER_STANDS = 2.0  # s in which a task that is to be terminated is looked for
 ORDER_LOOK = 0.1  # s between two such looks
 REPLAY_WITHIN = 5.0  # s the children wait for the verdicts of the others before they go on without
@@ -376,8 +377,9 @@ class _Shell:
                 del self._asked[run]  # it has ended: what runs there now is another
             elif now >= due:
                 del self._asked[run]
-                # nothing to record: that it was revoked is known already, and settles its redelivery
-                yield fleet.ChildStuck(index, pid, "its task was revoked")
+                if _caught(pid, self._board.child(index).slots[place], sequence):
+                    # nothing to record: that it was revoked is known already, and settles its redelivery
+                    yield fleet.ChildStuck(index, pid, "its task was revoked")
             else:
                 self._next_look = min(self._next_look, due)
 
@@ -432,11 +434,14 @@ class _Shell:
                 continue
             if child.phase is fleet.Phase.DRAINING:
                 self._remind(child)
-            for task in self._board.child(child.index).running():
-                if task.hard_deadline is None:
+            for slot in self._board.child(child.index).slots:
+                task = slot.read()
+                if task is None or task.hard_deadline is None:
                     continue
                 due = task.hard_deadline + HARD_GRACE
-                if now >= due:
+                if now < due:
+                    self._next_look = min(self._next_look, due)
+                elif _caught(child.pid, slot, task.sequence):
                     limit = task.hard_deadline - task.started
                     yield fleet.ChildStuck(
                         child.index,
@@ -444,8 +449,6 @@ class _Shell:
                         f"hard time limit of {limit:g} s",
                         fleet.Task(task.task_id, task.name),
                     )
-                else:
-                    self._next_look = min(self._next_look, due)
             if reason := self._frozen(child.pid, now):
                 yield fleet.ChildStuck(child.index, child.pid, reason)
 
@@ -618,6 +621,24 @@ def _readable(fields: Mapping[str, object]) -> dict[str, object]:
         except ValueError:
             pass  # a real-time signal has no name: its number says it
     return dict(fields)
+
+
+def _caught(pid: int, slot: Slot, sequence: int) -> bool:
+    """Stop a child in a run, to be killed. False when the run has ended meanwhile: then the child goes on.
+
+    Between a look and a kill one task can end and another begin, which is none of the kill's business.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + STOPS_WITHIN
+        # one that sleeps in the kernel where no signal reaches it cannot begin another task either
+        while not _is_stopped(pid) and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        task = slot.read()
+        if task is not None and task.sequence == sequence:
+            return True
+        os.kill(pid, signal.SIGCONT)
+    return False
 
 
 def _is_stopped(pid: int) -> bool:
