@@ -239,9 +239,7 @@ def _check_limits(merged: Mapping[str, Any], options: Mapping[str, Any]) -> None
     """Refuse a soft limit that could never be reached; one of the task's own may give way to a shorter hard limit of the call."""
     hard, soft = merged.get("time_limit"), merged.get("soft_time_limit")
     if hard is not None and options.get("soft_time_limit") is not None and soft > hard:
-        raise ValueError(
-            f"soft_time_limit ({soft:g} s) must not be above time_limit ({hard:g} s)."
-        )
+        raise ValueError(f"soft_time_limit ({soft:g} s) must not be above time_limit ({hard:g} s).")
 
 
 def check_countdown(countdown: object) -> None:

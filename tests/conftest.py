@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import amqtask
 from amqtask.broker.processes import marked
 from amqtask.errors import AmqtaskError
 from tests import weather
@@ -40,6 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A script that runs the tests with & has it ignored, which every process that a test sends it to would inherit.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # And what they import is what is tested, wherever the run began and whatever else is installed.
+    path = [str(Path(amqtask.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -157,6 +157,8 @@ def test_settings_are_checked() -> None:
         App("shop", publish_timeot=1)
     with pytest.raises(ConfigurationError, match="jsn"):
         App("shop", settings={"task_serializer": "jsn"})
+    with pytest.raises(ConfigurationError, match=r"must not be above task_time_limit \(1 s\)"):
+        App("shop", task_soft_time_limit=2, task_time_limit=1)
     assert (
         App("shop", settings={"publish_timeout": 3.0}, publish_timeout=4.0).settings.publish_timeout
         == 4

@@ -80,6 +80,8 @@ def test_an_unknown_option_is_answered_with_the_nearest() -> None:
         {"priority": 256},
         {"priority": True},
         {"time_limit": 0},
+        {"time_limit": float("inf")},
+        {"time_limit": 1, "soft_time_limit": 2},
         {"soft_time_limit": "1"},
         {"expires": math.nan},
         {"expires": 1e300},
@@ -97,6 +99,13 @@ def test_an_unknown_option_is_answered_with_the_nearest() -> None:
 def test_values_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         make(options)
+
+
+def test_a_tasks_own_limits_beside_those_of_a_call() -> None:
+    shorter = make({"time_limit": 2}, {"time_limit": 60, "soft_time_limit": 50})
+    assert (shorter.time_limit, shorter.soft_time_limit) == (2, 50)  # the soft one is not reached
+    with pytest.raises(ValueError, match=r"soft_time_limit \(9 s\) must not be above"):
+        make({"soft_time_limit": 9}, {"time_limit": 5})
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,13 @@ def test_unknown_signals(given: Any) -> None:
         signal_name(given)
 
 
+@pytest.mark.parametrize("given", [None, 1.5, True, b"TERM"])
+def test_what_is_no_signal(control: Control, notes: Notes, given: Any) -> None:
+    with pytest.raises(TypeError, match="a name like 'SIGTERM' or a number"):
+        control.revoke("a", terminate=True, signal=given)
+    assert not notes.records
+
+
 @pytest.mark.parametrize("headers", [{}, {"a": []}])
 def test_no_header_is_a_mistake(headers: Any) -> None:
     with pytest.raises(ValueError, match="nothing was revoked"):

@@ -43,6 +43,7 @@ def test_an_unknown_option_is_answered_with_the_nearest() -> None:
         {"name": ""},
         {"time_limit": 0},
         {"time_limit": -1},
+        {"time_limit": float("inf")},
         {"retry_backoff": -1},
         {"throws": "ValueError"},
         {"throws": (ValueError, 3)},

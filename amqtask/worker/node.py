@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-import msgspec
-
 from amqtask.amqp import failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.session import ServerInfo, Session

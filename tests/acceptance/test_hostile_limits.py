@@ -116,6 +116,15 @@ def mess():
     return os.getpid()
 
 
+@app.task(name="work.own_loop")
+def own_loop():
+    """Take a signal in an event loop of its own: the interpreter's wake-up socket is gone afterwards."""
+    loop = asyncio.new_event_loop()
+    loop.add_signal_handler(signal.SIGUSR2, print)
+    loop.close()
+    return os.getpid()
+
+
 @app.task(name="work.deaf")
 def deaf(what, until):
     """Take no notice of TERM, and put nothing back."""
@@ -214,13 +223,18 @@ def test_it_is_killed_within_a_second_of_its_limit(hostile: Place) -> None:
     _only_those(at, node, ["c call"], [])
 
 
-def test_limits_after_a_task_that_left_a_mess(hostile: Place) -> None:
+@pytest.mark.parametrize("mess", ["mess", "own_loop"])
+def test_limits_after_a_task_that_left_a_mess(hostile: Place, mess: str) -> None:
     at = hostile
     node = at.node("-c1", "-Q", at.queue)
     (child,) = node.children()
-    assert at.send("mess").get(timeout=10) == child
+    assert at.send(mess).get(timeout=10) == child
     assert at.send("linger", "x", soft_time_limit=0.2).get(timeout=10) == "cleaned up"
-    assert at.send("mess").get(timeout=10) == child
+    result = at.send("linger", "y")
+    at.saw("start", "y")
+    result.revoke(terminate=True, signal="SIGUSR1")
+    assert result.get(timeout=10) == "cleaned up"
+    assert at.send(mess).get(timeout=10) == child
     assert node.children() == [child]
     assert node.stop(timeout=10) == 0
     assert not node.records("child killed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -85,9 +86,10 @@ async def tidy_coroutine(what):
 
 
 @app.task(name="work.again", bind=True, max_retries=None)
-def again(self, what, until, countdown):
+def again(self, what, countdown, when_aborted=False):
     log("start", what)
-    wait_for(until)
+    while when_aborted and not self.is_aborted():
+        time.sleep(0.005)
     raise self.retry(countdown=countdown)
 
 
@@ -117,7 +119,10 @@ def family(what):
 
 @pytest.fixture
 def at(place: Places) -> Place:
-    at = place()
+    return _with_stoppable(place())
+
+
+def _with_stoppable(at: Place) -> Place:
     file = at.path / "work.py"
     file.write_text(file.read_text() + STOPPABLE)
     return at
@@ -190,37 +195,54 @@ def test_a_revoke_holds_after_a_restart_of_the_node(at: Place) -> None:
     assert at.count("start") == {"x": 1}
 
 
+@pytest.mark.parametrize("flags", ["-c1", "-Psolo"])
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_every_state_by_every_way(place: Places, kind: str, flags: str) -> None:
+    at = _with_stoppable(place(type=kind))
+    customer = str(random.getrandbits(60))
+    header = {"headers": {"customer": customer}}
+    node = at.node(flags, "--prefetch-multiplier", "32", "-Q", at.queue)
+    done = at.send("note", "done")
+    assert done.get(timeout=10) == "done"
+    retry = {n: at.send("again", f"retry{n}", 1.2, **way) for n, way in _ways(header)}
+    eventually(lambda: all(each.state == "RETRY" for each in retry.values()), 10)
+    runs = at.send("again", "runs", 3600, True)
+    at.saw("start", "runs")
+    early = {n: at.send("note", f"early{n}", countdown=1.0, **way) for n, way in _ways(header)}
+    held = {n: at.send("note", f"held{n}", **way) for n, way in _ways(header)}
+    eventually(lambda: at.depth() == 0, 10)  # in the child, behind the one that runs
+    spared = at.send("note", "spared")
+
+    for number, state in enumerate((early, retry, held)):
+        state["id"].revoke(terminate=True)  # none of them runs
+        at.app.control.revoke([state["ids"].id, f"nobody{number}"])
+    at.app.control.revoke_by_headers({"customer": [customer, "nobody"]})
+    at.app.control.revoke([runs.id, done.id])
+    runs.abort()  # told after all the others: whoever knows of it knows of them
+
+    for result in (runs, *held.values(), *early.values(), *retry.values()):
+        revoked(result, "revoked")
+    assert spared.get(timeout=10) == "spared"
+    assert (done.get(timeout=1), done.state) == ("done", "SUCCESS")
+    assert node.stop() == 0
+    ran = {"done", "runs", "spared", "retryid", "retryids", "retryheader"}
+    assert set(at.count("start")) == ran
+    assert at.depth() == at.depth(at.dead) == 0
+
+
+def _ways(header: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [("id", {}), ("ids", {}), ("header", header)]
+
+
 def test_a_running_task_goes_on_without_terminate(at: Place) -> None:
     node = at.node("-c1", "-Q", at.queue)
-    result = at.send("hold", "x", "go")
+    result = at.send("patient", "x")
     at.saw("start", "x")
     result.revoke()
-    revoked_too = at.send("note", "y", task_id=None)
-    revoked_too.revoke()
-    at.release("go")
-    assert result.get(timeout=10) == "x"
-    revoked(revoked_too, "revoked")
+    result.abort()
+    assert result.get(timeout=10) == "stopped"
+    assert result.state == "SUCCESS"
     assert node.stop() == 0
-
-
-@pytest.mark.exact("revokes within a second of sending")
-def test_delayed_and_retrying_tasks(at: Place) -> None:
-    node = at.node("-c2", "-Q", at.queue)
-    at.release("at once")
-    delayed = at.send("note", "delayed", countdown=1.0)
-    waits = at.send("again", "waits", "at once", 1.0)
-    runs = at.send("again", "runs", "go", 3600)
-    eventually(lambda: waits.state == "RETRY", 10)
-    at.saw("start", "runs")
-    at.app.control.revoke([delayed.id, waits.id, runs.id])
-    at.release("go")
-
-    revoked(runs, "revoked")  # its next attempt would be due in an hour
-    revoked(waits, "revoked")
-    revoked(delayed, "revoked")
-    assert node.stop() == 0
-    assert at.count("start") == {"waits": 1, "runs": 1}
-    assert at.depth() == at.depth(at.dead) == 0
 
 
 # ---------------------------------------------------------------- where it runs
@@ -247,14 +269,14 @@ def test_terminate_ends_the_task_and_spares_its_neighbours(at: Place) -> None:
     assert at.depth() == at.depth(at.dead) == 0
 
 
-@pytest.mark.parametrize(("name", "signal"), [("gil", "SIGTERM"), ("family", "SIGKILL")])
-def test_what_cannot_end_itself_is_killed(at: Place, name: str, signal: str) -> None:
+@pytest.mark.parametrize(("name", "way"), [("gil", "SIGTERM"), ("family", "SIGKILL")])
+def test_what_cannot_end_itself_is_killed(at: Place, name: str, way: str) -> None:
     node = at.node("-c1", "--prefetch-multiplier", "16", "-Q", at.queue)
     (child,) = node.children()
     result = at.send(name, "x")
     at.saw("start", "x")
     neighbours = at.send_notes(8)
-    at.app.control.terminate(result.id, signal=signal)
+    at.app.control.terminate(result.id, signal=way)
 
     revoked(result, "revoked")  # by whoever got the message when it came back
     at.everything_done(neighbours)
@@ -311,25 +333,49 @@ def test_sigusr1_lets_the_task_clean_up(at: Place, flags: str) -> None:
     assert node.stop() == 0
 
 
+SIGNALS = ["SIGTERM", "SIGKILL", "SIGUSR1"]
+
+
+def test_every_signal_by_name_and_number(at: Place) -> None:
+    ways = ["SIGTERM", 15, "SIGKILL", 9, signal.SIGINT, "usr1", signal.SIGUSR1.value]
+    node = at.node(f"-c{len(ways)}", "-Q", at.queue)
+    results = {way: at.send("tidy", way, "raise") for way in ways}
+    for way in ways:
+        at.saw("start", str(way))
+    before = node.children()
+    with pytest.raises(ValueError, match=r"^There is no signal 'SIGTREM'; write one like [^.]*\.$"):
+        results["SIGTERM"].revoke(terminate=True, signal="SIGTREM")
+    for way, result in results.items():
+        result.revoke(terminate=True, signal=way)
+
+    for result in results.values():
+        revoked(result, "revoked|terminated", 20)
+    assert at.count("soft") == {"usr1": 1, str(signal.SIGUSR1.value): 1}
+    eventually(lambda: len(set(before) & set(node.children())) == 2, 10)
+    assert len(node.records("child killed")) == 2
+    assert node.stop() == 0
+    assert set(at.count("start").values()) == {1}
+
+
 def test_terminate_never_hits_the_next_task(at: Place) -> None:
     """Tasks that are about to end are terminated; those that take their place are not."""
     node = at.node("-c2", "--prefetch-multiplier", "4", "-Q", at.queue)
-    victims = [at.send("note", f"v{n}", 0.05) for n in range(20)]
-    others = [at.send("note", f"o{n}", 0.02) for n in range(40)]
+    victims = [at.send("note", f"v{n}", 0.03) for n in range(21)]
+    others = [at.send("note", f"o{n}", 0.02) for n in range(42)]
     for number, victim in enumerate(victims):
         what = f"v{number}"
         eventually(lambda what=what: at.count("start")[what], 20)  # type: ignore[misc]  # bound now
-        victim.revoke(terminate=True)
+        victim.revoke(terminate=True, signal=SIGNALS[number % 3])
 
-    assert [result.get(timeout=20) for result in others] == [f"o{n}" for n in range(40)]
+    assert [result.get(timeout=20) for result in others] == [f"o{n}" for n in range(42)]
     for number, victim in enumerate(victims):
         try:
             assert victim.get(timeout=10) == f"v{number}"
         except TaskRevokedError:
             pass
     assert node.stop() == 0
-    ends = at.count("end")
-    assert all(ends[f"o{n}"] == 1 for n in range(40))
+    starts, ends = at.count("start"), at.count("end")
+    assert {starts[f"o{n}"] for n in range(42)} == {ends[f"o{n}"] for n in range(42)} == {1}
     assert not node.records("child crashed")
 
 

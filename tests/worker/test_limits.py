@@ -90,3 +90,28 @@ def test_an_interruption_reaches_its_run_only(watch: Watch) -> None:
     assert watch.limits.revoked(1)
     assert watch.limits.end()
     watch.limits.interrupt(1)
+
+
+def test_a_signal_that_was_held_back_raises_in_no_later_run(watch: Watch) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, (SOFT_SIGNAL,))
+    watch.limits.begin(1, None, None)
+    assert watch.limits.interrupt(1)
+    assert watch.limits.end()
+    watch.limits.begin(2, None, None)
+    assert SOFT_SIGNAL in signal.sigpending()
+
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (SOFT_SIGNAL,))  # it arrives here
+
+    assert watch.limits.end()
+
+
+def test_an_interruption_raises_once(watch: Watch) -> None:
+    watch.limits.begin(1, None, None)
+    threading.Timer(0.05, lambda: watch.limits.interrupt(1)).start()
+    with pytest.raises(SoftTimeLimitExceeded):
+        time.sleep(5)
+
+    assert watch.limits.interrupt(1)
+    signal.raise_signal(SOFT_SIGNAL)
+
+    assert watch.limits.end()
