@@ -173,7 +173,11 @@ def _only_those(at: Place, node: Node, whats: list[str], neighbours: list[str]) 
     assert not alive([int(pid) for pid in at.count("grandchild")])
     assert not node.records("child crashed")
     assert at.depth() == 0
-    assert at.depth(at.dead) == len(whats)
+    # A process may be killed for its next task after it published a dead letter and before it acked the message: once more, then.
+    letters = set()
+    while letter := at.take():
+        letters.add(letter[0].headers["id"])
+    assert len(letters) == len(whats)
 
 
 def test_what_the_childs_own_thread_ends(hostile: Place) -> None:
