@@ -1,4 +1,4 @@
-"""``amqtask chaos`` as a user runs it: a run that holds, one in which tasks vanish, runs that are interrupted; nothing is left."""
+"""``amqtask chaos`` as a user runs it: a run that holds, one in which tasks go astray, runs that are interrupted; nothing is left."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from amqtask.broker.processes import marked
+from amqtask.testing.plan import Plan
 from tests.brokers import Broker
 from tests.cli.running import Folder, Running
 from tests.waiting import eventually
@@ -37,8 +38,7 @@ class Chaos(Folder):
 
     @property
     def queue(self) -> str:
-        plan: dict[str, Any] = json.loads((self.folder / "plan.json").read_text())
-        return f"amqtask-chaos-{plan['tag']}"
+        return Plan.read(self.folder).queue
 
     def started(self, running: Running) -> list[int]:
         """Wait until tasks run; the processes of the run."""
@@ -78,22 +78,41 @@ def test_a_run_with_kills_and_cuts_holds(chaos: Chaos) -> None:
     assert not list(chaos.temporary.iterdir())
 
 
-def test_what_vanishes_is_told(chaos: Chaos) -> None:
+def test_what_goes_wrong_is_told(chaos: Chaos) -> None:
+    """One task is acked and thrown away, one runs twice though nothing broke it, one is put where nobody looks."""
     flags = ("--tasks", "14", "--faults", "1", "--duration", "1", "--kinds", "cut-one")
     more = ("--task-kinds", "long", "--workers", "1", "--patience", "3")
     with chaos.process(*chaos.arguments(*flags, *more)) as running:
         chaos.started(running)
-        queue, folder = chaos.queue, chaos.folder
+        plan, folder = Plan.read(chaos.folder), chaos.folder
         with chaos.broker.channel() as channel:
-            purged = eventually(lambda: channel.queue_purge(queue).method.message_count)
-        running.says("FAILED", 50)
+
+            def take() -> tuple[Any, bytes]:
+                method, properties, body = channel.basic_get(plan.queue, auto_ack=True)
+                return method and (properties, body)
+
+            eventually(take)
+            copied, body = eventually(take)
+            for _ in range(2):
+                channel.basic_publish("", plan.queue, body, copied)
+            hidden, body = eventually(take)
+            channel.queue_declare(
+                plan.ladder.unroutable, durable=True, arguments={"x-queue-type": "quorum"}
+            )
+            channel.basic_publish("", plan.ladder.unroutable, body, hidden)
+        running.says("FAILED", 100)
         assert running.wait() == 1
 
-    assert f"FAILED: {purged} lost" in running.output
-    assert "(long): lost" in running.output
+    assert "FAILED: 1 lost" in running.output
+    assert "FAILED: 1 stuck" in running.output
+    assert "FAILED: 1 ran more often than the faults explain" in running.output
+    for why in ("lost", "stuck", "ran 1 times too often"):
+        assert f"(long): {why}" in running.output
     assert "acknowledged" in running.output
     assert f"The logs of all processes are in {folder}." in running.output
     assert (folder / "plan.json").exists()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["verdict"]["lost"] == 1
     chaos.gone(folder)
 
 
