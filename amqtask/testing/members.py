@@ -204,7 +204,9 @@ class Members:
                 node.kill()
                 self.leaving.remove(node)
         else:
-            if code != 0:
+            # one that was told before it could listen dies of it, and has neither said nor taken anything
+            unheard = code == -signal.SIGTERM and not node.log.stat().st_size
+            if code != 0 and not unheard:
                 self._note(node)
             self.leaving.remove(node)
 
