@@ -369,6 +369,26 @@ def own_vhost(broker: Broker) -> Iterator[Broker]:
             known.api("DELETE", path)
 
 
+@contextlib.contextmanager
+def limited_user(
+    broker: Broker, *, configure: str = ".*", write: str = ".*", read: str = ".*"
+) -> Iterator[Broker]:
+    """Yield the broker as a user who has these permissions in its virtual host and no others."""
+    user = f"amqtask-test-{uuid.uuid4().hex[:12]}"
+    address = Address.parse(broker.url)
+    broker.api("PUT", f"/api/users/{user}", {"password": "secret-word", "tags": ""})
+    try:
+        broker.api(
+            "PUT",
+            f"/api/permissions/{quote(address.vhost, safe='')}/{user}",
+            {"configure": configure, "write": write, "read": read},
+        )
+        url = f"amqp://{user}:secret-word@{address.endpoint}/{quote(address.vhost, safe='')}"
+        yield Broker(url, broker.management_url, broker.version)
+    finally:
+        broker.api("DELETE", f"/api/users/{user}")
+
+
 def _answers(url: str) -> bool:
     try:
         probe(url, 5.0)

@@ -24,6 +24,7 @@ FROM_SETTINGS = {
     "shutdown_timeout": "worker_shutdown_timeout",
     "soft_shutdown_timeout": "worker_soft_shutdown_timeout",
     "frozen_timeout": "worker_frozen_timeout",
+    "verdict_max_age": "verdict_max_age",
 }
 
 

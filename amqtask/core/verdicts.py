@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import itertools
 import uuid
 from collections.abc import Iterable, Iterator
 
@@ -204,13 +205,31 @@ class Book:
         changed = []
         for each in _keys(record):
             # taken out and put in again: the front of the dictionary is what is forgotten first
-            entry = self._entries.pop(each, None) or _Entry()
+            entry = self._entries.pop(each, None)
+            if entry is None or entry.time < now - self._max_age:
+                entry = _Entry()
             self._entries[each] = entry
             if _apply(entry, record):
                 changed.append((each, entry.standing()))
         while len(self._entries) > self._limit:
             del self._entries[next(iter(self._entries))]
         return changed
+
+
+    def expire(self, now: float) -> list[tuple[bytes, Standing]]:
+        """Forget what has had no news for longer than an event holds; return what holds now for each key: nothing.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        oldest = now - self._max_age
+        # about in the order of their times: the first that is young enough ends the search
+        old = list(
+            itertools.takewhile(lambda each: self._entries[each].time < oldest, self._entries)
+        )
+        for each in old:
+            del self._entries[each]
+        return [(each, Standing()) for each in old]
 
 
 def _keys(record: Record) -> Iterator[bytes]:

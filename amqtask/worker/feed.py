@@ -63,6 +63,7 @@ class VerdictFeed:
         self._on_cannot = on_cannot
         self._replayed = False
         self._reported: set[str] = set()
+        self._told_differs = False
         self._mark = ""  # the event that tells the end of the replay on this channel
         self._resumed = False  # this channel began behind what was read before
         self._anew = False  # the next channel is to begin at the oldest
@@ -85,6 +86,7 @@ class VerdictFeed:
             on_batch=self._entries,
             on_open=self._opened,
             on_refused=self._refused,
+            on_differs=self._differs,
             on_lost=self._lost,
             fast=settings.broker_fast_frames,
         )
@@ -205,6 +207,15 @@ class VerdictFeed:
 
     def _refused(self, error: OperationRefused) -> None:
         self._cannot(f"{error.code} {error.text.strip()}")
+
+    def _differs(self, error: OperationRefused) -> None:
+        if not self._told_differs:
+            self._told_differs = True
+            log.warning(
+                "the stream of verdicts is used as it is: it cannot be declared as the settings have it",
+                stream=STREAM,
+                reason=f"{error.code} {error.text.strip()}",
+            )
 
     def _cannot(self, reason: str) -> None:
         if reason not in self._reported:

@@ -57,6 +57,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         0.0  # QUIT, and TERM without its own
     )
     frozen_timeout: Seconds = 3.0  # a child stopped by a signal for so long is replaced
+    verdict_max_age: Seconds = 7 * 86400.0  # so long a verdict holds
 
     @classmethod
     def parse(cls, **values: object) -> WorkerOptions:

@@ -129,7 +129,7 @@ class _Shell:
         os.set_blocking(self._notify_read, False)
         self._notify = link.Reader[link.FromChild](link.FromChild)
         self._mailbox, self._agents_end = link.Mailbox.pair()
-        self._docket = Docket(options.node, self._board)
+        self._docket = Docket(options.node, self._board, options.verdict_max_age)
         self._release_at: float | None = None  # when the children have waited long enough
         self._node = forkserver.Node(
             name=options.node,
@@ -415,6 +415,7 @@ class _Shell:
         if now < self._next_look:
             return
         self._next_look = now + LOOK
+        self._docket.tidy(now)
         self._carry_out_orders(now)
         yield from self._overdue(now)
         if not self._board.released:

@@ -22,7 +22,7 @@ from amqtask.topology.plan import DeclareQueue
 
 PREFETCH = 500  # messages under way
 REOPEN_CAP = 30.0  # seconds between two tries on a stream that is refused
-PRECONDITION_FAILED = 406
+ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
 
 Entry = tuple[int, bytes]  # offset and body
 
@@ -41,8 +41,9 @@ class StreamFollower:
         offset: asked on every new channel for the offset to begin with; 0 is the oldest there is.
         on_batch: entries of one read, in order.
         on_open: reading has begun, on the first channel or another.
-        on_refused: the broker refuses to declare or to consume; tried again ever more slowly. Refused arguments of a stream that is
-            there otherwise are told too, and it is consumed as it is.
+        on_refused: the broker refuses to consume, or to declare what is not there; tried again ever more slowly.
+        on_differs: reading has begun, though the broker refuses to declare: the stream is there with other arguments, or may be read
+            and not declared. Told after ``on_open``.
         on_lost: the channel is gone; another follows.
         fast: whether amqtask's frame codec is used.
     """
@@ -61,6 +62,7 @@ class StreamFollower:
         on_batch: Callable[[list[Entry]], None],
         on_open: Callable[[], None],
         on_refused: Callable[[OperationRefused], None],
+        on_differs: Callable[[OperationRefused], None],
         on_lost: Callable[[BrokerError], None],
         fast: bool = True,
     ) -> None:
@@ -71,12 +73,14 @@ class StreamFollower:
         self._on_batch = on_batch
         self._on_open = on_open
         self._on_refused = on_refused
+        self._on_differs = on_differs
         self._on_lost = on_lost
         self._fast = fast
         # I/O thread, all of these
         self._batch: list[Entry] = []
         self._tag = 0  # the last delivery of this channel
         self._declaring = False
+        self._refusal: OperationRefused | None = None  # of the declaration; it is used as it is
         self._connection = Connection(
             io,
             addresses,
@@ -111,7 +115,7 @@ class StreamFollower:
             raw.on_deliver = self._delivered
             raw.on_read_end = self._read_end
         channel.add_on_cancel_callback(lambda _frame: self._connection.renew_channel())
-        if self._declaration is None:
+        if self._declaration is None or self._refusal is not None:
             self._consume(channel)
             return
         self._declaring = True
@@ -128,16 +132,25 @@ class StreamFollower:
             self._delivered_by_pika,
             consumer_tag=self._name,
             arguments={"x-stream-offset": self._offset() or "first"},
-            callback=lambda _frame: self._on_open(),
+            callback=lambda _frame: self._consuming(),
         )
+
+    def _consuming(self) -> None:
+        self._on_open()
+        if self._refusal is not None:
+            self._on_differs(self._refusal)
 
     def _channel_lost(self, error: BrokerError) -> None:
         declaring, self._declaring = self._declaring, False
         self._batch = []
         if isinstance(error, OperationRefused):
-            if declaring and error.code == PRECONDITION_FAILED:
-                self._declaration = None  # it is there, and not as we would have it
-            self._on_refused(error)
+            if declaring and error.code in (ACCESS_REFUSED, PRECONDITION_FAILED):
+                self._refusal = error  # it may be there, and not as we would have it, or not ours to declare
+            elif self._refusal is not None and error.code == NOT_FOUND:
+                self._on_refused(self._refusal)  # why it is not there
+                self._refusal = None  # and whoever deleted it may let us declare it now
+            else:
+                self._on_refused(error)
         self._on_lost(error)
 
     def _delivered(self, deliver: frames.Deliver) -> None:

@@ -16,7 +16,7 @@ from amqtask.amqp.threaded.follower import Entry, StreamFollower
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import BrokerError, OperationRefused
 from amqtask.topology.plan import DeclareQueue
-from tests.brokers import Broker
+from tests.brokers import Broker, limited_user
 from tests.waiting import eventually
 
 both_codecs = pytest.mark.parametrize("fast", [True, False], ids=["frames", "pika"])
@@ -28,8 +28,10 @@ class Reader:
     def __init__(self, io: IoThread, broker: Broker, stream: str, **more: Any) -> None:
         self.entries: list[Entry] = []
         self.refused: list[OperationRefused] = []
+        self.differs: list[OperationRefused] = []
         self.lost: list[BrokerError] = []
         self.opened = 0
+        self.closed = False
         self.name = f"follower-test-{uuid.uuid4().hex[:8]}"
         options: dict[str, Any] = {
             "declaration": DeclareQueue(stream, arguments={"x-queue-type": "stream"}),
@@ -46,6 +48,7 @@ class Reader:
             on_batch=self.entries.extend,
             on_open=self._open,
             on_refused=self.refused.append,
+            on_differs=self.differs.append,
             on_lost=self.lost.append,
             **options,
         )
@@ -61,6 +64,9 @@ class Reader:
         return [body for _, body in self.entries]
 
     def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
         closed = threading.Event()
         self.follower.close(closed.set)
         assert closed.wait(10)
@@ -72,8 +78,8 @@ def follow(broker: Broker, queue_name: str) -> Iterator[Callable[..., Reader]]:
     io = IoThread("test-io")
     readers: list[Reader] = []
 
-    def start(**options: Any) -> Reader:
-        readers.append(Reader(io, broker, queue_name, **options))
+    def start(*, on: Broker = broker, **options: Any) -> Reader:
+        readers.append(Reader(io, on, queue_name, **options))
         readers[-1].follower.start()
         return readers[-1]
 
@@ -163,9 +169,25 @@ def test_other_arguments_are_told_and_it_is_followed_as_it_is(
     reader = follow(declaration=wanted)
     eventually(lambda: reader.bodies == [b"a"])
 
-    (error,) = reader.refused
+    (error,) = reader.differs
     assert error.code == 406
     assert "x-max-age" in error.text
+    assert reader.refused == []
+
+
+def test_a_stream_that_may_be_read_and_not_declared(
+    broker: Broker, queue_name: str, follow: Callable[..., Reader]
+) -> None:
+    with limited_user(broker, configure=f"^(?!{queue_name})") as user:
+        reader = follow(on=user)
+        eventually(lambda: reader.refused)
+        assert reader.refused[0].code == 403  # nobody has made it yet
+
+        put(broker, queue_name, [b"a"])
+        eventually(lambda: reader.bodies == [b"a"], 20)
+
+        assert [error.code for error in reader.differs] == [403]
+        reader.close()
 
 
 def test_a_missing_stream_that_may_not_be_declared_is_found_when_it_comes(
