@@ -24,6 +24,7 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import declaration_text
 from amqtask.amqp.management import Management, NoAnswer
 from amqtask.amqp.session import Session
+from amqtask.amqp.stream import verdict_stream
 from amqtask.amqp.threaded.seams import missing_seams
 from amqtask.errors import (
     AmqtaskError,
@@ -38,10 +39,12 @@ from amqtask.topology.model import Topology
 
 if TYPE_CHECKING:
     from amqtask.app import App
+    from amqtask.settings import Settings
 
 OLDEST_TESTED = (3, 10, 0)
 CLOCK_TOLERANCE = 3.0  # s between two clocks; broker times have whole seconds
 DEAD_LETTER_WAIT = 3.0  # s an expired message has to arrive
+PRECONDITION_FAILED = 406
 SECONDS = 5.0  # for each answer of the broker or its management API
 
 
@@ -271,6 +274,59 @@ def check_delays(session: Session, topology: Topology) -> list[Finding]:
     except BrokerError as error:
         return [_told("delays", error)]
     return findings or [ok("delays", f"{ladder} is whole")]
+
+
+def check_verdicts(session: Session, settings: Settings) -> list[Finding]:
+    """Whether nodes can tell each other which tasks were revoked or killed their process: the stream, and its bounds."""
+    wanted = verdict_stream(settings)
+    name = wanted.name
+    try:
+        if not declare.exists(session, ("queue", name)):
+            text = f"no stream {name!r} yet: the first worker declares it, or amqtask topology apply"
+            return [ok("verdicts", text)]
+        refused = _refused_declaration(session, wanted)  # there already: this only compares
+        if refused is None:
+            age, size = wanted.arguments["x-max-age"], wanted.arguments["x-max-length-bytes"]
+            return [ok("verdicts", f"stream {name!r} is there, with x-max-age {age} and {size} bytes")]
+        if refused.code != PRECONDITION_FAILED:
+            return [
+                ok(
+                    "verdicts",
+                    f"queue {name!r} is there, and user {session.address.user!r} may not declare it, so how long it keeps verdicts "
+                    "goes unchecked",
+                )
+            ]
+        kind = _refused_declaration(
+            session, plan.DeclareQueue(name, arguments={"x-queue-type": "stream"})
+        )
+    except BrokerError as error:
+        return [_told("verdicts", error)]
+    if kind is not None and "'x-queue-type'" in kind.text:
+        return [
+            fail(
+                "verdicts",
+                f"queue {name!r} is no stream: crashes count for each node alone, and a revoke reaches no node that is away",
+                "delete the queue; the next worker to start declares the stream",
+            )
+        ]
+    return [
+        warn(
+            "verdicts",
+            f"stream {name!r} is there with other bounds, and is used as it is ({refused.text.strip()})",
+            "set verdict_max_age and verdict_max_bytes to what it has, or delete the stream, which forgets all verdicts, and let "
+            "the next worker that starts declare it",
+        )
+    ]
+
+
+def _refused_declaration(
+    session: Session, declaration: plan.DeclareQueue
+) -> OperationRefused | None:
+    try:
+        session.declare(declaration)
+    except OperationRefused as error:
+        return error
+    return None
 
 
 def weakened_ladder(

@@ -15,9 +15,11 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.management import Management
 from amqtask.amqp.session import Session
 from amqtask.diagnosis import Status
+from amqtask.errors import OperationRefused
+from amqtask.settings import Settings
 from amqtask.topology.model import Binding, Queue, Topology
 from amqtask.topology.parse import parse
-from tests.brokers import Broker
+from tests.brokers import Broker, limited_user, own_vhost
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 500_000, UTC)
 
@@ -153,6 +155,67 @@ def test_permissions_that_are_missing(broker: Broker) -> None:
             assert "rabbitmqctl set_permissions" in findings[0].remedy
     finally:
         broker.api("DELETE", f"/api/users/{user}")
+
+
+@pytest.fixture
+def elsewhere(broker: Broker) -> Iterator[Broker]:
+    """A virtual host of the test's own, in which there is no stream of verdicts."""
+    with own_vhost(broker) as own:
+        assert own is not broker, "this test needs the management API"
+        yield own
+
+
+def verdicts(broker: Broker, **settings: float) -> diagnosis.Finding:
+    with Session((Address.parse(broker.url),), name="test") as session:
+        (found,) = diagnosis.check_verdicts(session, Settings.parse(settings))
+    return found
+
+
+def test_the_stream_of_verdicts(elsewhere: Broker) -> None:
+    warnings: list[str] = []
+    none = verdicts(elsewhere)
+    with Session((Address.parse(elsewhere.url),), name="test") as session:
+        made = [
+            declare.carry_out_verdicts(session, Settings.parse({"verdict_max_age": age}), warn)
+            for age, warn in ((3600.0, warnings.append), (3600.0, warnings.append))
+        ]
+        told: list[str] = []
+        declare.carry_out_verdicts(session, Settings(), told.append)
+    there = verdicts(elsewhere, verdict_max_age=3600.0)
+    differs = verdicts(elsewhere)
+
+    assert (none.status, made, warnings) == (Status.OK, [True, False], [])
+    assert "yet" in none.text
+    assert (there.status, differs.status) == (Status.OK, Status.WARN)
+    for text in (differs.text, *told):
+        assert "x-max-age" in text
+    assert len(told) == 1
+
+
+def test_a_queue_in_the_place_of_the_stream_of_verdicts(elsewhere: Broker) -> None:
+    with elsewhere.channel() as channel:
+        channel.queue_declare("amqtask.verdicts", durable=True)
+
+    found = verdicts(elsewhere)
+
+    assert found.status is Status.FAIL
+    assert "is no stream" in found.text
+
+
+def test_a_stream_of_verdicts_that_may_not_be_declared(elsewhere: Broker) -> None:
+    with limited_user(elsewhere, configure="^(?!amqtask.verdicts)") as user:
+        none = verdicts(user)
+        with (
+            Session((Address.parse(user.url),), name="test") as session,
+            pytest.raises(OperationRefused, match="may not declare"),
+        ):
+            declare.carry_out_verdicts(session, Settings())
+        with Session((Address.parse(elsewhere.url),), name="test") as session:
+            declare.carry_out_verdicts(session, Settings())
+        there = verdicts(user)
+
+    assert (none.status, there.status) == (Status.OK, Status.OK)
+    assert "may not declare it" in there.text
 
 
 def test_missing_bindings() -> None:

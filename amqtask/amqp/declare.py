@@ -8,7 +8,9 @@ import msgspec
 
 from amqtask.amqp.declaration import declaration_text
 from amqtask.amqp.session import Session
+from amqtask.amqp.stream import verdict_stream
 from amqtask.errors import OperationRefused, TopologyConflict, Unsupported
+from amqtask.settings import Settings
 from amqtask.topology import plan
 from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
@@ -67,6 +69,34 @@ def carry_out_delays(session: Session, topology: Topology) -> bool:
     new = not exists(session, ("exchange", ladder.delivery))
     for declaration in (*ladder.declarations(), *map(ladder.target, topology.queues)):
         declare(session, declaration)
+    return new
+
+
+def carry_out_verdicts(
+    session: Session, settings: Settings, warn: Callable[[str], None] = lambda text: None
+) -> bool:
+    """Declare the stream of verdicts with the bounds of the settings. Returns whether it is new.
+
+    Args:
+        session: an open session.
+        settings: how old verdicts get, and how large their stream.
+        warn: told of a queue of that name with other bounds; it is left as it is.
+
+    Raises:
+        OperationRefused: the user may not do this.
+    """
+    stream = verdict_stream(settings)
+    new = not exists(session, ("queue", stream.name))
+    try:
+        session.declare(stream)
+    except OperationRefused as error:
+        if error.code != 406:
+            text = refusal_text(session, stream, error)
+            raise OperationRefused(error.code, error.text, text) from None
+        warn(
+            f"Queue {stream.name!r} is there with other properties and stays as it is ({error.text.strip()}): "
+            "see amqtask doctor."
+        )
     return new
 
 

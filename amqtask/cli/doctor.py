@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from amqtask.amqp.session import Session
     from amqtask.app import App
     from amqtask.diagnosis import Finding
+    from amqtask.settings import Settings
     from amqtask.topology.model import Topology
 
 app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,6 +107,7 @@ def _of_broker(
             yield from diagnosis.check_topology(session, topology)
             yield from diagnosis.check_dead_letters(session, topology)
             yield from diagnosis.check_delays(session, topology)
+            yield from diagnosis.check_verdicts(session, _settings(app))
         yield diagnosis.check_clock(session)
         if app is not None:
             yield from diagnosis.check_time_limits(app, session.server.release)
@@ -114,6 +116,12 @@ def _of_broker(
     except AmqtaskError as error:
         # the connection went away under a check
         yield diagnosis.fail("broker", str(error))
+
+
+def _settings(app: App | None) -> Settings:
+    from amqtask.settings import Settings
+
+    return Settings() if app is None else app.settings
 
 
 def _print(finding: Finding) -> None:

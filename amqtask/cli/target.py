@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from amqtask.amqp.session import Session
     from amqtask.amqp.transfer import Transfer
     from amqtask.app import App
+    from amqtask.settings import Settings
     from amqtask.topology.model import Topology
     from amqtask.topology.routes import Router
 
@@ -186,6 +187,18 @@ class Target:
             return topology, Router(topology, {}, Settings().task_default_queue)
         app = self.load_app()
         return app.topology, app.router
+
+    def settings(self, file: Path | None) -> Settings:
+        """The app's settings, or, for a topology file without an app named beside it, the defaults.
+
+        Raises:
+            ConfigurationError: the app cannot be imported.
+        """
+        from amqtask.settings import Settings
+
+        if file is not None and self.app_flag is None:
+            return Settings()
+        return self.load_app().settings
 
     def addresses(self, topology: Topology | None = None) -> tuple[Address, ...]:
         """The brokers: the option's, the environment's, the app's if one is named, or the local one.

@@ -74,25 +74,41 @@ def apply(
             help="Declare the delay ladder, or leave it out. Else as the file's `delays` has it.",
         ),
     ] = None,
+    verdicts: Annotated[
+        bool,
+        typer.Option(
+            "--verdicts/--no-verdicts",
+            help="Declare the stream of verdicts with the app's verdict_max_age and verdict_max_bytes, or leave it out.",
+        ),
+    ] = True,
     app_name: AppOption = None,
     broker: BrokerOption = None,
 ) -> None:
-    """Declare a topology on the broker, with its delay ladder. Deletes nothing; doing it again changes nothing.
+    """Declare a topology on the broker, with its delay ladder and the stream of verdicts. Deletes nothing; doing it again changes nothing.
 
     A queue or exchange that is there with other properties is an error, found before anything new is declared.
     """
-    from amqtask.amqp.declare import carry_out, carry_out_delays
+    from amqtask.amqp.declare import carry_out, carry_out_delays, carry_out_verdicts
+    from amqtask.core.verdicts import STREAM
     from amqtask.topology.ladder import Ladder
 
     target = _target(context, app_name, broker)
     topology = target.topology(file)
+    settings = target.settings(file)
+
+    def warn(text: str) -> None:
+        output.warn((text,))
+
     with target.session(topology) as session:
-        for step in carry_out(session, topology, warn=lambda text: output.warn((text,))):
+        for step in carry_out(session, topology, warn=warn):
             typer.echo(f"{MARKS[step.created]} {output.safe(step.text)}")
         if topology.delays.apply if delays is None else delays:
             new = carry_out_delays(session, topology)
             bound = _many(len(topology.queues), "queue")
             typer.echo(f"{MARKS[new]} {Ladder(topology.delays.prefix)}, {bound} bound")
+        if verdicts:
+            new = carry_out_verdicts(session, settings, warn)
+            typer.echo(f"{MARKS[new]} stream {STREAM}")
         version = session.server.version
         typer.echo(f"{topology.source} is in place on {session.address} (RabbitMQ {version}).")
 

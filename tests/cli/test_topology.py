@@ -177,8 +177,10 @@ def test_apply_twice_changes_nothing(shop: Shop, broker: Broker) -> None:
     assert "+" not in [line[:1] for line in second.stdout.splitlines()]
     assert f"= queue {shop.email} (classic)" in second.stdout
     assert "= delay ladder amqtask.shop.delay.00 … 27, 2 queues bound" in second.stdout
-    third = shop.run("topology", "apply", "shop.yaml", "--no-delays")
+    assert "= stream amqtask.verdicts" in second.stdout
+    third = shop.run("topology", "apply", "shop.yaml", "--no-delays", "--no-verdicts")
     assert "delay" not in third.stdout
+    assert "verdicts" not in third.stdout
     with broker.channel() as channel:
         assert channel.queue_declare(shop.email, passive=True).method.message_count == 1
 
