@@ -51,14 +51,15 @@ def cut_until_held(proxy: Proxy, node: Node, times: int = 1) -> None:
     eventually(held, 30)
 
 
-def answered(node: Node) -> None:
-    """Wait until a redelivery was settled by what the node knows."""
+def answered(node: Node, task_id: str) -> None:
+    """Wait until a redelivery of a task was settled by what the node knows; notes may have lost their acks, too."""
     eventually(
-        lambda: (
-            node.records("finished before, not run again")
-            or node.records("finished meanwhile, not run again")
+        lambda: any(
+            line["task_id"] == task_id
+            for how in ("before", "meanwhile")
+            for line in node.records(f"finished {how}, not run again")
         ),
-        10,
+        20,
     )
 
 
@@ -85,7 +86,7 @@ def test_the_running_task_answers_for_its_redelivery(
     at.release("go")
 
     assert result.get(timeout=10) == "x"
-    answered(node)
+    answered(node, result.id)
     at.finished(11 if "-c2" in flags else 1)  # a note may have waited behind the task
     assert node.stop() == 0
     assert at.count("start")["x"] == at.count("end")["x"] == 1
