@@ -282,12 +282,16 @@ def check_verdicts(session: Session, settings: Settings) -> list[Finding]:
     name = wanted.name
     try:
         if not declare.exists(session, ("queue", name)):
-            text = f"no stream {name!r} yet: the first worker declares it, or amqtask topology apply"
+            text = (
+                f"no stream {name!r} yet: the first worker declares it, or amqtask topology apply"
+            )
             return [ok("verdicts", text)]
         refused = _refused_declaration(session, wanted)  # there already: this only compares
         if refused is None:
             age, size = wanted.arguments["x-max-age"], wanted.arguments["x-max-length-bytes"]
-            return [ok("verdicts", f"stream {name!r} is there, with x-max-age {age} and {size} bytes")]
+            return [
+                ok("verdicts", f"stream {name!r} is there, with x-max-age {age} and {size} bytes")
+            ]
         if refused.code != PRECONDITION_FAILED:
             return [
                 ok(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import itertools
 import uuid
 from collections.abc import Iterable, Iterator
 
@@ -214,22 +213,6 @@ class Book:
         while len(self._entries) > self._limit:
             del self._entries[next(iter(self._entries))]
         return changed
-
-
-    def expire(self, now: float) -> list[tuple[bytes, Standing]]:
-        """Forget what has had no news for longer than an event holds; return what holds now for each key: nothing.
-
-        Args:
-            now: seconds since the epoch.
-        """
-        oldest = now - self._max_age
-        # about in the order of their times: the first that is young enough ends the search
-        old = list(
-            itertools.takewhile(lambda each: self._entries[each].time < oldest, self._entries)
-        )
-        for each in old:
-            del self._entries[each]
-        return [(each, Standing()) for each in old]
 
 
 def _keys(record: Record) -> Iterator[bytes]:

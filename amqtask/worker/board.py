@@ -20,8 +20,10 @@ leads to one that was overwritten. No process copies them: a child that was fork
 from __future__ import annotations
 
 import enum
+import math
 import mmap
 import struct
+import time
 import zlib
 from collections.abc import Mapping
 
@@ -272,14 +274,21 @@ class Board:
         slots: slots per child.
         standings: how many changes of what is known about task ids are kept; the oldest gives way. Memory is used as they come.
         executions: how many ended executions the journal keeps of each seat.
+        max_age: seconds after which what is known of a task id, with no news since, means nothing any more.
 
     Attributes:
         journal: the executions that ended in this node a moment ago.
     """
 
     def __init__(
-        self, seats: int, slots: int, standings: int = 65_536, executions: int = journal.SIZE
+        self,
+        seats: int,
+        slots: int,
+        standings: int = 65_536,
+        executions: int = journal.SIZE,
+        max_age: float = math.inf,
     ) -> None:
+        self._max_age = max_age
         self.journal = Journal(seats, executions)
         self.seats = seats
         self.slots = slots
@@ -369,7 +378,10 @@ class Board:
         which = key(task_id)
         hashed = _hash(which)
         (sequence,) = _word(memory, self._buckets_at + 8 * (hashed & self._mask))
-        return self._search(sequence, which, hashed) if sequence else None
+        found = self._search(sequence, which, hashed) if sequence else None
+        if found is not None and found.time < time.time() - self._max_age:
+            return None
+        return found
 
     @property
     def revokes_by_header(self) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from amqtask.core.verdicts import Book, Kind, Record, Standing, new_event
 from amqtask.worker.board import Board
 
-TIDY = 60.0  # seconds between two looks for what has become too old
 OUTBOX = 10_000  # records kept until the stream has them; a node without a broker runs nothing, so there are few
 
 
@@ -29,7 +28,6 @@ class Docket:
         self._node = node
         self._board = board
         self._book = Book(max_age=max_age)
-        self._tidied = time.monotonic()
         self._outbox: dict[str, Record] = {}
 
     @property
@@ -73,14 +71,6 @@ class Docket:
     def confirmed(self, event: str) -> None:
         """The stream has a record of ours."""
         self._outbox.pop(event, None)
-
-    def tidy(self, now: float) -> None:
-        """Let go of what holds no longer, once a minute. Call often, with monotonic seconds: it costs next to nothing."""
-        if now - self._tidied < TIDY:
-            return
-        self._tidied = now
-        for which, standing in self._book.expire(time.time()):
-            self._board.put(which, standing)
 
     def _take(self, record: Record, now: float) -> None:
         for which, standing in self._book.add(record, now):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.verdicts import STREAM, Record
 from amqtask.log import get_logger
 from amqtask.worker.board import Board
-from amqtask.worker.docket import TIDY, Docket
+from amqtask.worker.docket import Docket
 from amqtask.worker.feed import VerdictFeed
 from amqtask.worker.job import Job
 
@@ -44,7 +43,6 @@ class SoloVerdicts:
         self._board = board
         self._docket = Docket(job.node, board, job.settings.verdict_max_age)
         self._timer: Any = None
-        self._tidying: Any = None
         self._feed = VerdictFeed(
             io,
             job,
@@ -59,20 +57,14 @@ class SoloVerdicts:
     def start(self) -> None:
         """Begin to follow."""
         self._timer = self._io.call_later(REPLAY_WITHIN, self._late)
-        self._tidy()
         self._feed.start()
 
     def close(self) -> None:
         """Stop following."""
-        for timer in (self._timer, self._tidying):
-            if timer is not None:
-                self._io.cancel(timer)
-        self._timer = self._tidying = None
+        if self._timer is not None:
+            self._io.cancel(self._timer)
+            self._timer = None
         self._feed.close(_nothing)
-
-    def _tidy(self) -> None:
-        self._docket.tidy(time.monotonic())
-        self._tidying = self._io.call_later(TIDY, self._tidy)
 
     def _read(self, offset: int, records: list[Record]) -> None:
         self._docket.read(offset, records)

@@ -124,7 +124,12 @@ class _Shell:
             agent=True,
         )
         self._state, self._commands = fleet.begin(config)
-        self._board = Board(config.seats, options.slots, executions=options.remembered)
+        self._board = Board(
+            config.seats,
+            options.slots,
+            executions=options.remembered,
+            max_age=options.verdict_max_age,
+        )
         self._notify_read, self._notify_write = os.pipe()
         os.set_blocking(self._notify_read, False)
         self._notify = link.Reader[link.FromChild](link.FromChild)
@@ -415,7 +420,6 @@ class _Shell:
         if now < self._next_look:
             return
         self._next_look = now + LOOK
-        self._docket.tidy(now)
         self._carry_out_orders(now)
         yield from self._overdue(now)
         if not self._board.released:
@@ -706,7 +710,12 @@ def _run_solo(options: WorkerOptions, prepare: Prepare, on_ready: OnReady) -> in
     signal.signal(signal.SIGHUP, hang_up)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     watcher = reloader.start(forkserver.source_folders(), lambda: None) if options.reload else 0
-    board = Board(seats=1, slots=options.slots, executions=options.remembered)
+    board = Board(
+        seats=1,
+        slots=options.slots,
+        executions=options.remembered,
+        max_age=options.verdict_max_age,
+    )
     board.child(0).open(os.getpid(), 1, time.monotonic())
     context = ChildContext(
         index=0, generation=1, node=options.node, slots=options.slots, board=board, notify=None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 import uuid
@@ -17,10 +18,16 @@ import pytest
 from amqtask.core.verdicts import STREAM, Kind, Record, decode, new_event, publication
 from amqtask.errors import TaskRevokedError, WorkerLostError
 from tests.acceptance.nodes import Node, Place, alive
-from tests.brokers import Broker, OwnBroker, own_vhost
+from tests.brokers import Broker, OwnBroker, limited_user, own_vhost
 from tests.waiting import eventually
 
 Places = Callable[..., Place]
+# how a task can kill its process, and what its caller is told of it
+POISON = {
+    "segv": r"signal 11 \(SIGSEGV\)",
+    "exit": "exit code 3",
+    "kill": r"signal 9 \(SIGKILL\)",
+}
 UNUSABLE = "the stream of verdicts cannot be used; what other nodes know of crashes and revokes may be missing here"
 
 
@@ -59,7 +66,8 @@ def written(broker: Broker) -> list[Record]:
 
 
 def record(kind: Kind, *ids: str, **more: Any) -> Record:
-    return Record(kind=kind, event=new_event(), origin="test", time=time.time(), ids=ids, **more)
+    values = {"time": time.time(), **more}
+    return Record(kind=kind, event=new_event(), origin="test", ids=ids, **values)
 
 
 def refused(at: Place, node: Node, task_id: str) -> None:
@@ -93,6 +101,20 @@ def test_a_revoked_task_does_not_run(place: Places, flags: str) -> None:
     assert at.send("add", 1, 2).get(timeout=10) == 3
     assert node.stop() == 0
     assert "early" not in at.count("start")
+
+
+def test_a_verdict_holds_as_long_as_the_setting_says(place: Places) -> None:
+    at = place(verdict_max_age=3600.0)
+    node = at.node("-c1", "-Q", at.queue)
+    old, young = str(uuid.uuid4()), str(uuid.uuid4())
+    tell(
+        at.broker,
+        record(Kind.REVOKED, old, time=time.time() - 3700),
+        record(Kind.REVOKED, young),
+    )
+    refused(at, node, young)
+    assert at.send("note", "old", task_id=old).get(timeout=10) == "old"
+    assert node.stop() == 0
 
 
 def test_thousands_of_records_are_known_before_the_first_task_and_cost_no_time(
@@ -146,6 +168,8 @@ def test_two_nodes_try_a_task_that_kills_its_process_three_times_together(
         at.send("die", "x", "segv").get(timeout=30)
     for node in nodes:
         assert node.stop() == 0
+        # while the one has no child, the other gets the message
+        assert node.records("child crashed")
 
     crashes = sum(len(node.records("child crashed")) for node in nodes)
     # once more where the message was faster than the verdict, never without end
@@ -157,27 +181,59 @@ def test_two_nodes_try_a_task_that_kills_its_process_three_times_together(
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_the_neighbours_of_a_task_that_kills_its_process(place: Places, kind: str) -> None:
+def test_the_neighbours_of_tasks_that_kill_their_process(place: Places, kind: str) -> None:
     at = place(type=kind)
     at.declare()
-    names = at.send_notes(100, 0.002, "a")
-    poison = at.send("die", "x", "segv")
-    names += at.send_notes(100, 0.002, "b")
+    names, poison = at.send_notes(50, 0.002, "a"), {}
+    for how in POISON:
+        poison[how] = at.send("die", how, how)
+        names += at.send_notes(50, 0.002, f"{how}-")
     node = at.node("-c2", "--prefetch-multiplier", "100", "-Q", at.queue)
 
-    with pytest.raises(WorkerLostError):
-        poison.get(timeout=30)
+    for how, result in poison.items():
+        with pytest.raises(WorkerLostError, match=rf"3 times, last by {POISON[how]} on node "):
+            result.get(timeout=40)
     at.everything_done(names)
     assert node.stop() == 0
 
     # acks that a child took to the grave are no reason to run anything again: the node remembers what it has finished
     assert at.count("end") == Counter(names)
-    assert at.count("start") == Counter(names) + Counter(x=3)
-    assert [line["task_id"] for line in node.records("child crashed")] == [poison.id] * 3
+    assert at.count("start") == Counter(names) + Counter(dict.fromkeys(POISON, 3))
+    crashed = Counter(line["task_id"] for line in node.records("child crashed"))
+    assert crashed == Counter({each.id: 3 for each in poison.values()})
     assert not node.records("crash loop, backing off")
-    properties, _ = at.dead_letter()
-    assert properties.headers["id"] == poison.id
-    assert at.depth() == at.depth(at.dead) == 0
+    letters = {}
+    while (
+        found := at.take()
+    ):  # one that was on its way when the next task killed the child comes twice
+        letters[found[0].headers["id"]] = found[0].headers
+    assert len(letters) == len(poison)
+    for how, result in poison.items():
+        headers = letters[result.id]
+        assert headers["amqtask-dead-reason"] == "crashes"
+        assert headers["amqtask-dead-exception"] == "WorkerLostError"
+        assert re.search(POISON[how], headers["amqtask-dead-message"])
+        assert headers["amqtask-dead-queue"] == at.queue
+    assert at.depth() == 0
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_solo_worker_dies_with_its_task_and_only_the_broker_counts(
+    place: Places, kind: str
+) -> None:
+    limit = {"delivery_limit": 1} if kind == "quorum" else {}
+    at = place(type=kind, queue=limit)
+    node = at.node("-Psolo", "-Q", at.queue)
+    at.send("die", "x", "segv", ignore_result=True)
+    assert node.wait() == -signal.SIGSEGV
+    assert at.node("-Psolo", "-Q", at.queue, ready=False).wait() == -signal.SIGSEGV
+    assert at.count("start") == {"x": 2}
+
+    if kind == "quorum":
+        properties, _ = at.dead_letter()
+        assert properties.headers["x-death"][0]["reason"] == "delivery_limit"
+    else:  # a classic queue counts nothing: the next one would die of it, too
+        eventually(lambda: at.depth() == 1)
 
 
 def test_a_child_killed_from_outside_counts_as_by_the_oom_killer(place: Places) -> None:
@@ -306,6 +362,21 @@ def test_a_stream_that_cannot_be_used_is_told_once_and_tasks_run(
     assert reasons
     assert max(reasons.values()) == 1
     assert at.count("start")["x"] == crashes
+
+
+def test_a_user_who_may_not_declare_the_stream_is_told_once_and_tasks_run(
+    elsewhere: Broker, place: Places
+) -> None:
+    at = place(on=elsewhere)
+    with limited_user(elsewhere, configure="^(?!amqtask.verdicts)") as user:
+        node = at.node("-c1", "-b", user.url, "-Q", at.queue)
+        assert at.send("add", 1, 2).get(timeout=10) == 3
+        with pytest.raises(WorkerLostError, match="3 times, last by exit code 3"):
+            at.send("die", "x", "exit").get(timeout=20)
+        (line,) = node.says(UNUSABLE)
+        assert line["reason"].startswith("403 ACCESS_REFUSED")
+        assert node.stop() == 0
+    assert at.count("start")["x"] == 3
 
 
 def test_a_node_that_does_not_declare_works_without_the_stream(

@@ -133,6 +133,8 @@ def die(what: str, how: str) -> None:
     log("start", what)
     if how == "exit":
         os._exit(3)
+    if how == "kill":  # as the kernel does when memory is short
+        os.kill(os.getpid(), signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.string_at(0)
 

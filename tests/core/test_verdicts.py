@@ -114,6 +114,21 @@ def test_what_is_too_old_means_nothing() -> None:
     assert book.standing("x") is None
 
 
+def test_a_crash_is_not_counted_with_those_that_are_too_old() -> None:
+    book = Book(max_age=10.0)
+    book.add(crash("a", NOW), NOW)
+    book.add(crash("b", NOW + 9.0), NOW + 9.0)
+    assert book.standing("x") == Standing(
+        crashes=2, cause="signal 9 (SIGKILL)", node="a", time=NOW + 9.0
+    )
+
+    book.add(crash("c", NOW + 20.0), NOW + 20.0)
+
+    standing = book.standing("x")
+    assert standing is not None
+    assert standing.crashes == 1
+
+
 @given(st.text() | st.binary())
 def test_a_key_is_short_and_its_own_key(task_id: str | bytes) -> None:
     found = key(task_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -290,3 +291,16 @@ def test_the_board_shows_a_task_id_as_it_is_stored(task_id: str) -> None:
     running = slot.read()
     assert running is not None
     assert running.task_id == stored(task_id)
+
+
+def test_what_is_too_old_holds_no_longer() -> None:
+    board = Board(seats=1, slots=1, standings=8, max_age=60.0)
+    now = time.time()
+    board.put(b"young", Standing(revoked=True, time=now - 50))
+    board.put(b"old", Standing(revoked=True, time=now - 70))
+    board.put(header_key("tenant", "old"), Standing(revoked=True, time=now - 70))
+
+    assert board.standing("young") == Standing(revoked=True, time=now - 50)
+    assert board.standing("old") is None
+    assert not board.revoked_by_header({"tenant": "old"})
+    board.close()

@@ -145,7 +145,9 @@ class StreamFollower:
         self._batch = []
         if isinstance(error, OperationRefused):
             if declaring and error.code in (ACCESS_REFUSED, PRECONDITION_FAILED):
-                self._refusal = error  # it may be there, and not as we would have it, or not ours to declare
+                self._refusal = (
+                    error  # it may be there, and not as we would have it, or not ours to declare
+                )
             elif self._refusal is not None and error.code == NOT_FOUND:
                 self._on_refused(self._refusal)  # why it is not there
                 self._refusal = None  # and whoever deleted it may let us declare it now
