@@ -65,7 +65,7 @@ def test_a_charge_holds_at_once_and_counts_once(board: Board, docket: Docket) ->
 def test_a_charge_is_kept_until_the_stream_has_it(docket: Docket, way: str) -> None:
     first, _ = docket.charge(Kind.CRASHED, "x", "t")
     second, _ = docket.charge(Kind.HARD_LIMIT, "y", "t")
-    assert docket.unconfirmed == (first, second)
+    assert list(docket.unconfirmed) == [first, second]
 
     if way == "confirmed":
         docket.confirmed(first.event)
@@ -73,7 +73,7 @@ def test_a_charge_is_kept_until_the_stream_has_it(docket: Docket, way: str) -> N
     else:
         docket.read(1, [first])
 
-    assert docket.unconfirmed == (second,)
+    assert list(docket.unconfirmed) == [second]
 
 
 def test_what_cannot_be_told_is_bounded(docket: Docket, monkeypatch: pytest.MonkeyPatch) -> None:
