@@ -103,6 +103,7 @@ class Proxy:
         self._numbers = itertools.count(1)
         self._pipes: dict[int, _Pipe] = {}
         self._speed = Speed()
+        self._cuts: deque[tuple[int | None, int | None]] = deque()  # for the next connections
         self._freezes_new = False
         self._listener: socket.socket | None = None
 
@@ -187,6 +188,15 @@ class Proxy:
             numbers: which, as in ``links``; all when left out.
         """
         return self._each(numbers, lambda pipe: pipe.end(reset=True))
+
+    def cut_after(self, *, to_server: int | None = None, to_client: int | None = None) -> None:
+        """Cut the next connection with a reset when it has carried so much: to be done at each byte of a conversation.
+
+        Args:
+            to_server: bytes from the client that arrive.
+            to_client: bytes from the server that arrive. The first of the two that is reached counts.
+        """
+        self._order(lambda: self._cuts.append((to_server, to_client)))
 
     def hang_up(self, *numbers: int) -> int:
         """Close connections in good order towards both sides, as a broker does that stops. Returns how many there were."""
@@ -390,6 +400,7 @@ class Proxy:
             server,
             self._selector,
             self._speed,
+            self._cuts.popleft() if self._cuts else (None, None),
             lambda: self._pipes.pop(number, None),
         )
 
@@ -410,8 +421,11 @@ _NEVER = float("inf")
 class _Half:
     """One direction: reads from ``source``, keeps what is late or too much, writes to ``sink``."""
 
-    def __init__(self, pipe: _Pipe, source: socket.socket, sink: socket.socket) -> None:
+    def __init__(
+        self, pipe: _Pipe, source: socket.socket, sink: socket.socket, left: int | None
+    ) -> None:
         self.pipe = pipe
+        self.left = left  # bytes until the connection is to be cut
         self.source = source
         self.sink = sink
         self.peer: _Half = self
@@ -464,9 +478,16 @@ class _Half:
                         self.due = self.credit_at
                         break
                     most = max(1, min(most, int(rate * TICK)))
+                if self.left is not None:
+                    most = min(most, self.left)
+                    if not most:
+                        self.pipe.end(reset=True)
+                        return
                 sent = self.sink.send(data[:most])
                 self.passed += sent
                 self.size -= sent
+                if self.left is not None:
+                    self.left -= sent
                 if rate is not None:
                     self.credit_at = max(self.credit_at, now - TICK) + sent / rate
                 if sent == len(data):
@@ -502,6 +523,7 @@ class _Pipe:
         server: socket.socket,
         selector: selectors.BaseSelector,
         speed: Speed,
+        cut_after: tuple[int | None, int | None],
         gone: Callable[[], object],
     ) -> None:
         self.speed = speed
@@ -514,8 +536,8 @@ class _Pipe:
         self._gone = gone
         self._frozen = False
         self._watched: dict[socket.socket, int] = {}
-        self._up = _Half(self, client, server)
-        self._down = _Half(self, server, client)
+        self._up = _Half(self, client, server, cut_after[0])
+        self._down = _Half(self, server, client, cut_after[1])
         self._up.peer, self._down.peer = self._down, self._up
         self._up.stuck = True  # until the server's socket can be written, it is not connected
         self.watch()

@@ -156,7 +156,7 @@ def test_a_body_with_nul_bytes_is_no_problem(at: Place, caller: Caller) -> None:
     result = at.send("note", "a\x00b")
     assert result.get(timeout=10) == "a\x00b"
     caller.put(arguments("a\x00b"), caller.headers(), reply_to=None)
-    eventually(lambda: at.count("end")["a\x00b"] == 2, 10)
+    eventually(lambda: at.count("end")["a\x00b"] >= 2, 10)
 
 
 @pytest.mark.usefixtures("node")

@@ -93,6 +93,16 @@ def receive(sock: socket.socket, count: int) -> bytes:
     return found
 
 
+def until_reset(sock: socket.socket) -> int:
+    """How many bytes come before the connection is reset."""
+    count = 0
+    while True:
+        try:
+            count += len(sock.recv(1))
+        except ConnectionResetError:
+            return count
+
+
 def silent(sock: socket.socket, seconds: float) -> bool:
     sock.settimeout(seconds)
     try:
@@ -141,6 +151,17 @@ def test_cut_resets_both_sides(proxy: Proxy, echo: Echo) -> None:
         assert ask(second, b"z") == b"z"
         assert proxy.cut() == 1
         assert proxy.cut() == 0
+
+
+def test_cut_after_so_many_bytes(proxy: Proxy) -> None:
+    proxy.cut_after(to_client=5)
+    proxy.cut_after(to_server=3, to_client=100)
+    for most in (5, 3):
+        with connected(proxy) as sock:
+            sock.sendall(b"0123456789")
+            assert until_reset(sock) <= most
+    with connected(proxy) as sock:
+        assert ask(sock, b"0123456789") == b"0123456789"
 
 
 def test_hang_up_ends_in_good_order(proxy: Proxy) -> None:

@@ -415,9 +415,12 @@ def connect_error(address: Address, reason: BaseException | str) -> ConnectFaile
 
 def was_cut(reason: BaseException) -> bool:
     """Whether an attempt to connect reached somebody, and the connection broke before the login was through."""
-    lost = (pika.exceptions.StreamLostError, pika.exceptions.IncompatibleProtocolError)
+    lost = (
+        pika.exceptions.StreamLostError,
+        pika.exceptions.IncompatibleProtocolError,  # so pika calls an end before the broker's first word
+        ConnectionResetError,
+    )
     return any(
-        # the second: so pika calls an end before the broker's first word
         isinstance(cause, lost) or (_close_in_handshake(cause) or (1, ""))[0] == 0
         for cause in _causes(reason)
     )
