@@ -18,8 +18,11 @@ import msgspec
 from amqtask.testing.history import Event
 from amqtask.testing.kinds import TaskKind
 
-UNSETTLED = 0.25  # seconds after its last line in which a task's ack may not be at the broker yet
-FOLLOWED = 1.0  # the same for one whose result, retry or dead letter must be confirmed first
+UNSETTLED = 0.5  # seconds after its last line in which a task's ack may not be at the broker yet
+# The same for one whose result, retry or dead letter must be confirmed first: the first of a process waits for a connection,
+# and for the ladder of delays to be declared.
+FOLLOWED = 5.0
+RESENT = 2.5  # seconds without a confirm after which a publisher may send again by itself
 AFTERMATH = 0.3  # seconds after a freeze in which what was under way may still break off
 RETRY = 2.0  # seconds a task of the workload waits for its next attempt, at most
 PASSAGE = 0.5  # seconds that the broker takes to hand over what is due
@@ -439,10 +442,12 @@ class Ledger:
                     and (not incident.pids or run.pid in incident.pids)
                 }
             if incident.kind in SENDS or incident.kind in BOTH:
+                least = RESENT if incident.kind in SENDS else 0.0  # these break nothing off
                 hit |= {
                     attempt.id
                     for attempt in attempts
-                    if attempt.began <= end and (attempt.ended or _FOREVER) >= begin
+                    if attempt.began <= end
+                    and (attempt.ended or _FOREVER) >= max(begin, attempt.began + least)
                 }
             if incident.kind in BROKER_ENDS:
                 # on its way through the delays, from queue to queue
@@ -460,11 +465,14 @@ class Ledger:
         for run in runs:
             if run.ended is None:
                 continue
-            moment = FOLLOWED if run.raised or run.id in self._asked else UNSETTLED
+            followed = run.raised or run.id in self._asked
+            moment = FOLLOWED if followed else UNSETTLED
             run.settled = run.ended + moment
             for incident in delays:
                 if incident.began > run.settled:
                     break
+                if incident.kind == "alarm" and not followed:
+                    continue  # acks go over a connection that publishes nothing, which no alarm blocks
                 if run.ended <= incident.ended and (not incident.pids or run.pid in incident.pids):
                     run.settled = max(run.settled, incident.ended + moment)
 

@@ -128,11 +128,20 @@ def test_a_repeat_of_one_task_is_not_excused_by_what_could_have_repeated_others(
 
 def test_what_ended_while_acks_were_held_back_is_open_to_the_next_fault() -> None:
     again = [*sent("a"), *ran("a", 2), *ran("a", 9, OTHER)]
-    frozen = Incident(number=1, kind="alarm", began=2.2, ended=6.0)
-    assert not judge(again, frozen).good
+    slow = Incident(number=1, kind="slow", began=2.2, ended=6.0)
+    alarm = Incident(number=1, kind="alarm", began=2.2, ended=6.0)
+    assert not judge(again, alarm, kill(6.1)).good
+    assert judge(["2 1 awaits a", *again], alarm, kill(6.1)).good
     assert not judge(again, kill(6.1)).good
-    assert judge(again, frozen, kill(6.1)).good
-    assert not judge(again, frozen, kill(6.4)).good
+    assert judge(again, slow, kill(6.1)).good
+    assert not judge(again, slow, kill(6.7)).good
+
+
+def test_a_slow_network_explains_only_what_waited_long_for_its_confirm() -> None:
+    slow = Incident(number=1, kind="slow", began=1.05, ended=9.0)
+    assert not judge([*sent("a"), *ran("a", 2), *ran("a", 5)], slow).good
+    waited = ["1 1 attempted a short", "4 1 acknowledged a"]
+    assert judge([*waited, *ran("a", 5), *ran("a", 6)], slow).good
 
 
 def test_a_send_while_the_broker_was_away_explains_nothing() -> None:
