@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from amqtask.amqp.address import Address
 from amqtask.core.message import Publication
 from amqtask.errors import (
@@ -26,6 +28,10 @@ REFUSALS = frozenset({402, 403, 501, 502, 503, 504, 505, 530, 540})
 _ABSENT = ("down or inaccessible", "failed to restart", "stopped by supervisor", "timeout")
 
 
+# What 530 says where a virtual host or a user has as many connections as it may have.
+_LIMIT = re.compile(r"(\w+ )?connection limit \(\d+\) is reached")
+
+
 def unreachable(address: Address, reason: object) -> ConnectFailed:
     """Nobody answers there."""
     return ConnectFailed(
@@ -43,8 +49,11 @@ def tls_failed(address: Address, reason: object) -> ConnectFailed:
     return ConnectFailed(f"TLS with {address.endpoint} failed: {reason}.")
 
 
-def login_refused(address: Address, code: int) -> LoginRefused:
-    """A broker answered and refused user, password or virtual host."""
+def login_refused(address: Address, code: int, text: str) -> ConnectFailed:
+    """A broker answered and refused user, password or virtual host; or one connection more than a limit allows."""
+    limit = _LIMIT.search(text)
+    if limit is not None:  # passes when others close theirs
+        return turned_away(address, limit[0])
     if code == ACCESS_REFUSED:
         return LoginRefused(
             f"RabbitMQ at {address.endpoint} refused the login of user {address.user!r}: check user and password."

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 BELIEVED = 2.0  # seconds of refusals after which a target is taken at its word; elections take less
 FORGOTTEN = 6.0  # seconds after the first refusal when that word is questioned again
-SOONEST = 0.05  # seconds before a refused message is sent again, at first and at most
-LATEST = 0.4
+SOONEST = 0.1  # seconds before a refused message is sent again, at first and at most: few tries, since a message
+LATEST = 1.0  # for several queues, one of which is full, comes to the others with each of them
 
 Target = tuple[str, str]  # exchange and routing key
 
@@ -38,7 +38,7 @@ class Refusals:
             self._since[target] = since = now
         if now - since >= BELIEVED:
             return None
-        return min(LATEST, max(SOONEST, (now - since) / 2))
+        return min(LATEST, max(SOONEST, (now - since) * 2))
 
     def accepted(self, target: Target) -> None:
         """Note a confirm."""

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -85,7 +86,9 @@ def test_a_silent_network_is_noticed_and_left(place: Places, own: OwnBroker) -> 
         node = at.node("-c1", "-b", url, "-Q", at.queue)
         app = caller(at, url)
         try:
-            assert app.send_task("work.add", (1, 2)).get(timeout=20) == 3
+            held = app.send_task("work.hold", ("held", "go"))
+            at.saw("start", "held")
+            other = at.node("-c1", "-Q", at.queue, "-n", "other")
             proxy.freeze()
             began = time.monotonic()
             with pytest.raises((ConfirmTimeout, ConnectFailed)):
@@ -93,16 +96,49 @@ def test_a_silent_network_is_noticed_and_left(place: Places, own: OwnBroker) -> 
             assert time.monotonic() - began < 3
             node.says("no broker connection", 9)
             assert time.monotonic() - began < 7 + 1  # three heartbeats, and a moment
+            # the broker has noticed as well, and given to the other node what the silent one held
+            eventually(lambda: at.count("start")["held"] == 2, 5)
+            assert time.monotonic() - began < 7 + 2
             proxy.thaw()
+            at.release("go")
             began = time.monotonic()
-            assert at.send("add", 3, 4).get(timeout=10) == 7
+            # a reply queue is nobody's own: it takes results while its owner is away, and lets the owner in again
+            assert held.get(timeout=10) == "held"
+            assert app.send_task("work.add", (3, 4)).get(timeout=10) == 7
             assert time.monotonic() - began < 5
         finally:
             app.close()
+        assert node.stop() == other.stop() == 0
+
+
+def test_a_slow_network_delays_and_breaks_nothing(place: Places, own: OwnBroker) -> None:
+    with Proxy.before(own.url) as proxy:
+        at = place(on=own, type="quorum")
+        node = at.node("-c1", "-b", f"{proxy.url}?heartbeat=2", "-Q", at.queue)
+        (child,) = node.children()
+        proxy.slow(rate=20_000, latency=0.1)
+        before = resident(child)
+        names = at.send_notes(500)
+        assert (
+            at.send("note", "x" * 60_000).get(timeout=20) == "x" * 60_000
+        )  # three seconds each way
+        at.everything_done(names)
         assert node.stop() == 0
+        assert at.depth() == 0
+    assert not node.records("no broker connection")
+    assert max(at.count("start").values()) == 1
+    assert resident(child, before) - before < 20 << 20
 
 
-@pytest.mark.parametrize("change", ["password", "permission"])
+def resident(pid: int, gone: int = 0) -> int:
+    """Bytes of memory that a process has in use; ``gone`` when it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+    except OSError:
+        return gone
+
+
+@pytest.mark.parametrize("change", ["password", "permission", "connections"])
 def test_a_login_that_is_refused_later(place: Places, own: OwnBroker, change: str) -> None:
     user, at = f"user-{uuid.uuid4().hex[:8]}", place(on=own, type="quorum")
     grants = {"configure": ".*", "write": ".*", "read": ".*"}
@@ -113,29 +149,39 @@ def test_a_login_that_is_refused_later(place: Places, own: OwnBroker, change: st
     own.api("PUT", account, {"password": "old-secret", "tags": "monitoring"})
     own.api("PUT", permission, grants)
     url = own.url.replace("guest:guest@", f"{user}:old-secret@")
+    limit = f"/api/user-limits/{user}/max-connections"
     node = at.node("-c1", "-b", url, "-ldebug", "-Q", at.queue)
     app = caller(at, url)
     try:
         assert app.send_task("work.add", (1, 2)).get(timeout=20) == 3
         if change == "password":
             own.api("PUT", account, {"password": "new-secret", "tags": "monitoring"})
-        else:
+        elif change == "permission":
             own.api("DELETE", permission)
+        else:
+            own.api("PUT", limit, {"value": 0})
         for connection in eventually(
             lambda: [c for c in own.api("GET", "/api/connections") if c.get("user") == user], 20
         ):
             own.api("DELETE", f"/api/connections/{quote(connection['name'], safe='')}")
-        first = eventually(lambda: _refused(node), 10)
-        assert user in first[0]["reason"]
-        with pytest.raises(LoginRefused):
-            app.send_task("work.add", (1, 2), ignore_result=True)
-        # both connections of the child were refused; from then on they take turns, five seconds apart
-        tried = len(_refused(node))
-        eventually(lambda: len(_refused(node)) > tried, 15)
-        again = [each["timestamp"] for each in _refused(node)]
-        assert _seconds(again[0], again[-1]) > 5 * (len(again) - 2) - 1
-        own.api("PUT", account, {"password": "old-secret", "tags": "monitoring"})
-        own.api("PUT", permission, grants)
+        if change == "connections":
+            eventually(lambda: "user connection limit (0) is reached" in node.output, 10)
+            with pytest.raises(ConnectFailed, match="limit") as caught:
+                app.send_task("work.add", (1, 2), ignore_result=True)
+            assert not isinstance(caught.value, LoginRefused)
+            own.api("DELETE", limit)
+        else:
+            first = eventually(lambda: _refused(node), 10)
+            assert user in first[0]["reason"]
+            with pytest.raises(LoginRefused):
+                app.send_task("work.add", (1, 2), ignore_result=True)
+            # both connections of the child were refused; from then on they take turns, five seconds apart
+            tried = len(_refused(node))
+            eventually(lambda: len(_refused(node)) > tried, 15)
+            again = [each["timestamp"] for each in _refused(node)]
+            assert _seconds(again[0], again[-1]) > 5 * (len(again) - 2) - 1
+            own.api("PUT", account, {"password": "old-secret", "tags": "monitoring"})
+            own.api("PUT", permission, grants)
         assert at.send("add", 3, 4).get(timeout=20) == 7
         assert "secret" not in node.output
     finally:

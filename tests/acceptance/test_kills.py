@@ -116,3 +116,18 @@ def test_a_task_terminates_a_process_it_started(place: Places) -> None:
     assert at.send("add", 1, 2).get(timeout=10) == 3
     assert node.children() == pid
     assert node.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_killed_between_the_results_confirm_and_the_ack(place: Places, kind: str) -> None:
+    at = place(type=kind)
+    node = at.node("-c", "1", "-Q", at.queue)
+    result = at.send("dies_with_its_result_out", "x")
+    assert result.get(timeout=20) == "x"  # it is out before the ack, so never lost
+    node.says("child crashed")
+    # the message comes again, to a process that reads what the dead one had finished
+    node.says("finished before, not run again")
+    assert at.send("add", 1, 2).get(timeout=20) == 3
+    assert node.stop() == 0
+    assert at.depth() == at.depth(at.dead) == 0
+    assert at.count("start") == {"x": 1}

@@ -64,6 +64,22 @@ def test_restarts_and_a_kill_under_load(place: Places, outage: OwnBroker) -> Non
     assert again <= 2 * 2 * 64, again
 
 
+def test_a_kill_while_delayed_tasks_come_due(place: Places, outage: OwnBroker) -> None:
+    at = place(on=outage, type="quorum")
+    node = at.node("-c", "2", "-Q", at.queue)
+    names = [f"due-{number}" for number in range(400)]
+    with at.app.batch():
+        for name in names:
+            at.send("note", name, countdown=2.0, ignore_result=True)
+    at.finished(20)
+    outage.kill()
+    outage.start()
+    at.everything_done(names)
+    assert node.stop() == 0
+    # what the two children held, and what two steps of the ladder had sent on without an answer yet
+    assert sum(at.count("start").values()) - len(names) <= 2 * 64 + 2 * 32
+
+
 @pytest.mark.parametrize(
     ("how", "flags"),
     [("down", "-c2"), ("frozen", "-c2"), ("frozen", "-Psolo")],

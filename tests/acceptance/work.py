@@ -385,6 +385,21 @@ def dies_before_its_ack(self: Task[[str], str], what: str) -> str:
 
 
 @app.task(bind=True)
+def dies_with_its_result_out(self: Task[[str], str], what: str) -> str:
+    """Have the process killed when the result is confirmed and the message is to be acked; the first time only."""
+    log("start", what)
+    if not (HERE / "killed").exists():
+        from amqtask.amqp.threaded.consumer import ThreadedConsumer
+
+        def settle(*_: object) -> None:
+            (HERE / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(ThreadedConsumer, "settle", settle)  # noqa: B010  # the instant that must be hit
+    return what
+
+
+@app.task(bind=True)
 def unsendable(self: Task[[], None]) -> None:
     self.retry(args=(), kwargs={}, headers={"large": "x" * 70_000}, countdown=0.1)
 

@@ -200,7 +200,7 @@ def _handshake_url(address: Address, heartbeat: int) -> URL:
 
 def _connect_error(address: Address, wire: Wire | None, error: Exception) -> ConnectFailed:
     if wire is not None and wire.close_code in (failures.ACCESS_REFUSED, failures.NOT_ALLOWED):
-        return failures.login_refused(address, wire.close_code)
+        return failures.login_refused(address, wire.close_code, wire.why)
     if isinstance(error, ssl.SSLError):
         return failures.tls_failed(address, error)
     return failures.unreachable(address, (wire.why if wire is not None else "") or error)

@@ -402,7 +402,7 @@ def connect_error(address: Address, reason: BaseException | str) -> ConnectFaile
         if closed is not None:
             code, text = closed
             if code in (failures.ACCESS_REFUSED, failures.NOT_ALLOWED):
-                return failures.login_refused(address, code)
+                return failures.login_refused(address, code, text)
             # not about us: a virtual host that is being started (541), a broker that shuts down (320)
             return failures.turned_away(address, f"{code} {text}" if code else text)
         if isinstance(cause, ssl.SSLError):

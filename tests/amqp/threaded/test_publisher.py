@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -181,6 +182,44 @@ def test_a_queue_that_refuses_for_a_moment(broker: Broker, queue_name: str) -> N
         emptied.join()
         with pytest.raises(PublishNacked):  # refused until the caller's time is over
             out.publish(to_queue(queue_name), timeout=0.3)
+
+
+def test_a_fan_out_to_a_full_queue_is_refused_though_the_other_has_it(
+    broker: Broker, queue_name: str
+) -> None:
+    full, exchange = f"{queue_name}-full", f"{queue_name}-both"
+    with broker.channel() as channel, declared(broker, queue_name) as depth:
+        channel.queue_declare(full, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+        channel.exchange_declare(exchange, "fanout")
+        for queue in (queue_name, full):
+            channel.queue_bind(queue, exchange)
+        try:
+            with publisher(broker.url) as out:
+                out.publish(to_both := to_exchange(exchange), timeout=5)
+                with pytest.raises(PublishNacked):
+                    out.publish(to_both, timeout=1)
+            # a copy for each of the few tries, all with one id: repeats, as after any failed send
+            assert 2 < depth() <= 6
+            ids = {properties.message_id for properties, _ in messages(broker, queue_name)}
+            assert len(ids) == 1
+        finally:
+            channel.queue_delete(full)
+            channel.exchange_delete(exchange)
+
+
+def to_exchange(exchange: str) -> Publication:
+    return Publication(
+        exchange, "", Envelope(b"[]", msgspec.structs.replace(PERSISTENT, message_id="m"))
+    )
+
+
+def messages(broker: Broker, queue: str) -> list[tuple[Any, bytes | None]]:
+    """Take all messages of a queue."""
+    taken = []
+    with broker.channel() as channel:
+        while (found := channel.basic_get(queue, auto_ack=True))[0] is not None:
+            taken.append((found[1], found[2]))
+    return taken
 
 
 def drain_one(broker: Broker, queue: str) -> None:
