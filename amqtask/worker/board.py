@@ -299,6 +299,8 @@ class Board:
         self._ring_at = self._buckets_at + _WORD.size * buckets
         self._ring = standings
         self._memory = mmap.mmap(-1, self._ring_at + _STANDING_SIZE * standings)
+        # the head's words, which every delivery looks at
+        self._words = memoryview(self._memory)[:_HEADER_SIZE].cast("Q")
         self._children = tuple(
             ChildRecord(self._memory, _HEADER_SIZE + seat_size * index, index, slots)
             for index in range(seats)
@@ -367,14 +369,19 @@ class Board:
             _WORD.pack_into(memory, _HEADERS_AT, headers + 1)
         _WORD.pack_into(memory, 0, sequence)
 
+    @property
+    def knows(self) -> bool:
+        """Whether anything is known of any task. From any process and thread; for every delivery."""
+        return self._words[0] != 0
+
     def standing(self, task_id: bytes | str) -> Standing | None:
         """Return what holds for a task id, None when nothing is known. From any process and thread.
 
         One comparison while nothing is known of any task, a fraction of a microsecond when nothing is known of this one.
         """
-        memory = self._memory
-        if not _word(memory, 0)[0]:
+        if not self._words[0]:
             return None
+        memory = self._memory
         which = key(task_id)
         hashed = _hash(which)
         (sequence,) = _word(memory, self._buckets_at + 8 * (hashed & self._mask))
@@ -386,7 +393,7 @@ class Board:
     @property
     def revokes_by_header(self) -> bool:
         """Whether any tasks were revoked by their headers."""
-        return bool(_word(self._memory, _HEADERS_AT)[0])
+        return self._words[_HEADERS_AT // 8] != 0
 
     def revoked_by_header(self, headers: Mapping[str, object]) -> bool:
         """Tell whether tasks with one of these headers were revoked. One comparison while none were by header."""
@@ -450,4 +457,5 @@ class Board:
     def close(self) -> None:
         """Unmap the memory in this process. Afterwards no method may be called."""
         self.journal.close()
+        self._words.release()
         self._memory.close()

@@ -20,7 +20,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +31,7 @@ from amqtask.amqp.ports import Delivery
 from amqtask.core import codec, dead, result, serialization
 from amqtask.core.codec import Head
 from amqtask.core.message import Properties, Publication
-from amqtask.core.onward import FIRST_TIME, senders_own
+from amqtask.core.onward import FIRST_TIME, KOMBU_DELIVERY, senders_own
 from amqtask.core.outcome import (
     Deferred,
     Failed,
@@ -166,11 +166,12 @@ class Executor:
             return
         key = self._key(delivery, head)
         board = self._board
-        standing = board.standing(head.id)
-        if (
-            standing is not None or delivery.redelivered or board.revokes_by_header
-        ) and self._known(delivery, head, key, standing):
-            return
+        if board.knows or delivery.redelivered:
+            standing = board.standing(head.id)
+            if (
+                standing is not None or delivery.redelivered or board.revokes_by_header
+            ) and self._known(delivery, head, key, standing):
+                return
         task = self._tasks.get(head.task)
         if task is None:
             self._end(delivery, head, None, self._unknown(head), key)
@@ -227,13 +228,25 @@ class Executor:
         if not mine:
             _wait_for_the_end()
         # In the journal before it leaves the board, so that no other child finds it on neither.
-        self._place = self._journal.begin(key[1])
+        self._place = place = self._journal.begin(key[1])
         slot.end(type(outcome) is not Succeeded)
         self.running_since = 0.0
         self.busy += time.monotonic() - started
         self.ended += 1
-        if self.ended == self._job.max_tasks or self._too_large():
+        if self.ended == self._job.max_tasks or (
+            self._job.max_memory is not None and self._too_large()
+        ):
             self.exhausted = True
+        if (
+            type(outcome) is Succeeded
+            and acks_late
+            and not head.reply_to
+            and not self._tells_success
+        ):
+            # the short way for what most often happens, and as ``_end`` would
+            self._place = -1
+            self._settler.post(delivery, DONE, key, place)
+            return
         self._end(delivery, head, task, outcome, key, acked=not acks_late)
 
     def _call(self, delivery: Delivery, head: Head, task: AnyTask, started: float) -> Outcome:
@@ -399,8 +412,14 @@ class Executor:
     def _request(
         self, delivery: Delivery, head: Head, args: Any, kwargs: Any, started: float
     ) -> Request:
-        exchange, routing_key = self._carrier.came_by(delivery)
-        first_time = head.headers.get(FIRST_TIME) if head.headers else None
+        headers: Mapping[str, object] = head.headers
+        first_time: object = None
+        if headers or delivery.exchange == KOMBU_DELIVERY:
+            exchange, routing_key = self._carrier.came_by(delivery)
+            first_time = headers.get(FIRST_TIME)
+            headers = senders_own(headers)
+        else:  # nothing says that it went another way first
+            exchange, routing_key = delivery.exchange, delivery.routing_key
         return Request(
             id=head.id,
             task=head.task,
@@ -425,7 +444,7 @@ class Executor:
             origin=head.origin,
             args=args,
             kwargs=kwargs,
-            headers=senders_own(head.headers),
+            headers=headers,
             shadow=head.shadow,
             called_directly=False,
             ignore_result=not self._wants_result(head, self._tasks.get(head.task)),

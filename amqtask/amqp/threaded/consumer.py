@@ -168,8 +168,10 @@ class ThreadedConsumer:
 
     def settle(self, delivery: ports.Delivery, verdict: Verdict) -> None:
         """Decide a delivery. Acks are coalesced for a few milliseconds; a stale epoch is dropped."""
-        self._verdicts.append((delivery, verdict))
-        self._io.post(self._take_verdicts)
+        verdicts = self._verdicts
+        verdicts.append((delivery, verdict))
+        if len(verdicts) == 1:  # else whoever takes the first one takes this one too
+            self._io.post(self._take_verdicts)
 
     def give_back(self) -> None:
         """Give back whatever has no verdict, what runs included. I/O thread.
@@ -453,7 +455,7 @@ class ThreadedConsumer:
     def _take_verdicts(self) -> None:
         verdicts, lanes = self._verdicts, self._lanes
         urgent = False
-        for _ in range(len(verdicts)):
+        while verdicts:  # until there is none: what is added meanwhile wakes nobody
             delivery, verdict = verdicts.popleft()
             ledger = lanes[delivery.queue].ledger
             if ledger.settle(delivery.epoch, delivery.tag, verdict) and verdict is not Verdict.ACK:
