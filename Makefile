@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 # What a run in bad weather takes: whatever works on the run's broker, but for what is about processes and their ends.
 WEATHER := $(addprefix tests/,$(addprefix acceptance/test_,$(addsuffix .py,bad_input long_tasks redelivery results retries revoke \
-	verdicts)) test_app.py test_delays.py $(addprefix cli/test_,$(addsuffix .py,queue revoke tasks topology)))
+	verdicts)) test_app.py test_delays.py $(addprefix cli/test_,$(addsuffix .py,revoke topology)))
 
 # Nothing is asked, and no home folder is needed.
 export PIP_NO_INPUT := 1

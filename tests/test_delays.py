@@ -343,6 +343,7 @@ def test_a_user_without_configure_permission(alone: App, broker: Broker, queue_n
         broker.api("DELETE", f"/api/users/{user}")
 
 
+@pytest.mark.exact("asserts how late they are, and refuses connections itself")
 @pytest.mark.parametrize("how", ["threads", "asyncio"])
 def test_what_waits_for_the_broker_is_due_no_later(
     alone: App, broker: Broker, queue_name: str, how: str
