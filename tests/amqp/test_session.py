@@ -219,6 +219,18 @@ def test_a_session_with_patience_outlives_its_connection(broker: Broker, queue_n
         assert session.queue(queue_name) == QueueState(queue_name, 3, 0)
 
 
+def test_a_session_with_patience_outlives_a_silent_network(broker: Broker, queue_name: str) -> None:
+    with (
+        Proxy.before(broker.url) as proxy,
+        Session((Address.parse(proxy.url),), timeout=1, patience=2) as session,
+    ):
+        proxy.freeze(*(link.number for link in proxy.links))  # new ones are as before
+        session.declare(DeclareQueue(queue_name))
+        proxy.freeze()
+        with pytest.raises(ConnectionLost, match="no answer within 1 s"):
+            session.queue(queue_name)
+
+
 def test_a_login_that_is_cut_is_not_a_login_that_is_refused() -> None:
     hello = bytes.fromhex("01 0000 0000 001a 000a000a 00 09 00000000 00000005") + b"PLAIN"
     hello += bytes.fromhex("00000005") + b"en_US" + b"\xce"
