@@ -144,3 +144,31 @@ def test_the_decisions_have_their_three_parts_and_are_numbered() -> None:
             "Choice",
             "What we gave up",
         ]
+
+
+FAULTS = ROOT / "docs" / "explanation" / "faults.md"
+NAMED = re.compile(r"`([\w/]+\.py)(?:::(\w+))?`")
+
+
+def rows() -> list[list[str]]:
+    """The cells of each fault's line."""
+    lines = (line for line in FAULTS.read_text().splitlines() if re.match(r"\| \d", line))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_every_fault_has_a_number_and_an_answer() -> None:
+    numbers = [int(row[0]) for row in rows()]
+    assert sorted(numbers) == list(range(1, max(numbers) + 1))  # each once, none left out
+    assert all(all(row) for row in rows())
+    assert all(NAMED.search(row[3]) for row in rows() if len(row) == 4)
+
+
+def test_every_test_named_there_exists() -> None:
+    missing = []
+    for file, function in NAMED.findall(FAULTS.read_text()):
+        path = ROOT / "tests" / file
+        if not path.exists() or not re.search(
+            rf"^def {function}\b", path.read_text(), re.MULTILINE
+        ):
+            missing.append(f"{file}::{function}")
+    assert missing == []
