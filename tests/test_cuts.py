@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -141,6 +142,26 @@ def test_a_result_comes_back(broker: Broker, queue: str) -> None:
         times = at_every_stage(broker, act, connections=2)
 
     assert results == [42] * times
+
+
+def test_closing_does_not_wait_for_an_answer_that_was_cut(broker: Broker, queue: str) -> None:
+    with Proxy.before(broker.url) as proxy, answering(broker, queue, total):
+
+        def close() -> tuple[float, list[int]]:
+            """How long it took, and how much had been said on each connection before."""
+            with app_on(proxy.url, queue) as app:
+                assert app.send_task("shop.add", (20, 22)).get(timeout=30) == 42
+                said = [link.to_server for link in proxy.links]
+                began = time.monotonic()
+                app.close()
+            return time.monotonic() - began, said
+
+        _, said = close()
+        for more in range(5, 150, 20):  # cancelled, then deleted, then closed
+            for before in said:
+                proxy.cut_after(to_server=before + more)
+            took, _ = close()
+            assert took < 5, f"{took:.1f} s when cut {more} bytes into the end"
 
 
 def test_a_revoke_is_said(broker: Broker, queue: str) -> None:

@@ -121,6 +121,7 @@ class ThreadedConsumer:
         self._refused: set[int] = set()  # declarations refused in this round
         self._told: set[str] = set()  # what the log has on this connection
         self._on_stopped: list[Callable[[], None]] = []
+        self._on_deleted: list[Callable[[], None]] = []
         self._flush_timer: Any = None
         self._burst = (
             0  # commands sent with less than SETTLE_TIME between them, the last at _burst_at
@@ -210,7 +211,9 @@ class ThreadedConsumer:
         self._io.post(lambda: self._close(on_closed))
 
     def delete(self, queue: str, on_deleted: Callable[[], None]) -> None:
-        """Delete a queue of this consumer's own; ``on_deleted`` runs on the I/O thread, at once without a channel."""
+        """Delete a queue of this consumer's own; ``on_deleted`` runs on the I/O thread, also when the
+        connection goes first: the queue's own expiry is what remains then.
+        """
         self._io.post(lambda: self._delete(queue, on_deleted))
 
     # ------------------------------------------------------------ I/O thread: declarations
@@ -288,6 +291,7 @@ class ThreadedConsumer:
             )
 
     def _channel_lost(self, error: BrokerError) -> None:
+        self._deleted()  # there will be no answer
         if self._up and self._connection.connected:
             if isinstance(error, OperationRefused):
                 self._declaration_refused(error)
@@ -515,7 +519,13 @@ class ThreadedConsumer:
         if channel is None or not channel.is_open:
             on_deleted()
             return
-        channel.queue_delete(queue, callback=lambda _frame: on_deleted())
+        self._on_deleted.append(on_deleted)
+        channel.queue_delete(queue, callback=lambda _frame: self._deleted())
+
+    def _deleted(self) -> None:
+        callbacks, self._on_deleted = self._on_deleted, []
+        for callback in callbacks:
+            callback()
 
     def _close(self, on_closed: Callable[[], None]) -> None:
         self.stopping = True
