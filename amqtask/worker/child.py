@@ -10,6 +10,7 @@ may be stuck in C code for minutes: the I/O thread keeps heartbeats, limits and 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -52,6 +53,7 @@ HANDLERS_LOOK = (
 )
 VERDICTS_WITHIN = 8.0  # seconds to wait for a node's word that verdicts were read; longer than the node itself waits
 VERDICTS_LOOK = 0.01
+SPARE = 4  # descriptors
 COLD_GRACE = 2.0  # seconds a cold stop waits for the broker to confirm what its tasks left behind
 
 
@@ -65,6 +67,9 @@ class Child:
         self._job = job
         self._context = context
         self._io = IoThread(f"amqtask-io-{context.index}")
+        self._io.on_failure = self._io_failed
+        # Descriptors kept for when a task has leaked all others: enough to send what has ended. I/O thread.
+        self._spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE)]
         addresses = in_order(job.addresses, job.settings.broker_failover_strategy)
         # Connects when the first result, dead letter or task is published.
         self._publisher = ThreadedPublisher(
@@ -266,6 +271,17 @@ class Child:
                 self._io_await_verdicts(deadline)
 
         self._io.call_later(VERDICTS_LOOK, look)
+
+    def _io_failed(self, error: Exception) -> None:
+        """The I/O loop has failed. Without descriptors no task can do much here: settle what has ended, and be replaced."""
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            spare, self._spare = self._spare, []
+            for descriptor in spare:
+                os.close(descriptor)
+            if spare and not self._draining:
+                log.error("tasks have used up the file descriptors of this process; it is replaced")
+                self._exit = ChildExit.RECYCLE
+                self._io_drain()
 
     def _io_ready(self) -> None:
         if not self._told:

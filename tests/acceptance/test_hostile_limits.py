@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import signal
 import time
 from collections import Counter
@@ -71,6 +73,21 @@ def hostile(what):
             for_ever(lambda: time.sleep(1))
         log("grandchild", pid)
         os.waitpid(pid, 0)
+    elif what == "bomb":
+        for _ in range(50):
+            pid = os.fork()
+            if pid == 0:
+                for_ever(lambda: time.sleep(1))
+            log("grandchild", pid)
+        time.sleep(3600)
+    elif what == "fork with a lock":
+        lock = threading.Lock()
+        with lock:
+            pid = os.fork()
+            if pid == 0:
+                lock.acquire()
+            log("grandchild", pid)
+            os.waitpid(pid, 0)
     elif what == "subprocess":
         program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
         log("grandchild", program.pid)
@@ -134,6 +151,17 @@ def deaf(what, until):
     log("end", what)
 
 
+@app.task(name="work.leak")
+def leak(what):
+    """Use up the file descriptors, for good."""
+    log("start", what)
+    try:
+        while True:
+            os.open(os.devnull, os.O_RDONLY)
+    except OSError as error:
+        return error.errno
+
+
 @app.task(name="work.split")
 def split():
     """Both sides of a fork return."""
@@ -150,6 +178,8 @@ SETTLED = [
     "ignore",
     "mask",
     "fork",
+    "bomb",
+    "fork with a lock",
     "subprocess",
     "thread",
 ]
@@ -242,6 +272,24 @@ def test_limits_after_a_task_that_left_a_mess(hostile: Place, mess: str) -> None
     assert node.children() == [child]
     assert node.stop(timeout=10) == 0
     assert not node.records("child killed")
+
+
+@pytest.mark.parametrize("flags", ["-c1", "-Psolo"])
+def test_a_process_without_descriptors_is_replaced(hostile: Place, flags: str) -> None:
+    at = hostile
+    most, hardest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hardest))  # which the node inherits
+    try:
+        node = at.node(flags, "-Q", at.queue)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hardest))
+    # its result needs a connection, for which no descriptor is left
+    assert at.send("leak", "x").get(timeout=20) == errno.EMFILE
+    assert at.send("note", "after").get(timeout=20) == "after"
+    assert node.stop() == 0
+    assert node.records("tasks have used up the file descriptors of this process; it is replaced")
+    assert not node.records("child crashed")
+    assert at.count("start") == {"x": 1, "after": 1}
 
 
 def test_the_copy_that_a_fork_leaves_settles_nothing(hostile: Place) -> None:

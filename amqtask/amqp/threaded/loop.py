@@ -51,6 +51,8 @@ class IoThread:
         self.name = name
         self.loop = IOLoop()
         self.connections: weakref.WeakSet[Member] = weakref.WeakSet()
+        # Told what the loop has failed with, before it goes on. Set it before the thread starts.
+        self.on_failure: Callable[[Exception], None] | None = None
         self._posted: deque[Callback] = deque()
         self._awake = False  # a wake-up is under way; written by any thread, cleared by the I/O thread before it drains
         self._lock = threading.Lock()
@@ -126,8 +128,11 @@ class IoThread:
                 self.loop.start()
             except (
                 Exception
-            ):  # the loop belongs to several connections: one must not end the others
+            ) as error:  # the loop belongs to several connections: one must not end the others
                 log.exception("the I/O loop failed and goes on", thread=self.name)
+                if (told := self.on_failure) is not None:
+                    failure = error
+                    self._guard(lambda: told(failure))
                 for connection in list(self.connections):
                     self._guard(connection.start_over)
             else:
