@@ -10,7 +10,6 @@ may be stuck in C code for minutes: the I/O thread keeps heartbeats, limits and 
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -31,7 +30,7 @@ from amqtask.errors import BrokerError
 from amqtask.log import get_logger
 from amqtask.request import set_abort_lookup
 from amqtask.worker.board import Ending
-from amqtask.worker.execution import Executor
+from amqtask.worker.execution import Executor, starved
 from amqtask.worker.held import Held
 from amqtask.worker.job import Job
 from amqtask.worker.limits import SOFT_SIGNAL, MainThreadLimits
@@ -274,7 +273,7 @@ class Child:
 
     def _io_failed(self, error: Exception) -> None:
         """The I/O loop has failed. Without descriptors no task can do much here: settle what has ended, and be replaced."""
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        if starved(error):
             spare, self._spare = self._spare, []
             for descriptor in spare:
                 os.close(descriptor)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import inspect
 import logging
 import os
@@ -221,6 +222,9 @@ class Executor:
             mine = self._limits.end()
             outcome = Failed(error, None, "soft time limit", time.monotonic() - started)
         if type(outcome) is not Succeeded:
+            if isinstance(outcome, Failed | Retried) and starved(outcome.error):
+                log.error("tasks have used up the file descriptors of this process; it is replaced")
+                self.exhausted = True
             if self._limits.revoked(run) and type(outcome) in (Failed, Retried):
                 outcome = TERMINATED
             elif type(outcome) is Retried and self._revoked(head):
@@ -769,6 +773,11 @@ def _end_copy() -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(0)
+
+
+def starved(error: BaseException) -> bool:
+    """Whether an error says that there are no more file descriptors, which every next task in this process would hear, too."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def resident_kib() -> int:

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from pika.adapters.select_connection import IOLoop
@@ -130,9 +131,8 @@ class IoThread:
                 Exception
             ) as error:  # the loop belongs to several connections: one must not end the others
                 log.exception("the I/O loop failed and goes on", thread=self.name)
-                if (told := self.on_failure) is not None:
-                    failure = error
-                    self._guard(lambda: told(failure))
+                if self.on_failure is not None:
+                    self._guard(partial(self.on_failure, error))
                 for connection in list(self.connections):
                     self._guard(connection.start_over)
             else:
