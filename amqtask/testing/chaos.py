@@ -176,6 +176,14 @@ def run(options: Options, watcher: Watcher) -> Report:
         return report
 
 
+def _answers(host: str, port: int) -> bool:
+    """Whether a broker speaks: an open port may be what a dying one has left."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 1.0) as sock:
+        sock.sendall(b"AMQP\x00\x00\x09\x01")
+        return sock.recv(1) == b"\x01"  # a method frame: connection.start
+    return False
+
+
 def _check(options: Options) -> tuple[faults.Kind, ...]:
     for name in options.tasks_of:
         if name not in kinds.KINDS:
@@ -560,17 +568,15 @@ class _Run:
         return broke, back
 
     def _start_broker(self, node: PrivateNode) -> float:
-        """Start the broker; the moment at which its port answered."""
+        """Start the broker; the moment at which it answered."""
         address = Address.parse(self._url)
         answered: list[float] = []
         stop = threading.Event()
 
         def watch() -> None:
             while not answered and not stop.wait(0.01):
-                with socket.socket() as sock:
-                    sock.settimeout(1.0)
-                    if sock.connect_ex((address.host, address.port)) == 0:
-                        answered.append(time.monotonic())
+                if _answers(address.host, address.port):
+                    answered.append(time.monotonic())
 
         watching = threading.Thread(target=watch, name="amqtask chaos watch")
         watching.start()

@@ -18,12 +18,16 @@ import msgspec
 from amqtask.testing.history import Event
 from amqtask.testing.kinds import TaskKind
 
-UNSETTLED = 0.5  # seconds after its last line in which a task's ack may not be at the broker yet
-# The same for one whose result, retry or dead letter must be confirmed first: the first of a process waits for a connection,
-# and for the ladder of delays to be declared.
-FOLLOWED = 5.0
+# Seconds after its last line in which a task may be unsettled: until the broker has read its ack; until its result or dead
+# letter is confirmed first; and the retries of a process wait until the ladder of delays is declared. All of that takes
+# milliseconds, and on a machine with ten times the work that it can do, or when its broker has just started, so long.
+UNSETTLED = 2.0
+FOLLOWED = 4.0
+RETRIED = 12.0
 RESENT = 2.5  # seconds without a confirm after which a publisher may send again by itself
-AFTERMATH = 0.3  # seconds after a freeze in which what was under way may still break off
+AFTERMATH = (
+    0.4  # seconds in which what was under way may still break off, or a lost connection be noticed
+)
 RETRY = 2.0  # seconds a task of the workload waits for its next attempt, at most
 PASSAGE = 0.5  # seconds that the broker takes to hand over what is due
 KNOWN = 3.0  # seconds after which every node knows of a revoke
@@ -431,7 +435,7 @@ class Ledger:
         waits = self._waits(runs, attempts)
         for incident in incidents:
             begin = incident.began
-            end = incident.ended + AFTERMATH if incident.broke is None else incident.broke
+            end = (incident.ended if incident.broke is None else incident.broke) + AFTERMATH
             hit: set[str] = set()
             if incident.kind in RUNS or incident.kind in BOTH:
                 hit |= {
@@ -467,6 +471,8 @@ class Ledger:
                 continue
             followed = run.raised or run.id in self._asked
             moment = FOLLOWED if followed else UNSETTLED
+            if run.raised and self._of(run.id).chain > 1:
+                moment = RETRIED
             run.settled = run.ended + moment
             for incident in delays:
                 if incident.began > run.settled:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from amqtask.testing.history import Event, parse
 from amqtask.testing.kinds import TaskKind
-from amqtask.testing.ledger import Incident, Ledger, Verdict
+from amqtask.testing.ledger import FOLLOWED, UNSETTLED, Incident, Ledger, Verdict
 
 KINDS = {
     "short": TaskKind("short", 1),
@@ -114,9 +114,12 @@ def test_a_kill_explains_what_its_process_had_started() -> None:
 
 
 def test_a_kill_explains_what_had_just_ended_and_no_more() -> None:
-    again = [*sent("a"), *ran("a", 2), *ran("a", 5, OTHER)]
-    assert judge(again, kill(2.3)).good
-    assert not judge(again, kill(4.0)).good
+    again = [*sent("a"), *ran("a", 2), *ran("a", 9, OTHER)]
+    assert judge(again, kill(2.1 + UNSETTLED)).good
+    assert not judge(again, kill(2.2 + UNSETTLED)).good
+    followed = ["2 1 awaits a", *again]
+    assert judge(followed, kill(2.1 + FOLLOWED)).good
+    assert not judge(followed, kill(2.2 + FOLLOWED)).good
 
 
 def test_a_repeat_of_one_task_is_not_excused_by_what_could_have_repeated_others() -> None:
@@ -130,11 +133,11 @@ def test_what_ended_while_acks_were_held_back_is_open_to_the_next_fault() -> Non
     again = [*sent("a"), *ran("a", 2), *ran("a", 9, OTHER)]
     slow = Incident(number=1, kind="slow", began=2.2, ended=6.0)
     alarm = Incident(number=1, kind="alarm", began=2.2, ended=6.0)
-    assert not judge(again, alarm, kill(6.1)).good
-    assert judge(["2 1 awaits a", *again], alarm, kill(6.1)).good
+    assert not judge(again, alarm, kill(6.2)).good
+    assert judge(["2 1 awaits a", *again], alarm, kill(6.2)).good
     assert not judge(again, kill(6.1)).good
     assert judge(again, slow, kill(6.1)).good
-    assert not judge(again, slow, kill(6.7)).good
+    assert not judge(again, slow, kill(6.2 + UNSETTLED)).good
 
 
 def test_a_slow_network_explains_only_what_waited_long_for_its_confirm() -> None:
