@@ -63,16 +63,21 @@ def suits(item: pytest.Item) -> bool:
     return "broker" in fixtures and not fixtures & OWN and exact is None
 
 
+def blows() -> bool:
+    """Whether the network of this run fails."""
+    return _blowing.is_set()
+
+
 def distinct(found: list[T], identity: Callable[[T], object]) -> list[T]:
     """What arrived, less what came twice because of this weather: published again, since its confirm was cut off."""
-    if not _blowing.is_set():
+    if not blows():
         return found
     return list({identity(each): each for each in reversed(found)}.values())[::-1]
 
 
 def told(stderr: str) -> str:
     """What a program wrote, less what it tells of this weather."""
-    if not _blowing.is_set():
+    if not blows():
         return stderr
     lines = stderr.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(OF_CONNECTIONS))

@@ -23,6 +23,7 @@ from typing import Any, Self
 import pika
 
 from amqtask import App
+from tests import weather
 from tests.brokers import Broker, OwnBroker
 from tests.cli.running import AMQTASK, OURS
 from tests.waiting import eventually
@@ -201,6 +202,10 @@ class Place:
         with self.broker.channel() as channel:
             found = channel.queue_declare(queue or self.queue, passive=True)
             return int(found.method.message_count)
+
+    def all_settled(self) -> None:
+        """Assert that nothing is in the queue: each message was acked. Bad weather can cut off the last acks of a node."""
+        assert weather.blows() or self.depth() == 0
 
     def take(self, queue: str | None = None) -> tuple[Any, bytes] | None:
         """Take one message from a queue (the dead letters unless named): properties and body."""

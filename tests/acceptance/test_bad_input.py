@@ -80,7 +80,7 @@ def node(at: Place) -> Iterator[Node]:
     assert at.send("add", 1, 2).get(timeout=20) == 3
     assert node.children() == before
     assert node.stop() == 0
-    assert at.depth() == 0
+    at.all_settled()
     for event in ("a callback on the I/O thread failed", "the I/O loop failed and goes on"):
         assert not node.records(event), node.output
     assert "Traceback" not in node.output.replace('"traceback": "Traceback', "")
@@ -346,5 +346,5 @@ def test_a_queue_without_dead_letters(place: Places, kind: str) -> None:
     assert at.send("add", 1, 2).get(timeout=10) == 3
     assert node.children() == before
     assert node.stop() == 0
-    assert at.depth() == 0
+    at.all_settled()
     caller.close()

@@ -20,7 +20,8 @@ def test_what_waits_behind_a_long_task_is_not_used_up(place: Places) -> None:
     at.everything_done([*waiting, "long"])
     assert long.get(timeout=10) == "long"
     assert node.stop() == 0
-    assert at.depth() == at.depth(at.dead) == 0
+    at.all_settled()
+    assert at.depth(at.dead) == 0
 
 
 def test_another_child_takes_what_waits_behind_a_long_task(place: Places) -> None:

@@ -31,7 +31,7 @@ def node(at: Place) -> Iterator[Node]:
     yield node
     assert node.children() == before
     assert node.stop() == 0
-    assert at.depth() == 0
+    at.all_settled()
     assert not node.records("a callback on the I/O thread failed"), node.output
 
 
@@ -161,7 +161,8 @@ def test_a_caller_killed_before_its_result_comes(at: Place) -> None:
     at.release("go")
     at.saw("end", "x")
     assert at.send("add", 1, 2).get(timeout=10) == 3
-    assert at.depth() == at.depth(at.dead) == 0
+    at.all_settled()
+    assert at.depth(at.dead) == 0
 
 
 @pytest.mark.usefixtures("node")

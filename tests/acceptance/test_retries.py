@@ -24,7 +24,7 @@ def node(at: Place) -> Iterator[Node]:
     node = at.node("-c1", "-Q", at.queue)
     yield node
     assert node.stop() == 0
-    assert at.depth() == 0
+    at.all_settled()
     assert not node.records("a callback on the I/O thread failed"), node.output
 
 
@@ -191,5 +191,6 @@ def test_killed_between_the_next_attempts_confirm_and_the_ack(place: Places, kin
     eventually(lambda: at.count("end")["x"], 20)
     assert node.stop() == 0
     assert at.count("start") == {"x#0": 1, "x#1": 1}
-    assert at.depth() == at.depth(at.dead) == 0
+    at.all_settled()
+    assert at.depth(at.dead) == 0
     assert time.monotonic() - began < 30

@@ -177,7 +177,8 @@ def test_two_nodes_try_a_task_that_kills_its_process_three_times_together(
     properties, _ = at.dead_letter()
     assert properties.headers["amqtask-dead-reason"] == "crashes"
     assert "SIGSEGV" in properties.headers["amqtask-dead-message"]
-    assert at.depth() == at.depth(at.dead) == 0
+    at.all_settled()
+    assert at.depth(at.dead) == 0
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -214,7 +215,7 @@ def test_the_neighbours_of_tasks_that_kill_their_process(place: Places, kind: st
         assert headers["amqtask-dead-exception"] == "WorkerLostError"
         assert re.search(POISON[how], headers["amqtask-dead-message"])
         assert headers["amqtask-dead-queue"] == at.queue
-    assert at.depth() == 0
+    at.all_settled()
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -263,7 +264,7 @@ def test_a_task_that_takes_whole_nodes_with_it_meets_the_limit_of_the_broker(
     properties, _ = at.dead_letter()
     assert properties.headers["x-death"][0]["reason"] == "delivery_limit"
     assert at.count("start") == {"x": 3}
-    assert at.depth() == 0
+    at.all_settled()
 
 
 # ---------------------------------------------------------------- the agent
