@@ -82,6 +82,7 @@ def depth(broker: Broker, queue: str) -> int:
         return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
+@pytest.mark.exact("a spell on the way can be longer than the delay, which then goes another way")
 def test_a_delayed_task_waits_in_the_broker_and_arrives_as_it_was_sent(
     app: App, broker: Broker, queue_name: str
 ) -> None:
