@@ -258,7 +258,7 @@ def test_a_task_that_takes_whole_nodes_with_it_meets_the_limit_of_the_broker(
     at.send("vanish", "x", ignore_result=True)
     for count in (1, 2, 3):
         node = at.node("-c1", "-Q", at.queue, ready=False)
-        eventually(lambda count=count: at.count("start")["x"] == count, 20)  # type: ignore[misc]  # bound now
+        eventually(lambda count=count: at.count("start")["x"] == count, 60)  # type: ignore[misc]  # bound now
         assert node.wait() == -signal.SIGKILL
 
     properties, _ = at.dead_letter()
