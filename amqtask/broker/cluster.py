@@ -67,7 +67,13 @@ class PrivateCluster:
                 self.home / f"node{number}",
                 root=root,
                 config=config,
-                member=Membership(name, self._record.epmd, self._record.cookie, names),
+                # The founder and itself: RabbitMQ 4.x waits at its first start for every peer it knows of.
+                member=Membership(
+                    name,
+                    self._record.epmd,
+                    self._record.cookie,
+                    tuple(dict.fromkeys((names[0], name))),
+                ),
             )
             for number, name in enumerate(names, 1)
         )

@@ -85,7 +85,7 @@ class Membership(msgspec.Struct, frozen=True):
         name: Erlang node name, like ``amqtask1@localhost``.
         epmd: port of the cluster's name daemon, which runs already.
         cookie: the secret that lets Erlang nodes talk to each other.
-        peers: names of all members.
+        peers: names of the members that it looks for at its first start, its own among them.
     """
 
     name: str
