@@ -6,7 +6,6 @@ what a check makes is exclusive to its connection and gone with it.
 
 from __future__ import annotations
 
-import enum
 import json
 import platform
 import sys
@@ -16,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from amqtask.amqp import declare
 from amqtask.amqp.address import Address
@@ -33,9 +30,11 @@ from amqtask.errors import (
     OperationRefused,
     TopologyConflict,
 )
+from amqtask.findings import Finding, Status, fail, ok, warn
 from amqtask.topology import plan
 from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
+from amqtask.weakness import troubled_nodes, weakened_ladder, weakened_queues
 
 if TYPE_CHECKING:
     from amqtask.app import App
@@ -46,38 +45,6 @@ CLOCK_TOLERANCE = 3.0  # s between two clocks; broker times have whole seconds
 DEAD_LETTER_WAIT = 3.0  # s an expired message has to arrive
 PRECONDITION_FAILED = 406
 SECONDS = 5.0  # for each answer of the broker or its management API
-
-
-class Status(enum.Enum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "FAIL"
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What one check found: ``remedy`` is empty where there is nothing to do."""
-
-    check: str
-    status: Status
-    text: str
-    remedy: str = ""
-
-
-def ok(check: str, text: str) -> Finding:
-    """All is well."""
-    return Finding(check, Status.OK, text)
-
-
-def warn(check: str, text: str, remedy: str = "") -> Finding:
-    """It works, with a but."""
-    return Finding(check, Status.WARN, text, remedy)
-
-
-def fail(check: str, text: str, remedy: str = "") -> Finding:
-    """It does not work."""
-    return Finding(check, Status.FAIL, text, remedy)
 
 
 # ---------------------------------------------------------------- this machine
@@ -333,56 +300,6 @@ def _refused_declaration(
     return None
 
 
-def weakened_ladder(
-    ladder: Ladder, queues: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]]
-) -> list[Finding]:
-    """What makes the broker keep less than the ladder's declarations ask for, of which it tells nobody.
-
-    Args:
-        ladder: the delay ladder.
-        queues: what the management API lists of the virtual host's queues.
-        features: what it lists of feature flags.
-    """
-    findings = []
-    names = {each.name for each in ladder.declarations() if isinstance(each, plan.DeclareQueue)}
-    for queue in queues:
-        if queue["name"] not in names:
-            continue
-        policy = queue.get("effective_policy_definition") or {}
-        for key, harm in _HARMFUL_POLICIES.items():
-            if key in policy and policy[key] != "reject-publish":
-                origin = queue.get("policy") or queue.get("operator_policy")
-                findings.append(
-                    fail(
-                        "delays",
-                        f"policy {origin!r} sets {key} of {queue['name']!r}: {harm}",
-                        "let the policy's pattern leave out names that begin with 'amqtask.'",
-                    )
-                )
-    if any(
-        feature.get("name") == "stream_queue" and feature.get("state") != "enabled"
-        for feature in features
-    ):
-        findings.append(
-            fail(
-                "delays",
-                "feature flag stream_queue is off: the broker moves dead letters at most once, and loses delayed tasks when it "
-                "is killed",
-                "rabbitmqctl enable_feature_flag stream_queue, and restart the broker",
-            )
-        )
-    return findings
-
-
-_HARMFUL_POLICIES = {
-    "overflow": "the broker then moves messages at most once, and loses delayed tasks when it is killed",
-    "max-length": "a full step refuses delayed tasks, or drops them",
-    "max-length-bytes": "a full step refuses delayed tasks, or drops them",
-    "message-ttl": "tasks come early, and go round again",
-    "expires": "the broker deletes the step, with all that waits in it",
-}
-
-
 def check_clock(session: Session) -> Finding:
     """Whether this machine and the broker agree on the time, which ``expires`` and ``eta`` rely on."""
     before = datetime.now(UTC)
@@ -455,7 +372,7 @@ def check_time_limits(app: App, release: tuple[int, int, int]) -> list[Finding]:
 def check_management(
     management: Management, session: Session, topology: Topology | None
 ) -> list[Finding]:
-    """What only the management API tells: alarms, missing bindings, policies that weaken delays. It is optional."""
+    """What only the management API tells: alarms, missing bindings, policies and lost members that weaken queues. It is optional."""
     try:
         overview = management.get("overview")
         mine = session.server
@@ -475,19 +392,11 @@ def check_management(
                 f"none at {management.url} ({why}); it is optional, alarms, bindings and policies go unchecked",
             )
         ]
-    findings = [
-        fail(
-            "management",
-            f"{name} alarm on {node.get('name')}: publishers are held back",
-            f"free {name} there",
-        )
-        for node in nodes
-        for name, key in (("memory", "mem_alarm"), ("disk", "disk_free_alarm"))
-        if node.get(key)
-    ]
+    findings = troubled_nodes(nodes)
     if topology is not None:
         findings += missing_bindings(topology, bindings)
         findings += weakened_ladder(Ladder(topology.delays.prefix), queues, features)
+        findings += weakened_queues(topology, queues, nodes)
     seen = "no alarms" + (", all bindings in place" if topology is not None else "")
     return findings or [ok("management", f"answers at {management.url}: {seen}")]
 

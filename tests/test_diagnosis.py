@@ -14,8 +14,8 @@ from amqtask.amqp import declare
 from amqtask.amqp.address import Address
 from amqtask.amqp.management import Management
 from amqtask.amqp.session import Session
-from amqtask.diagnosis import Status
 from amqtask.errors import OperationRefused
+from amqtask.findings import Finding, Status
 from amqtask.settings import Settings
 from amqtask.topology.model import Binding, Queue, Topology
 from amqtask.topology.parse import parse
@@ -165,7 +165,7 @@ def elsewhere(broker: Broker) -> Iterator[Broker]:
         yield own
 
 
-def verdicts(broker: Broker, **settings: float) -> diagnosis.Finding:
+def verdicts(broker: Broker, **settings: float) -> Finding:
     with Session((Address.parse(broker.url),), name="test") as session:
         (found,) = diagnosis.check_verdicts(session, Settings.parse(settings))
     return found

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from amqtask.amqp.address import Address
     from amqtask.amqp.session import Session
     from amqtask.app import App
-    from amqtask.diagnosis import Finding
+    from amqtask.findings import Finding
     from amqtask.settings import Settings
     from amqtask.topology.model import Topology
 
@@ -54,27 +54,27 @@ def doctor(
 
 
 def _findings(target: Target, file: Path | None, management: str | None) -> Iterator[Finding]:
-    from amqtask import diagnosis
+    from amqtask import diagnosis, findings
 
     yield diagnosis.check_python()
     app, topology = None, None
     try:
         app = target.load_app() if target.has_app() else None
         if app is not None:
-            yield diagnosis.ok("app", f"{app.name}: {len(app.tasks)} tasks")
+            yield findings.ok("app", f"{app.name}: {len(app.tasks)} tasks")
         if file is not None or app is not None:
             topology = target.topology(file)
     except AmqtaskError as error:
         for line in str(error).split("\n"):
-            yield diagnosis.fail("app" if app is None and file is None else "topology", line)
+            yield findings.fail("app" if app is None and file is None else "topology", line)
     yield diagnosis.check_client(app is None or app.settings.broker_fast_frames)
     try:
         addresses = _addresses(target, app, topology)
     except AmqtaskError as error:
-        yield diagnosis.fail("broker", str(error))
+        yield findings.fail("broker", str(error))
         return
-    session, findings = diagnosis.check_addresses(addresses)
-    yield from findings
+    session, found = diagnosis.check_addresses(addresses)
+    yield from found
     if session is None:
         return
     with session:
@@ -97,7 +97,7 @@ def _addresses(target: Target, app: App | None, topology: Topology | None) -> tu
 def _of_broker(
     session: Session, app: App | None, topology: Topology | None, management: str | None
 ) -> Iterator[Finding]:
-    from amqtask import diagnosis
+    from amqtask import diagnosis, findings
     from amqtask.amqp.management import Management
 
     try:
@@ -115,7 +115,7 @@ def _of_broker(
         yield from diagnosis.check_management(api, session, topology)
     except AmqtaskError as error:
         # the connection went away under a check
-        yield diagnosis.fail("broker", str(error))
+        yield findings.fail("broker", str(error))
 
 
 def _settings(app: App | None) -> Settings:

@@ -10,6 +10,7 @@ import pytest
 
 from amqtask import App
 from amqtask.amqp.address import parse_addresses
+from amqtask.amqp.management import Management
 from amqtask.amqp.probe import probe
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
@@ -17,6 +18,8 @@ from amqtask.broker.cluster import PrivateCluster
 from amqtask.broker.node import PrivateNode
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.errors import BrokerError
+from amqtask.topology.model import Queue, Topology
+from amqtask.weakness import weakened_queues
 from tests.acceptance.nodes import Place, background
 from tests.brokers import Broker, OwnBroker, own_cluster
 from tests.waiting import eventually
@@ -77,6 +80,7 @@ def test_nodes_die_one_after_the_other(place: Places, cluster: PrivateCluster) -
         the_leader_dies_under_load(at, app, dead)
         assert app.send_task("work.add", (3, 4)).get(timeout=20) == 7
 
+        assert "has 2 of 3 members" in weakness(at, cluster)
         refused_in_time(urls, "classic")  # it lives on the dead node alone
         second = led_by(cluster, at.queue)
         second.kill()  # and now two of three are gone
@@ -149,6 +153,16 @@ def refused_in_time(urls: str, queue: str) -> None:
     finally:
         publisher.close()
         io.stop()
+
+
+def weakness(at: Place, cluster: PrivateCluster) -> str:
+    """What the doctor has to say of the place's queues."""
+    status = next(status for node in cluster.nodes if (status := node.status()).url is not None)
+    assert status.url is not None
+    management = Management.of(parse_addresses(status.url)[0], status.management_url)
+    topology = Topology(queues={at.queue: Queue(name=at.queue)})
+    queues, nodes = management.get("queues", "/"), management.get("nodes")
+    return "; ".join(found.text for found in weakened_queues(topology, queues, nodes))
 
 
 def sent(app: App) -> bool:
