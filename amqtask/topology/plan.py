@@ -349,8 +349,22 @@ class _Lacks:
         return ".".join(map(str, self.version))
 
 
+def _refuses(queue: Queue) -> bool:
+    """Whether a full queue refuses new messages instead of dropping old ones."""
+    if queue.overflow is None:
+        return queue.type == "quorum" and _target(queue) is not None
+    return queue.overflow != "drop-head"
+
+
 def _queue_support(queue: Queue, found: _Lacks) -> None:
     name = f"Queue {queue.name!r}"
+    bounded = queue.max_length is not None or queue.max_length_bytes is not None
+    if bounded and _refuses(queue):
+        found.warn_before(
+            (4, 3, 0),
+            f"{name} refuses messages when it is full, and RabbitMQ {found.text} may then hold up the delayed tasks of other "
+            "queues once 32 wait for this one: leave max_length out where tasks are sent for later or retried.",
+        )
     if queue.type == "quorum":
         found.error_before(
             (3, 8, 0), f"{name} is a quorum queue, which RabbitMQ has since 3.8: use type: classic."
