@@ -118,10 +118,8 @@ def test_a_slow_network_delays_and_breaks_nothing(place: Places, own: OwnBroker)
         (child,) = node.children()
         proxy.slow(rate=20_000, latency=0.1)
         before = resident(child)
-        names = at.send_notes(500)
-        assert (
-            at.send("note", "x" * 60_000).get(timeout=20) == "x" * 60_000
-        )  # three seconds each way
+        names = at.send_notes(150)
+        assert at.send("note", "x" * 20_000).get(timeout=20) == "x" * 20_000  # a second each way
         at.everything_done(names)
         assert node.stop() == 0
         assert at.depth() == 0
@@ -175,11 +173,12 @@ def test_a_login_that_is_refused_later(place: Places, own: OwnBroker, change: st
             assert user in first[0]["reason"]
             with pytest.raises(LoginRefused):
                 app.send_task("work.add", (1, 2), ignore_result=True)
-            # both connections of the child were refused; from then on they take turns, five seconds apart
-            tried = len(_refused(node))
-            eventually(lambda: len(_refused(node)) > tried, 15)
-            again = [each["timestamp"] for each in _refused(node)]
-            assert _seconds(again[0], again[-1]) > 5 * (len(again) - 2) - 1
+            if change == "password":
+                # both connections of the child were refused; from then on they take turns, five seconds apart
+                tried = len(_refused(node))
+                eventually(lambda: len(_refused(node)) > tried, 15)
+                again = [each["timestamp"] for each in _refused(node)]
+                assert _seconds(again[0], again[-1]) > 5 * (len(again) - 2) - 1
             own.api("PUT", account, {"password": "old-secret", "tags": "monitoring"})
             own.api("PUT", permission, grants)
         assert at.send("add", 3, 4).get(timeout=20) == 7

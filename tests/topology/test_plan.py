@@ -341,7 +341,7 @@ def prefix(broker: Broker) -> Iterator[str]:
     name = f"plan-{uuid.uuid4().hex[:8]}-"
     yield name
     with broker.channel() as channel:
-        for kind in ("one", "two", "three", "four", "five", "six"):
+        for kind in ("one", "two", "three", "four", "five", "six", "seven", "eight"):
             for queue in (f"{name}{kind}", f"{name}{kind}.dead", f"{name}{kind}{'q' * 150}"):
                 channel.queue_delete(queue)
             channel.exchange_delete(f"{name}{kind}")
