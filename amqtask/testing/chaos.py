@@ -25,9 +25,9 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -182,6 +182,18 @@ def _answers(host: str, port: int) -> bool:
         sock.sendall(b"AMQP\x00\x00\x09\x01")
         return sock.recv(1) == b"\x01"  # a method frame: connection.start
     return False
+
+
+def _why(headers: Mapping[str, Any], queue: str) -> str:
+    """Why a message is where it is: the node's reason, or the broker's."""
+    if "amqtask-dead-reason" in headers:
+        return str(headers["amqtask-dead-reason"])
+    deaths = [death for death in headers.get("x-death") or () if death.get("queue") != queue]
+    told = [
+        f"{death.get('reason')} from {death.get('queue')} at {death.get('time')}"
+        for death in deaths
+    ]
+    return f"in {queue}, {', '.join(told) or 'delivered'}, {headers.get('x-delivery-count', 'no')} returns"
 
 
 def _check(options: Options) -> tuple[faults.Kind, ...]:
@@ -442,8 +454,7 @@ class _Run:
                     if taken is None:
                         break
                     headers = taken.headers
-                    reason = headers.get("amqtask-dead-reason") or queue
-                    writer.write(what, str(headers.get("id", "?")), reason)
+                    writer.write(what, str(headers.get("id", "?")), _why(headers, queue))
         writer.close()
         self._ledger.add(self._reader.new())
 
