@@ -26,7 +26,7 @@ from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.fleet import ChildExit
 from amqtask.core.outcome import Settlement, Verdict
 from amqtask.core.prefetch import FIRST
-from amqtask.errors import BrokerError
+from amqtask.errors import BrokerError, DecodeError
 from amqtask.log import get_logger
 from amqtask.request import set_abort_lookup
 from amqtask.worker.board import Ending
@@ -50,8 +50,9 @@ CLOSE_GRACE = 3.0
 HANDLERS_LOOK = (
     0.1  # seconds between two looks at the signal handlers, which a task may have replaced
 )
-VERDICTS_WITHIN = 8.0  # seconds to wait for a node's word that verdicts were read; longer than the node itself waits
+VERDICTS_WITHIN = 33.0  # seconds to wait for a node's word that verdicts were read; longer than the node itself waits
 VERDICTS_LOOK = 0.01
+KEEP = 3  # times a message may have come back before it is not given back again to make room
 SPARE = 4  # descriptors
 COLD_GRACE = 2.0  # seconds a cold stop waits for the broker to confirm what its tasks left behind
 
@@ -321,7 +322,12 @@ class Child:
     def _io_pause(self, unstarted: Sequence[ports.Delivery]) -> None:
         """The autopilot hands over what the child should not hoard."""
         self._consumer.pause()  # first, or the broker could deliver them here again
-        self._io_give_back(unstarted)
+        kept: list[ports.Delivery] = []
+        given: list[ports.Delivery] = []
+        for delivery in unstarted:
+            (kept if _returned_often(delivery) else given).append(delivery)
+        self._pool.hand_over(kept)
+        self._io_give_back(given)
 
     def _io_give_back(self, deliveries: Sequence[ports.Delivery]) -> None:
         for delivery in deliveries:
@@ -462,6 +468,21 @@ class Child:
         )
         self._io_give_back(self._pool.take_back())
         self._io_give_back(self._running_elsewhere.drop())
+
+
+def _returned_often(delivery: ports.Delivery) -> bool:
+    """Whether a message has come back so often that it had better stay.
+
+    RabbitMQ before 4.3 counts a message that is given back as a failed delivery. Busy children that pass it on to each other
+    would have the broker drop it at the queue's delivery limit, though it was never started.
+    """
+    if not delivery.redelivered:
+        return False
+    try:
+        count = (delivery.properties.headers or {}).get("x-delivery-count", 0)
+    except DecodeError:
+        return False
+    return isinstance(count, int) and count >= KEEP
 
 
 def _noted(_signal: int, _frame: object) -> None:

@@ -16,7 +16,9 @@ from amqtask.worker.job import Job
 
 log = get_logger("amqtask.worker")
 
-REPLAY_WITHIN = 5.0  # seconds before tasks run without the verdicts of the others
+REPLAY_WITHIN = (
+    30.0  # seconds before tasks run without the verdicts of the others; a broker may be away
+)
 
 
 class SoloVerdicts:

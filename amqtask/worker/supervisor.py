@@ -53,7 +53,7 @@ ASK_GRACE = 1.0  # s a child has to end a revoked task itself, before it is kill
 STOPS_WITHIN = 0.05  # s to wait for a process to stop before it is killed
 ORDER_STANDS = 2.0  # s in which a task that is to be terminated is looked for
 ORDER_LOOK = 0.1  # s between two such looks
-REPLAY_WITHIN = 5.0  # s the children wait for the verdicts of the others before they go on without
+REPLAY_WITHIN = 30.0  # s the children wait for the verdicts of the others before they go on without; a broker may be away
 SEATS = 3  # seats per child: those that work, those that follow, and those that still drain from the reload before
 
 _NAMES: dict[int, fleet.SignalName] = {
