@@ -13,8 +13,8 @@ READY := $(VENV)/.ready
 # Arguments for pytest, the benchmark and the chaos run: make test ARGS="-k ladder -x"
 ARGS ?=
 # What a run in bad weather takes: whatever works on the run's broker, but for what is about processes and their ends.
-WEATHER := $(addprefix tests/,$(addprefix acceptance/test_,$(addsuffix .py,bad_input long_tasks redelivery results retries revoke \
-	verdicts)) test_app.py test_delays.py $(addprefix cli/test_,$(addsuffix .py,revoke topology)))
+WEATHER := $(addprefix tests/acceptance/test_,$(addsuffix .py,bad_input long_tasks redelivery results retries revoke)) \
+	tests/test_app.py tests/test_delays.py tests/cli/test_revoke.py tests/cli/test_topology.py
 
 # Nothing is asked, and no home folder is needed.
 export PIP_NO_INPUT := 1
