@@ -7,6 +7,8 @@ the same as once. Nothing here is on the path of a task.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,6 +134,12 @@ class Session:
                 RuntimeError,
             ) as reason:
                 error, cut = connect_error(address, reason), was_cut(reason)
+            except ValueError as reason:
+                if "getpeername" not in str(reason):
+                    raise
+                # what pika says when a connection is reset just as it comes about
+                reset = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                error, cut = connect_error(address, reset), True
             else:
                 # What lies below the blocking adapter: it hides who the broker is, and has no deadline for an answer.
                 self._impl = self._connection._impl  # noqa: SLF001  # the adapter offers no other way to it
