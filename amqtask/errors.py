@@ -19,7 +19,8 @@
     │   │   └── NotRegistered             a task name this app does not have
     │   ├── BrokerError                   the broker or the way to it
     │   │   ├── ConnectFailed             no broker answered at the address
-    │   │   │   └── LoginRefused          a broker answered and refused user, password or vhost
+    │   │   │   ├── LoginRefused          a broker answered and refused user, password or vhost
+    │   │   │   └── CertificateRefused    what answered has a certificate that is not to be believed
     │   │   ├── ConnectionLost            the connection went away under an operation
     │   │   ├── OperationRefused          the broker closed the channel on a request (404, 403, 405, 406)
     │   │   ├── PublishNacked             the broker refused a message (a full queue)
@@ -137,6 +138,10 @@ class ConnectFailed(BrokerError):
 
 class LoginRefused(ConnectFailed):
     """A broker answered and refused the user, the password or the virtual host."""
+
+
+class CertificateRefused(ConnectFailed):
+    """The broker's certificate has expired, is for another host, or comes from an authority that nobody here knows."""
 
 
 class ConnectionLost(BrokerError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import ssl
 
 from amqtask.amqp.address import Address
 from amqtask.core.message import Publication
 from amqtask.errors import (
     BrokerError,
+    CertificateRefused,
     ConfirmTimeout,
     ConnectFailed,
     ConnectionLost,
@@ -46,7 +48,9 @@ def turned_away(address: Address, reason: object) -> ConnectFailed:
 
 def tls_failed(address: Address, reason: object) -> ConnectFailed:
     """Somebody answers there, and no TLS session came of it."""
-    return ConnectFailed(f"TLS with {address.endpoint} failed: {reason}.")
+    refused = isinstance(reason, ssl.SSLCertVerificationError)
+    kind = CertificateRefused if refused else ConnectFailed
+    return kind(f"TLS with {address.endpoint} failed: {reason}.")
 
 
 def login_refused(address: Address, code: int, text: str) -> ConnectFailed:
@@ -73,7 +77,9 @@ def temporary(error: BrokerError) -> bool:
     """Whether what failed may work later without anybody changing what was asked for."""
     if isinstance(error, OperationRefused):
         return absent(error)
-    return isinstance(error, ConnectFailed | ConnectionLost) and not isinstance(error, LoginRefused)
+    return isinstance(error, ConnectFailed | ConnectionLost) and not isinstance(
+        error, LoginRefused | CertificateRefused
+    )
 
 
 def consumer_refused(queue: str, error: OperationRefused) -> str:

@@ -16,11 +16,12 @@ import pytest
 
 from amqtask.amqp.address import parse_addresses
 from amqtask.amqp.aio.publisher import AioPublisher
+from amqtask.amqp.failures import temporary
 from amqtask.amqp.session import Session
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.message import Envelope, Properties, Publication
-from amqtask.errors import ConnectFailed
+from amqtask.errors import CertificateRefused
 
 MESSAGE = Publication("", "q", Envelope(b"{}", Properties()))
 
@@ -129,9 +130,10 @@ def test_nobody_talks_to_it(refused: tuple[Server, str, str]) -> None:
             lambda: threaded.publish(MESSAGE, 1),
             lambda: asyncio.run(by_asyncio()),
         ):
-            with pytest.raises(ConnectFailed, match=words) as caught:
+            with pytest.raises(CertificateRefused, match=words) as caught:
                 way()
             assert "TLS" in str(caught.value)
+            assert not temporary(caught.value)  # a worker that starts ends with it
             assert "sesame" not in str(caught.value)
     finally:
         threaded.close()
