@@ -1,26 +1,30 @@
-"""Dead letters on a broker: which queues hold them, a look that changes nothing, and moves that lose and double nothing.
+"""Dead letters on a broker: which queues hold them, a look that changes nothing, and moves that lose nothing.
 
-``look`` reads without settling. ``Mover`` publishes and acks in transactions, a batch at a time, so that a process killed at
-any instant has done all or nothing of a batch, and the same call made again goes on with the rest. Where a transaction
-cannot promise that (the target queue is full or gone, the broker dies in the middle) the message is put back among the dead
-letters, marked when it may be in its target too: twice rather than never. ``docs/decisions/0013`` has the measurements.
+``look`` reads without settling. ``Mover`` publishes a batch of copies, waits until they are safe, and takes the letters away
+only then; what it was about to do stands in a journal at the broker (``core/moves.py``), so that the same command, run again
+after it was killed at any instant, finds out what became of the batch under way. Only where the broker was restarted in the
+same moment that cannot be told: then the letter is sent again, marked. ``docs/decisions/0013`` has the measurements.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
+from amqtask.amqp import frames
 from amqtask.amqp.delivery import Delivery
-from amqtask.amqp.transfer import Move, Raw, Transfer
-from amqtask.core import dead, letters
+from amqtask.amqp.transfer import Raw, Transfer, in_use
+from amqtask.core import dead, letters, moves
 from amqtask.core.letters import Filter, Letter
 from amqtask.core.message import Envelope, Properties, Publication
+from amqtask.core.moves import Entry, Fate, Journal, Step
 from amqtask.errors import (
     ConfigurationError,
     ConfirmTimeout,
@@ -31,11 +35,16 @@ from amqtask.errors import (
 )
 from amqtask.topology import plan
 from amqtask.topology.model import Topology, dead_queue_name
+from amqtask.topology.plan import DeclareQueue
 
 BATCH = 200  # messages a transaction moves at most
 BATCH_BYTES = 4 * 1024 * 1024
-RECONNECT = 60.0  # seconds a broker that went in the middle of a transaction gets to come back
-SETTLED = 3.0  # seconds in which its queue must not change before what is there is compared
+TURN = 600.0  # seconds after which what was read is given back and read anew: a broker takes back what is held for 30 minutes
+RECONNECT = 60.0  # seconds a broker that went in the middle gets to come back
+FRUITLESS = 3  # connections lost in a row without anything done, after which it is not the broker
+SETTLED = 3.0  # seconds in which its queue must not change before it is read again
+LARGEST_HEADER = 128 * 1024 - 1024  # bytes; more does not fit the frame that RabbitMQ takes
+PRECONDITION_FAILED = 406  # how a transaction ends of which a queue refused a part
 PAUSE = 0.5  # seconds between two attempts to reach it
 
 Connect = Callable[[], Transfer]
@@ -160,6 +169,8 @@ class Retry(msgspec.Struct, frozen=True):
         properties = dead.revive(
             found.properties, datetime.now(UTC), keep_expires=self.keep_expires
         )
+        if len(frames.encode_properties(properties)) > LARGEST_HEADER:
+            return Raw("", target, found.delivery.header, found.delivery.body)
         return Publication("", target, Envelope(found.delivery.body, properties))
 
 
@@ -201,10 +212,11 @@ class Tally(msgspec.Struct):
     Attributes:
         seen: letters read.
         matched: of them, those that were meant.
-        done: moved or discarded, for certain.
+        done: moved or discarded.
+        finished: moved by an earlier run that was killed before it could take them away.
         skipped: meant, but without a way back.
-        put_back: taken and put back, because their target was gone or full.
-        doubtful: put back although they may have reached their target.
+        kept: left where they are, because their target was gone or full.
+        doubtful: sent, or to be sent, again although they may have reached their target.
         ready: letters that were in the queue at the start.
         stopped: why the run ended early.
         problem: the same as a sentence.
@@ -214,8 +226,9 @@ class Tally(msgspec.Struct):
     seen: int = 0
     matched: int = 0
     done: int = 0
+    finished: int = 0
     skipped: int = 0
-    put_back: int = 0
+    kept: int = 0
     doubtful: int = 0
     ready: int = 0
     stopped: Stopped | None = None
@@ -227,7 +240,7 @@ class Mover:
     """Moves the dead letters of one queue.
 
     Args:
-        connect: opens a connection; called again when the broker went away in the middle of a transaction.
+        connect: opens a connection; called again when the broker went away in the middle.
         topology: tells which target queues are bounded, so that none is filled until it refuses.
     """
 
@@ -242,7 +255,7 @@ class Mover:
         self,
         queue: str,
         wanted: Filter,
-        action: Retry | Discard | Replace,
+        action: Action,
         *,
         tally: Tally,
         limit: int | None = None,
@@ -251,6 +264,8 @@ class Mover:
         progress: Callable[[Tally], None] = lambda tally: None,
     ) -> None:
         """Carry out ``action`` on what is meant, until all is done, ``limit`` is reached or something stops it.
+
+        A letter that comes back while this runs is left for the next run.
 
         Args:
             queue: the queue of dead letters.
@@ -263,200 +278,296 @@ class Mover:
             progress: called after each batch.
 
         Raises:
-            ConfigurationError: there is no such queue.
+            ConfigurationError: there is no such queue, or another run is at it.
             BrokerError: the broker cannot be reached, or refuses for good.
         """
-        batch: list[tuple[Found, Move]] = []
-        size, weight = (
-            1,
-            0,
-        )  # the first one alone: a queue that refuses it refuses that one and no other
-        most = BATCH if rate is None else max(1, min(BATCH, int(rate / 5)))
-        began, before = time.monotonic(), tally.done
-        with self._connect() as transfer:
+        transfer = self._connect().open()
+        with transfer:
             state = transfer.queue(queue)
-            tally.ready += state.messages if state is not None else 0
-
-            def flush() -> bool:
-                nonlocal size, weight
-                if isinstance(action, Discard) and action.before is not None:
-                    action.before([found for found, _ in batch])
-                good = self._carry_out(transfer, queue, batch, tally)
-                batch.clear()
-                weight = 0
-                size = min(size * 2, most)
-                progress(tally)
-                if good and rate is not None:
-                    ahead = (tally.done - before) / rate - (time.monotonic() - began)
-                    while ahead > 0 and not stop():
-                        try:
-                            transfer.wait(min(ahead, 0.2))
-                        except ConnectionLost as error:
-                            return _stop(tally, Stopped.LOST, _run_again(error))
-                        ahead = (tally.done - before) / rate - (time.monotonic() - began)
-                return good
-
+        tally.ready += state.messages if state is not None else 0
+        run = _Run(queue, wanted, action, tally, limit, rate, stop, progress, self._bounds)
+        fruitless = 0
+        while True:
+            before = tally.done + tally.finished
             try:
-                deliveries = transfer.read(queue, transactional=True)
-                while True:
-                    try:
-                        delivery = next(deliveries, None)
-                    except ConnectionLost as error:
-                        # nothing is under way: what was read and not moved is where it was
-                        _stop(tally, Stopped.LOST, _run_again(error))
+                with self._connect().open() as transfer:
+                    if run.turn(transfer):
                         return
-                    if delivery is None:
-                        break
-                    if stop():
-                        tally.stopped = Stopped.INTERRUPTED
-                        break
-                    tally.seen += 1
-                    found = identify(queue, delivery)
-                    if not wanted.matches(found.letter):
-                        continue
-                    tally.matched += 1
-                    to = action(found)
-                    if to is None and not isinstance(action, Discard):
-                        tally.skipped += 1
-                        continue
-                    batch.append((found, Move(delivery, to)))
-                    weight += len(delivery.body)
-                    full = limit is not None and tally.done + len(batch) >= limit
-                    if (len(batch) >= size or weight >= BATCH_BYTES or full) and not flush():
-                        return
-                    if full:
-                        return
-            except OperationRefused as error:
-                raise _missing(queue, error) from None
-            if batch:
-                flush()
+            except (ConnectionLost, ConfirmTimeout) as error:
+                fruitless = 0 if tally.done + tally.finished > before else fruitless + 1
+                if fruitless > FRUITLESS or not self._comes_back(queue, stop):
+                    run.stop(Stopped.LOST, f"{error} Run the command again to go on with the rest.")
+                    return
 
-    def _carry_out(
-        self, transfer: Transfer, queue: str, batch: list[tuple[Found, Move]], tally: Tally
-    ) -> bool:
-        """Move one batch. False when the run must end; ``tally`` tells why."""
-        targets = Counter(move.to.routing_key for _, move in batch if move.to is not None)
+    def _comes_back(self, queue: str, stop: Callable[[], bool]) -> bool:
+        """Wait for a broker that may have to start first, and then for its queue, which fills up as it recovers."""
+        deadline = time.monotonic() + RECONNECT
+        was_down = False
+        while time.monotonic() < deadline and not stop():
+            try:
+                with self._connect().open() as transfer:
+                    if was_down:
+                        _settled(transfer, queue)
+                    return True
+            except (ConnectFailed, ConnectionLost, OperationRefused):
+                was_down = True
+                time.sleep(PAUSE)
+        return False
+
+
+Action = Retry | Discard | Replace
+
+
+class _Step(msgspec.Struct, frozen=True):
+    """A letter on its way: what is sent for it, if anything, and what the journal calls it."""
+
+    found: Found
+    mark: bytes
+    copy: Publication | Raw | None
+
+
+class _Run:
+    """One call of ``Mover.run``: what it has been told, and what it knows from one connection to the next."""
+
+    def __init__(
+        self,
+        queue: str,
+        wanted: Filter,
+        action: Action,
+        tally: Tally,
+        limit: int | None,
+        rate: float | None,
+        stop: Callable[[], bool],
+        progress: Callable[[Tally], None],
+        bounds: Mapping[str, int],
+    ) -> None:
+        self._queue = queue
+        self._wanted = wanted
+        self._action = action
+        self._tally = tally
+        self._limit = limit
+        self._rate = rate
+        self._asked = stop
+        self._progress = progress
+        self._bounds = bounds
+        self._journal = moves.journal_of(queue)
+        self._most = BATCH if rate is None else max(1, min(BATCH, int(rate / 5)))
+        self._size = 1  # the first one alone: a queue that refuses it refuses that one and no other
+        self._known: dict[str, frozenset[bytes]] = {}
+        self._refusals: list[Entry] = []  # of this run: the journal may not have them
+        self._own: dict[str, str | None] = {}  # batches of this run, and where each went
+        self._since = datetime.now(UTC)
+        self._began = time.monotonic()
+        self._before = tally.done
+        self._skipped = tally.skipped
+        self._batch: list[_Step] = []
+        self._weight = 0  # bytes of their bodies
+        self._moved: list[Delivery] = []  # to be taken away: their copies are where they should be
+
+    def stop(self, why: Stopped, problem: str) -> bool:
+        """End the run early; False."""
+        self._tally.stopped, self._tally.problem = why, problem
+        return False
+
+    def turn(self, transfer: Transfer) -> bool:
+        """Go through the queue once. False when there is more to do, on a channel of its own."""
+        tally = self._tally
+        self._batch.clear()
+        self._weight = 0
+        self._moved.clear()
+        tally.skipped = self._skipped
+        try:
+            journal = self._begin(transfer)
+            until, done = time.monotonic() + TURN, tally.done
+            for delivery in transfer.read(self._queue, begun=True):
+                if self._asked():
+                    self.stop(Stopped.INTERRUPTED, "")
+                    break
+                tally.seen += 1
+                step = self._step(journal, delivery)
+                if step is None:
+                    continue
+                self._batch.append(step)
+                full = self._limit is not None and tally.done + len(self._batch) >= self._limit
+                self._weight += len(delivery.body)
+                if len(self._batch) >= self._size or self._weight >= BATCH_BYTES or full:
+                    if not self._flush(transfer) or full:
+                        return True
+                    if time.monotonic() > until and tally.done > done:
+                        return False
+            self._flush(transfer)
+        except OperationRefused as error:
+            raise _missing(self._queue, error) from None
+        return True
+
+    def _begin(self, transfer: Transfer) -> Journal:
+        """Take hold of the queue and read what earlier runs were about."""
+        if transfer.queue(self._queue) is None:
+            raise OperationRefused(404, f"no queue '{self._queue}'")
+        arguments = {
+            "x-queue-type": "classic",
+            "x-message-ttl": moves.KEEP,
+            "x-expires": moves.KEEP + 86_400_000,
+        }
+        try:
+            found = transfer.begin(
+                self._queue,
+                DeclareQueue(self._journal, arguments=arguments),
+                self._entry(Entry(Step.MARK, uuid.uuid4().hex)),
+            )
+        except OperationRefused as error:
+            if in_use(error):
+                raise ConfigurationError(
+                    f"Another command moves the letters of {self._queue!r} right now; wait until it has ended."
+                ) from None
+            raise
+        entries = []
+        for body in found:
+            with contextlib.suppress(DecodeError):  # somebody else's; it moves nothing
+                entries.append(moves.decode(body))
+        journal = Journal([*entries, *self._refusals], self._known)
+        journal.distrust(
+            [
+                target
+                for target in journal.unverified()
+                if target in self._bounds or transfer.queue(target) is None
+            ]
+        )
+        return journal
+
+    def _step(self, journal: Journal, delivery: Delivery) -> _Step | None:
+        """What is to be done about a letter that was read."""
+        found = identify(self._queue, delivery)
+        letter, properties = found.letter, found.properties
+        mark = moves.mark(properties, delivery.body, letter)
+        fate, batch = journal.fate(mark, lambda: moves.alone(letter, properties))
+        if fate is Fate.MOVED:
+            self._moved.append(delivery)
+            if batch in self._own:
+                self._tally.done += 1
+                if (to := self._own[batch]) is not None:
+                    self._tally.targets[to] += 1
+            else:
+                self._tally.finished += 1
+            return None
+        if not self._wanted.matches(letter):
+            return None
+        sent_back = dead.sent_back(properties.headers or {}) if properties is not None else None
+        if sent_back is not None and sent_back >= self._since:
+            return None  # died again meanwhile
+        self._tally.matched += 1
+        copy = self._action(found)
+        if copy is None and not isinstance(self._action, Discard):
+            self._tally.skipped += 1
+            return None
+        if copy is not None and fate is Fate.DOUBT:
+            self._tally.doubtful += 1
+            if isinstance(copy, Publication):
+                copy = _doubted(copy)
+        return _Step(found, mark, copy)
+
+    def _flush(self, transfer: Transfer) -> bool:
+        """Carry out what has been gathered. False when the run must end; the tally tells why."""
+        batch, self._batch, self._weight = self._batch, [], 0
+        self._size = min(self._size * 2, self._most)
+        if self._moved:
+            transfer.settle(self._moved)
+            self._moved.clear()
+        if not batch:
+            return True
+        if isinstance(self._action, Discard):
+            if self._action.before is not None:
+                self._action.before([step.found for step in batch])
+            transfer.settle([step.found.delivery for step in batch])
+            good = True
+        else:
+            good = self._send(transfer, batch)
+        if good:
+            self._tally.done += len(batch)
+            self._tally.targets.update(s.copy.routing_key for s in batch if s.copy is not None)
+        self._progress(self._tally)
+        self._keep_pace(transfer)
+        return good
+
+    def _keep_pace(self, transfer: Transfer) -> None:
+        if self._rate is None:
+            return
+        while not self._asked():
+            taken = time.monotonic() - self._began
+            ahead = (self._tally.done - self._before) / self._rate - taken
+            if ahead <= 0:
+                return
+            transfer.wait(min(ahead, 0.2))
+
+    def _send(self, transfer: Transfer, batch: list[_Step]) -> bool:
+        """Publish the copies, see them safe, take the letters away."""
+        copies = [step.copy for step in batch if step.copy is not None]
+        targets = Counter(copy.routing_key for copy in copies)
+        if not self._room(transfer, targets):
+            return False
+        name = uuid.uuid4().hex
+        self._own[name] = next(iter(targets)) if len(targets) == 1 else None
+        marks = tuple(step.mark for step in batch)
+        transfer.publish_all(
+            [
+                # in this order: of an intent that is there, the broker has or had this one too
+                self._entry(Entry(Step.ALIVE, name), lasting=False),
+                self._entry(Entry(Step.INTENT, name, marks, tuple(targets))),
+            ]
+        )
+        try:
+            missing = transfer.send(copies, self._entry(Entry(Step.SENT, name), lasting=False))
+        except OperationRefused as error:
+            if error.code != PRECONDITION_FAILED:
+                raise
+            self._refused(transfer, name, batch, targets)
+            return False
+        good = [step for place, step in enumerate(batch) if place not in missing]
+        self._known[name] = frozenset(step.mark for step in good)
+        if good:
+            moved = () if len(good) == len(batch) else tuple(step.mark for step in good)
+            note = self._entry(Entry(Step.MOVED, name, moved))
+            transfer.settle([step.found.delivery for step in good], note)
+        if not missing:
+            return True
+        if not good:
+            transfer.publish_all([self._entry(Entry(Step.FAILED, name))])
+        self._tally.done += len(good)
+        self._tally.targets.update(s.copy.routing_key for s in good if s.copy is not None)
+        self._tally.kept += len(missing)
+        gone = next(copies[place].routing_key for place in missing)
+        return self.stop(Stopped.GONE, f"Queue {gone!r} was deleted meanwhile; its messages are among the dead letters as before.")  # fmt: skip
+
+    def _room(self, transfer: Transfer, targets: Counter[str]) -> bool:
+        """Whether all targets are there and have room, as far as that is known."""
         for target, count in targets.items():
-            try:
-                state = transfer.queue(target)
-            except ConnectionLost as error:
-                return _stop(tally, Stopped.LOST, _run_again(error))
+            state = transfer.queue(target)
             if state is None:
-                return _stop(tally, Stopped.GONE, f"There is no queue {target!r} on the broker; declare it, or name another with --queue.")  # fmt: skip
+                return self.stop(Stopped.GONE, f"There is no queue {target!r} on the broker; declare it, or name another with --queue.")  # fmt: skip
             bound = self._bounds.get(target)
             if bound is not None and state.messages + count > bound:
-                return _stop(tally, Stopped.FULL, f"Queue {target!r} holds {state.messages} of at most {bound} messages; run the command again when there is room.")  # fmt: skip
-        try:
-            returned = transfer.move([move for _, move in batch])
-        except OperationRefused:
-            self._refused(transfer, queue, batch, tally, targets)
-            return False
-        except ConnectionLost as error:
-            self._lost(queue, batch, tally, error)
-            return False
-        if returned:
-            # Gone since we looked. The acks have been carried out, so what came back is nowhere else now.
-            self._put_back(transfer, [_as_it_was(queue, move.delivery) for move in returned])
-            tally.put_back += len(returned)
-        moved = [move for _, move in batch if move not in returned]
-        tally.done += len(moved)
-        tally.targets.update(move.to.routing_key for move in moved if move.to is not None)
-        if returned:
-            gone = next(move.to.routing_key for move in returned if move.to is not None)
-            return _stop(tally, Stopped.GONE, f"Queue {gone!r} was deleted meanwhile; its messages are among the dead letters as before.")  # fmt: skip
+                return self.stop(Stopped.FULL, f"Queue {target!r} holds {state.messages} of at most {bound} messages; run the command again when there is room.")  # fmt: skip
         return True
 
     def _refused(
-        self,
-        transfer: Transfer,
-        queue: str,
-        batch: list[tuple[Found, Move]],
-        tally: Tally,
-        targets: Counter[str],
+        self, transfer: Transfer, name: str, batch: list[_Step], targets: Counter[str]
     ) -> None:
-        """A target refused part of the batch, and all of it is off the dead letters: put it back."""
+        """A target refused some of a batch; none has been taken away."""
+        marks = tuple(step.mark for step in batch) if len(batch) > 1 else ()
+        self._refusals.append(Entry(Step.FAILED, name, marks))
+        transfer.publish_all([self._entry(self._refusals[-1])])
+        self._tally.kept += len(batch)
+        self._tally.doubtful += len(marks)
         names = ", ".join(map(repr, targets))
-        if len(batch) == 1:
-            self._put_back(transfer, [_as_it_was(queue, batch[0][1].delivery)])
-            tally.put_back += 1
-        else:
-            why = f"queue {names} refused some of the batch it was sent with"
-            self._put_back(transfer, [_in_doubt(queue, found, why) for found, _ in batch])
-            tally.doubtful += len(batch)
-        _stop(tally, Stopped.FULL, f"Queue {names} refuses messages: it is full. Run the command again when there is room.")  # fmt: skip
+        self.stop(Stopped.FULL, f"Queue {names} refuses messages: it is full. Run the command again when there is room.")  # fmt: skip
 
-    def _lost(
-        self, queue: str, batch: list[tuple[Found, Move]], tally: Tally, error: ConnectionLost
-    ) -> None:
-        """The connection went in the middle of a transaction: see what is left, and put back what cannot be told."""
-        _stop(tally, Stopped.LOST, _run_again(error))
-        while True:
-            with self._again(error) as transfer:
-                try:
-                    there = self._what_is_there(transfer, queue)
-                except ConnectionLost as again:
-                    error = again
-                    continue
-                doubtful: list[Publication | Raw] = []
-                for found, move in batch:
-                    mark = _mark(move.delivery)
-                    if there[mark]:
-                        there[mark] -= 1  # nothing was done about it
-                    elif move.to is None:
-                        tally.done += 1
-                    else:
-                        why = (
-                            f"the connection was lost while it was sent to {move.to.routing_key!r}"
-                        )
-                        doubtful.append(_in_doubt(queue, found, why))
-                self._put_back(transfer, doubtful)
-                tally.doubtful += len(doubtful)
-                return
-
-    @staticmethod
-    def _what_is_there(transfer: Transfer, queue: str) -> Counter[str]:
-        _settled(transfer, queue)
-        there = Counter(_mark(delivery) for delivery in transfer.read(queue))
-        transfer.give_back()
-        return there
-
-    def _put_back(self, transfer: Transfer, publications: Sequence[Publication | Raw]) -> None:
-        """Publish what is nowhere else, again and again while the network cuts it: twice rather than never.
-
-        Raises:
-            BrokerError: the broker did not come back, or refuses them for good.
-        """
-        try:
-            transfer.publish_all(publications)
-            return
-        except (ConnectionLost, ConfirmTimeout) as first:
-            error: ConnectionLost | ConfirmTimeout = first
-        while True:
-            with self._again(error) as another:
-                try:
-                    another.publish_all(publications)
-                    return
-                except ConnectionLost as again:
-                    error = again
-
-    def _again(self, error: ConnectionLost | ConfirmTimeout) -> Transfer:
-        """A new connection to a broker that may have to start first.
-
-        Raises:
-            ConnectionLost, ConfirmTimeout: it did not come back; what this was about.
-        """
-        deadline = time.monotonic() + RECONNECT
-        while True:
-            try:
-                return self._connect().open()
-            except ConnectFailed:
-                if time.monotonic() > deadline:
-                    raise error from None
-                time.sleep(PAUSE)
+    def _entry(self, entry: Entry, *, lasting: bool = True) -> Raw:
+        header = frames.encode_properties(Properties(delivery_mode=2 if lasting else 1))
+        return Raw("", self._journal, header, moves.encode(entry))
 
 
 def _settled(transfer: Transfer, queue: str) -> None:
-    """Wait until a queue holds the same for a while: one that has just started fills up as it recovers."""
+    """Wait until a queue holds the same for a while."""
     deadline = time.monotonic() + RECONNECT
     before, since = None, time.monotonic()
     while time.monotonic() < min(deadline, since + SETTLED):
@@ -466,27 +577,8 @@ def _settled(transfer: Transfer, queue: str) -> None:
             before, since = state, time.monotonic()
 
 
-def _stop(tally: Tally, why: Stopped, problem: str) -> bool:
-    tally.stopped, tally.problem = why, problem
-    return False
-
-
-def _run_again(error: ConnectionLost) -> str:
-    return f"{error} Run the command again to go on with the rest."
-
-
-def _as_it_was(queue: str, delivery: Delivery) -> Raw:
-    return Raw("", queue, delivery.header, delivery.body)
-
-
-def _in_doubt(queue: str, found: Found, why: str) -> Publication | Raw:
-    if found.properties is None:
-        return _as_it_was(queue, found.delivery)
-    return Publication(
-        "", queue, Envelope(found.delivery.body, dead.doubtful(found.properties, why))
+def _doubted(copy: Publication) -> Publication:
+    properties = dead.doubtful(
+        copy.envelope.properties, "it was sent before, and whether that arrived is not known"
     )
-
-
-def _mark(delivery: Delivery) -> str:
-    found = identify("", delivery)
-    return letters.fingerprint(found.properties or Properties(), delivery.body)
+    return Publication(copy.exchange, copy.routing_key, Envelope(copy.envelope.body, properties))

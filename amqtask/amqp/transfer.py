@@ -1,8 +1,8 @@
-"""Messages between queues, by hand: read a queue without settling it, then move messages in transactions.
+"""Messages between queues, by hand: read a queue without settling it, publish copies, take the originals away.
 
-A transaction is why this is not done with publisher confirms. The broker applies what a channel published and acked since
-the last commit when it reads the next one, so a client that dies at any instant has moved a whole batch or nothing of it.
-What a transaction does not do is told at ``Transfer.move``.
+Copies are published in a transaction, not with publisher confirms: the broker carries a transaction out when it has read the
+commit, so a client that dies at any instant has sent all of a batch or nothing of it. What follows from that, and what does
+not, is told in ``amqtask/dead.py``.
 
 Everything is blocking and belongs to one thread. Deliveries and publications go through amqtask's own codec, because pika's
 would truncate floats in the headers of the messages it moves.
@@ -34,6 +34,7 @@ from amqtask.errors import (
     OperationRefused,
     PublishNacked,
 )
+from amqtask.topology.plan import DeclareQueue
 
 WINDOW = 500  # messages the first consumer may have on the way
 WINDOW_MOST = 20_000  # and a later one, as far as WINDOW_BYTES allows
@@ -44,6 +45,8 @@ COUNTS_NACKS_NOT = (
     0,
 )  # since then basic.nack is not counted as a delivery, and the order survives it
 IDLE = 0.1  # seconds without a delivery after which the queue is asked whether it is empty
+JOURNAL = b"amqtask-journal"  # consumer tag
+BUSY = 5.0  # seconds another command gets to end, or the broker to notice that it has
 EMPTY = (
     2.0  # seconds it must say so: just started, a quorum queue on 3.10 says it before it delivers
 )
@@ -56,13 +59,6 @@ class Raw(msgspec.Struct, frozen=True):
     routing_key: str
     header: bytes
     body: bytes
-
-
-class Move(msgspec.Struct, frozen=True):
-    """One step: publish ``to``, if anything, and take ``delivery`` off its queue."""
-
-    delivery: Delivery
-    to: Publication | Raw | None
 
 
 class Transfer(Session):
@@ -90,6 +86,8 @@ class Transfer(Session):
         self._reader: Any = None
         self._confirming: Any = None
         self._in: deque[Delivery] = deque()
+        self._log: list[bytes] = []  # of the journal, until all of it has been read
+        self._log_read = False
         self._verdicts: dict[int, bool] = {}
         self._queue = ""
         self._transactional = False
@@ -99,7 +97,7 @@ class Transfer(Session):
 
     # ------------------------------------------------------------ reading
 
-    def read(self, queue: str, *, transactional: bool = False) -> Iterator[Delivery]:
+    def read(self, queue: str, *, begun: bool = False) -> Iterator[Delivery]:
         """Yield the messages that are ready in a queue now, in order; they stay unsettled.
 
         Memory holds at most ``WINDOW_BYTES`` of bodies, however many messages have been read; the broker keeps all of them
@@ -108,7 +106,7 @@ class Transfer(Session):
 
         Args:
             queue: the queue.
-            transactional: whether ``move`` will be called for some of them.
+            begun: go on with what ``begin`` began.
 
         Raises:
             OperationRefused: there is no such queue, or it may not be read.
@@ -117,7 +115,8 @@ class Transfer(Session):
         state = self.queue(queue)
         if state is None:
             raise OperationRefused(404, f"no queue '{queue}'")
-        self._open_reader(queue, transactional)
+        if not begun:
+            self._open_reader(queue, False)
         left, window, bodies, seen = state.messages, WINDOW, 0, 0
         while left:
             # A consumer for each window: what it delivered stays ours when it is cancelled, and the next one starts empty.
@@ -154,6 +153,7 @@ class Transfer(Session):
             self._call(reader.close)
         self._reader = None
         self._in.clear()
+        self._log.clear()
 
     def __exit__(
         self,
@@ -193,7 +193,12 @@ class Transfer(Session):
             self._call(lambda: self._reader.basic_cancel(consumer))
 
     def _delivered(self, deliver: frames.Deliver) -> None:
-        if self._reader is not None and deliver.channel == self._reader.channel_number:
+        if self._reader is None or deliver.channel != self._reader.channel_number:
+            return
+        if deliver.consumer_tag == JOURNAL:
+            if not self._log_read:
+                self._log.append(deliver.body)
+        else:
             self._in.append(Delivery(0, self._queue, deliver))
 
     def _next(self) -> Delivery | None:
@@ -218,48 +223,91 @@ class Transfer(Session):
 
     # ------------------------------------------------------------ moving
 
-    def move(self, moves: Sequence[Move]) -> tuple[Move, ...]:
-        """Publish and ack in one transaction; return what the broker could not route, of which nothing was kept.
+    def begin(self, queue: str, journal: DeclareQueue, mark: Raw) -> list[bytes]:
+        """Begin to move messages of a queue, as the only one who does; what is in its journal, oldest first.
 
-        The broker carries out the publishes, then the acks, and answers when every publish is safe. So:
+        Nobody else can begin until this channel ends, and with it whatever it had under way: the lock is an exclusive consumer
+        on the same channel that publishes, acks and holds the messages.
 
-        - killed before the commit has arrived, nothing was done; after it, everything was;
-        - a publish that no queue takes, or that a full queue refuses, is told when the acks have been carried out already:
-          the message is in this process alone, and the caller puts it back with ``publish``;
-        - a broker that dies between the two can have kept an ack and not the publish.
+        Args:
+            queue: where they are taken from.
+            journal: the queue of its journal, declared if it is not there.
+            mark: published to the journal to see when all of it has been read; not among what is returned.
 
         Raises:
-            OperationRefused: a queue refused some publish; which of them is not told. The reading has ended.
+            OperationRefused: somebody else is at it (``in_use``), or it may not be declared, read or written.
+        """
+        self.declare(journal)
+        deadline = time.monotonic() + BUSY
+        while True:
+            self._open_reader(queue, True)
+            try:
+                self._call(lambda: self._follow(journal.name))
+                break
+            except OperationRefused as error:
+                if not in_use(error) or time.monotonic() > deadline:
+                    raise
+            self.wait(IDLE)
+        self.publish_all([mark])
+        self._pump(lambda: mark.body in self._log[-1:], self._timeout)
+        if mark.body not in self._log[-1:]:
+            raise ConfirmTimeout(f"{journal.name!r} could not be read within {self._timeout:g} s.")
+        self._log_read = True
+        entries, self._log = self._log[:-1], []
+        return entries
+
+    def _follow(self, journal: str) -> None:
+        self._reader.basic_qos(prefetch_count=0)
+        self._log, self._log_read = [], False
+        self._reader.basic_consume(journal, _never, consumer_tag=JOURNAL.decode(), exclusive=True)
+
+    def send(self, copies: Sequence[Publication | Raw], note: Raw) -> frozenset[int]:
+        """Publish copies, and ``note`` after them, in one transaction; which of them no queue took, by their place.
+
+        All are safe with the broker, but for these, when this returns. A client that dies before has published all or nothing.
+
+        Raises:
+            OperationRefused: a full queue refused some, and which is not told. The reading has ended.
             ConnectionLost: what became of the transaction is not known.
         """
-        returned: list[tuple[str, str, bytes]] = []
+        returned: set[tuple[str, str]] = set()
         channel = self._reader._impl  # noqa: SLF001  # the adapter keeps returns until somebody asks for events
 
-        def note(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
-            returned.append((method.exchange, method.routing_key, body))
+        def returns(_channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
+            returned.add((method.exchange, method.routing_key))
 
-        channel.add_on_return_callback(note)
+        channel.add_on_return_callback(returns)
         try:
-            self._call(lambda: self._commit(moves))
+            self._call(lambda: self._commit([*copies, note], ()))
         finally:
-            channel.callbacks.remove(channel.channel_number, "_on_basic_return", note)
-        failed = []
-        for move in moves:
-            if move.to is not None and (key := _route(move.to)) in returned:
-                returned.remove(key)
-                failed.append(move)
-        return tuple(failed)
+            channel.callbacks.remove(channel.channel_number, "_on_basic_return", returns)
+        # a queue that was deleted in the middle took with it what it had
+        return frozenset(
+            place
+            for place, copy in enumerate(copies)
+            if (copy.exchange, copy.routing_key) in returned
+        )
 
-    def _commit(self, moves: Sequence[Move]) -> None:
+    def settle(self, deliveries: Sequence[Delivery], note: Raw | None = None) -> None:
+        """Take messages off their queue, and publish ``note``, in one transaction.
+
+        Raises:
+            ConnectionLost: whether it was done is not known.
+        """
+        self._call(lambda: self._commit(() if note is None else (note,), deliveries))
+
+    def _commit(
+        self, publications: Sequence[Publication | Raw], deliveries: Sequence[Delivery]
+    ) -> None:
         number = self._reader.channel_number
-        for move in moves:
-            if move.to is not None:
-                self._impl.send(self._frames(number, move.to))
-            self._impl.send(frames.encode_ack(number, move.delivery.tag, multiple=False))
+        for publication in publications:
+            self._impl.send(self._frames(number, publication))
+        for delivery in deliveries:
+            self._impl.send(frames.encode_ack(number, delivery.tag, multiple=False))
         self._reader.tx_commit()
 
     def publish_all(self, publications: Sequence[Publication | Raw]) -> None:
-        """Publish and return when each is confirmed: the way back for what a transaction lost.
+        """Publish and return when each is confirmed.
 
         Raises:
             PublishNacked, ConfirmTimeout: some were not taken.
@@ -340,9 +388,9 @@ class Transfer(Session):
         loop.remove_timeout(timer)
 
 
-def _route(publication: Publication | Raw) -> tuple[str, str, bytes]:
-    body = publication.body if isinstance(publication, Raw) else publication.envelope.body
-    return publication.exchange, publication.routing_key, body
+def in_use(error: OperationRefused) -> bool:
+    """Whether somebody else moves the messages of this queue."""
+    return error.code == 403 and "exclusive use" in str(error)
 
 
 def _never(*_: object) -> None:

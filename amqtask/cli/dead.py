@@ -326,6 +326,8 @@ def edit(
     )
     place.queues = (found.queue,)
     tally = place.move(_filter(None, None, None, [letter_id]), action, "sent back", limit=1, rate=None, as_json=as_json)  # fmt: skip
+    if tally.finished:
+        raise ConfigurationError(f"Dead letter {letter_id!r} had been sent back before, unchanged.")
     if not tally.done:
         raise ConfigurationError(f"Dead letter {letter_id!r} was taken by somebody else meanwhile.")
 
@@ -704,7 +706,7 @@ def _nobody(letter_id: str, place: _Place) -> ConfigurationError:
 
 def _tell(tally: Tally, what: str, wanted: Filter, as_json: bool) -> None:
     """What was done, and what was not."""
-    left = tally.ready - tally.done
+    left = tally.ready - tally.done - tally.finished
     if as_json:
         typer.echo(
             json.dumps(
@@ -712,7 +714,8 @@ def _tell(tally: Tally, what: str, wanted: Filter, as_json: bool) -> None:
                     "done": tally.done,
                     "left": left,
                     "skipped": tally.skipped,
-                    "put_back": tally.put_back,
+                    "finished": tally.finished,
+                    "kept": tally.kept,
                     "doubtful": tally.doubtful,
                     "stopped": tally.stopped.value if tally.stopped else None,
                     "targets": dict(tally.targets),
@@ -725,11 +728,10 @@ def _tell(tally: Tally, what: str, wanted: Filter, as_json: bool) -> None:
         typer.echo(f"{_letters(tally.done)} {what}{into}; {left} left.")
     if tally.skipped:
         typer.echo(f"{_letters(tally.skipped)} do not tell which queue they came from: name one with --queue.", err=True)  # fmt: skip
+    if tally.finished:
+        typer.echo(f"{_letters(tally.finished)} had been sent back before, by a command that was ended in the middle.", err=True)  # fmt: skip
     if tally.doubtful:
-        typer.echo(
-            f"{_letters(tally.doubtful)} may have arrived and were put back all the same, marked \"in doubt\".",
-            err=True,
-        )  # fmt: skip
+        typer.echo(f"{_letters(tally.doubtful)} may go back twice: the broker or a full queue left that open. The second ones carry the header amqtask-dead-doubt.", err=True)  # fmt: skip
     if tally.problem:
         typer.echo(output.safe(tally.problem), err=True)
 

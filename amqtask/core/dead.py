@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
 from amqtask.core.codec import is_broker_header, moment
 from amqtask.core.message import Envelope, Headers, Properties, Publication
+from amqtask.core.verdicts import Standing
 
 PREFIX = "amqtask-dead-"
 ROUNDS = f"{PREFIX}rounds"  # how often it has been sent back to work
 SENT_BACK = f"{PREFIX}sent-back"  # when it was last sent back, ISO 8601
-DOUBT = f"{PREFIX}doubt"  # why it may be in another queue too
+DOUBT = f"{PREFIX}doubt"  # why it may have been sent back twice
+CRASHES = f"{PREFIX}crashes"  # of processes that ran it, in all its lives so far
 FIRST_TIME = f"{PREFIX}first-time"
 FIRST_ATTEMPT = "amqtask-first-time"  # since when a task is retried: begins anew with its next life
-TRACE = frozenset({ROUNDS, SENT_BACK, FIRST_TIME})  # what a message keeps when it is sent back
+TRACE = frozenset(
+    {ROUNDS, SENT_BACK, FIRST_TIME, CRASHES}
+)  # what a message keeps when it is sent back
 TRACEBACK_CHARACTERS = 8000  # all headers must fit one frame with room for the broker's own
 
 
 class Death(msgspec.Struct, frozen=True, kw_only=True):
     """Why a message is dead. Times are ISO 8601; ``attempts`` counts starts, this one included.
 
-    ``first_time`` is when the first attempt began, ``None`` when this was the first.
+    ``first_time`` is when the first attempt began, ``None`` when this was the first. ``crashes`` are of all its lives.
     """
 
     reason: str
@@ -34,6 +38,7 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     time: str
     first_time: str | None = None
+    crashes: int = 0
 
 
 def letter(
@@ -69,6 +74,8 @@ def letter(
     )
     headers.pop(DOUBT, None)
     headers.setdefault(FIRST_TIME, death.first_time or death.time)
+    if death.crashes:
+        headers[CRASHES] = death.crashes
     if death.traceback:
         headers[f"{PREFIX}traceback"] = death.traceback[-TRACEBACK_CHARACTERS:]
     return Publication(
@@ -118,7 +125,7 @@ def revive(properties: Properties, now: datetime, *, keep_expires: bool = False)
 
 
 def doubtful(properties: Properties, why: str) -> Properties:
-    """The properties of a dead letter that is put back although it may be in another queue too."""
+    """The properties of a message that is sent although it may have been sent before."""
     headers = {k: v for k, v in (properties.headers or {}).items() if not is_broker_header(k)}
     return msgspec.structs.replace(
         properties, headers={**headers, DOUBT: why}, user_id=None, delivery_mode=2
@@ -129,6 +136,40 @@ def rounds(headers: Headers) -> int:
     """How often a message has been sent back from the dead letters."""
     found = headers.get(ROUNDS)
     return found if isinstance(found, int) else 0
+
+
+def sent_back(headers: Headers) -> datetime | None:
+    """When a message was last sent back from the dead letters."""
+    found = headers.get(SENT_BACK)
+    if not isinstance(found, str):
+        return None
+    try:
+        return datetime.fromtimestamp(moment(found), UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def of_this_life(standing: Standing | None, headers: Headers | None) -> Standing | None:
+    """What holds for a message of all that is known of its id: nothing from before it was sent back from the dead letters.
+
+    A message that was never sent back has one life. Of one that was, what was known then does not count: that it was revoked
+    or aborted, that it met its time limit, and how often it had crashed.
+
+    Args:
+        standing: of its id.
+        headers: the message's.
+    """
+    if standing is None or not headers or SENT_BACK not in headers:
+        return standing
+    sent = sent_back(headers)
+    if sent is None:
+        return standing
+    if standing.time < sent.timestamp():
+        return None
+    before = headers.get(CRASHES)
+    if not isinstance(before, int) or before > standing.crashes:
+        return standing  # or some of those have been forgotten
+    return msgspec.structs.replace(standing, crashes=standing.crashes - before)
 
 
 def _is_past(expires: object, now: datetime) -> bool:

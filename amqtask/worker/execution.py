@@ -340,6 +340,7 @@ class Executor:
                 self.released.discard((delivery.epoch, delivery.tag))
             elif self._answered(delivery, head, key):
                 return True
+        standing = dead.of_this_life(standing, head.headers)
         outcome: Outcome
         if self._revoked(head):
             outcome = REVOKED
@@ -391,7 +392,9 @@ class Executor:
         board = self._board
         standing = board.standing(head.id)
         if standing is not None and standing.revoked:
-            return True
+            standing = dead.of_this_life(standing, head.headers)
+            if standing is not None:
+                return True
         return board.revoked_by_header(head.headers) or (
             head.stamps is not None and board.revoked_by_header(head.stamps)
         )
@@ -496,7 +499,9 @@ class Executor:
                     return self._settlement(delivery, head, task, failed, acked)
             self._report(head, task, outcome)
             letter = (
-                self._letter(delivery, outcome, head.retries + 1) if needs_letter(outcome) else None
+                self._letter(delivery, outcome, head.retries + 1, head.id)
+                if needs_letter(outcome)
+                else None
             )
             settlement = decide(outcome, reply, letter, onward)
         if acked:
@@ -566,13 +571,16 @@ class Executor:
         self._settler.post(delivery, Settlement(None, (self._reply(head, record),)), None)
         self._settler.flush()
 
-    def _letter(self, delivery: Delivery, outcome: Outcome, attempts: int) -> Publication | None:
+    def _letter(
+        self, delivery: Delivery, outcome: Outcome, attempts: int, task_id: str | None = None
+    ) -> Publication | None:
         target = self._job.dead_letters.get(delivery.queue)
         if target is None:
             return None
         exception, message, traceback, reason = _cause(outcome)
         headers = delivery.properties.headers or {}
         first_time = headers.get(FIRST_TIME)
+        standing = None if task_id is None else self._board.standing(task_id)
         return dead.letter(
             delivery.body,
             delivery.properties,
@@ -586,6 +594,7 @@ class Executor:
                 attempts=attempts,
                 time=datetime.now(UTC).isoformat(),
                 first_time=first_time if isinstance(first_time, str) else None,
+                crashes=0 if standing is None else standing.crashes,
             ),
             (
                 target.exchange,

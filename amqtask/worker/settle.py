@@ -26,10 +26,10 @@ log = get_logger("amqtask.worker")
 
 LINGER = 0.005  # seconds a finished task's ack may wait in the slot's outbox
 
-ONWARD_PAUSE = (
-    0.5  # seconds before a message that could not be published for later is tried again; doubles
+PAUSE = (
+    0.5  # seconds before a message or a dead letter that no queue took is published again; doubles
 )
-ONWARD_PAUSE_CAP = 5.0
+PAUSE_CAP = 5.0
 
 REMEMBERED_BYTES = 65_536  # a larger result is not kept: its task would run again after a lost ack
 
@@ -171,7 +171,7 @@ class Settler:
             self._check_idle()
 
         follow_ups = FollowUps(settlement, key, ended, self._publisher, self._io)
-        if settlement.onward is not None:
+        if settlement.onward is not None or settlement.dead_letter is not None:
             # While it cannot be published the delivery stays ours, unless the broker has it again.
             follow_ups.wanted = lambda: not self._on_idle and not self._consumer.stale(delivery)
         follow_ups.publish()
@@ -248,7 +248,7 @@ class FollowUps:
         """Hand all of them to the publisher."""
         letter = self._settlement.dead_letter
         if letter is not None:
-            self._submit(letter, self._dead_lettered)
+            self._bury(letter)
         if self._settlement.onward is not None:
             self._send_on(self._settlement.onward)
         for result in self._settlement.results:
@@ -277,16 +277,33 @@ class FollowUps:
             log.warning("a result could not be sent", task_id=self._task_id, reason=str(error))
         self._one_done()
 
-    def _dead_lettered(self, error: Exception | None) -> None:
-        if isinstance(error, ConnectionLost):
-            self._abandoned = True
-        elif error is not None:
+    def _bury(self, letter: Publication) -> None:
+        self._submit(letter, lambda error: self._dead_lettered(letter, error))
+
+    def _dead_lettered(self, letter: Publication, error: Exception | None) -> None:
+        if isinstance(
+            error, MessageError
+        ):  # the reason has no room in it: the broker can still carry it there without
             log.warning(
-                "no dead-letter queue took the message; it is rejected instead",
+                "the message is dead-lettered by the broker, without its reason",
                 task_id=self._task_id,
                 reason=str(error),
             )
-            self._verdict = Verdict.REJECT
+            self._verdict = None if self._verdict is None else Verdict.REJECT
+        elif isinstance(error, ConnectionLost) or (error is not None and not self.wanted()):
+            self._abandoned = True
+        elif error is not None:
+            # Rejected, it would go the same way by the broker's hand, which loses what that way does not take.
+            if not self._refusals:
+                log.error(
+                    "no queue takes a dead letter; its message is kept and the letter sent again until one does",
+                    task_id=self._task_id,
+                    exchange=letter.exchange,
+                    routing_key=letter.routing_key,
+                    reason=str(error),
+                )
+            self._once_more(lambda: self._bury(letter))
+            return
         self._one_done()
 
     def _sent_on(self, onward: Onward, error: Exception | None) -> None:
@@ -308,8 +325,7 @@ class FollowUps:
             return
         # Given back, it would come again at once, and run again if this is a retry: the next try is made from here. The
         # delivery counts against the prefetch meanwhile, so a ladder that nobody mends holds the node up, not the broker.
-        pause = exponential(self._refusals, ONWARD_PAUSE, ONWARD_PAUSE_CAP)
-        self._refusals += 1
+        pause = self._once_more(lambda: self._send_on(onward))
         log.error(
             "a message could not be published for later; trying again",
             task_id=self._task_id,
@@ -317,11 +333,17 @@ class FollowUps:
             reason=str(error),
             retry_in=round(pause, 1),
         )
-        self._io.call_later(pause, lambda: self._again(onward))
 
-    def _again(self, onward: Onward) -> None:
+    def _once_more(self, publish: Callable[[], None]) -> float:
+        """Have something published again after a pause, if it is still wanted then; seconds until that."""
+        pause = exponential(self._refusals, PAUSE, PAUSE_CAP)
+        self._refusals += 1
+        self._io.call_later(pause, lambda: self._again(publish))
+        return pause
+
+    def _again(self, publish: Callable[[], None]) -> None:
         if self.wanted():
-            self._send_on(onward)
+            publish()
         else:
             self._abandoned = True
             self._one_done()

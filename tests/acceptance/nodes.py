@@ -215,7 +215,11 @@ class Place:
 
     def dead_letter(self, timeout: float = 10.0) -> tuple[Any, bytes]:
         """Wait for one dead letter and take it."""
-        found = eventually(self.take, timeout, interval=0.05)
+        return self.take_one(self.dead, timeout)
+
+    def take_one(self, queue: str, timeout: float = 10.0) -> tuple[Any, bytes]:
+        """Wait for one message in a queue and take it."""
+        found = eventually(lambda: self.take(queue), timeout, interval=0.05)
         assert found is not None
         return found
 

@@ -212,3 +212,70 @@ def test_what_the_broker_gives_up(place: Places, kind: str) -> None:
 def _get(channel: Any, queue: str) -> Any:
     found = channel.basic_get(queue)
     return found if found[0] is not None else None
+
+
+def test_what_is_sent_back_has_a_clean_record(place: Places) -> None:
+    at = mendable(place(queue={"max_crashes": 2}))
+    node = at.node("-c1", "-Q", at.queue)
+    at.send("deliver", "poison", "crash", task_id="poison", ignore_result=True)
+    unwanted = str(uuid.uuid4())
+    result = at.send("deliver", "unwanted", "raise", task_id=unwanted)
+    eventually(lambda: at.depth(at.dead) == 2, 30)
+    result.revoke()
+
+    # as many tries as the first time
+    assert dead(at, "retry", at.queue, "--error", "WorkerLostError")["done"] == 1
+    eventually(lambda: at.count("start")["poison"] == 4 and at.depth(at.dead) == 2, 30)
+    letter = letters(at)["poison"]
+    assert (letter["reason"], letter["rounds"]) == ("crashes", 1)
+    # somebody who sends a task back has thought better of its revocation
+    at.release("mended")
+    assert dead(at, "retry", at.queue)["done"] == 2
+    at.everything_done(["poison", "unwanted"])
+    assert node.stop() == 0
+    assert at.count("start") == {"poison": 5, "unwanted": 2}
+    assert at.depth() == at.depth(at.dead) == 0
+
+
+def test_a_dead_letter_that_no_queue_takes_is_kept(place: Places) -> None:
+    at = mendable(place(more=("grave",)))
+    work, grave = at.queues
+    topology = {
+        "version": 1,
+        "queues": {
+            work: {"type": "classic", "dead_letter": {"exchange": "", "routing_key": grave}},
+            grave: {
+                "type": "classic",
+                "dead_letter": False,
+                "max_length": 1,
+                "overflow": "reject-publish",
+            },
+        },
+    }
+    (at.path / "topology.yaml").write_text(json.dumps(topology))
+    node = at.node("-c1", "-Q", work)
+    kept = (
+        "no queue takes a dead letter; its message is kept and the letter sent again until one does"
+    )
+
+    at.put(b"full", grave)
+    at.send("deliver", "one", "raise", task_id="one", ignore_result=True)
+    node.says(kept)
+    assert at.send("add", 1, 2).get(timeout=20) == 3  # the node goes on
+    with at.broker.channel() as channel:
+        channel.queue_purge(grave)
+    properties, _ = at.take_one(grave)
+    assert properties.headers["id"] == "one"
+
+    with at.broker.channel() as channel:
+        channel.queue_delete(grave)
+    at.send("deliver", "two", "raise", task_id="two", ignore_result=True)
+    node.says(kept, times=2)
+    at.declare()
+    properties, _ = at.take_one(grave)
+    assert properties.headers["id"] == "two"
+    assert properties.headers["amqtask-dead-exception"] == "Broken"
+    assert node.stop() == 0
+    assert [line["task_id"] for line in node.records(kept)] == ["one", "two"]
+    assert at.count("start") == {"one": 1, "two": 1}
+    assert at.depth() == 0

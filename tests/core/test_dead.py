@@ -8,6 +8,7 @@ import msgspec
 
 from amqtask.core import dead
 from amqtask.core.message import Properties
+from amqtask.core.verdicts import Standing
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 DEATH = dead.Death(
@@ -100,3 +101,19 @@ def test_a_doubtful_one_keeps_its_reason_until_it_is_sent_back() -> None:
     assert dict(doubted.headers or {})["amqtask-dead-exception"] == "ValueError"
     assert dead.DOUBT not in (dead.revive(doubted, NOW).headers or {})
     assert dead.DOUBT not in (died(doubted).headers or {})
+
+
+def test_what_was_known_of_an_earlier_life_does_not_count() -> None:
+    before, after = NOW.timestamp() - 5, NOW.timestamp() + 5
+    first = died(sent())
+    crashed = dead.letter(b"", sent(), msgspec.structs.replace(DEATH, crashes=3), ("", "d"))
+    second = dead.revive(crashed.envelope.properties, NOW).headers
+    known = Standing(revoked=True, crashes=3, time=before)
+
+    assert dead.of_this_life(None, second) is None
+    assert dead.of_this_life(known, first.headers) is known
+    assert dead.of_this_life(known, second) is None
+    again = dead.of_this_life(Standing(crashes=4, time=after), second)
+    assert again == Standing(crashes=1, time=after)
+    forgotten = Standing(crashes=1, time=after)  # the first three are too old to be known
+    assert dead.of_this_life(forgotten, second) is forgotten
