@@ -400,7 +400,7 @@ def test_a_target_that_is_gone_when_they_are_due(
     """Thirty-two of these stop a ladder that has no other place for them."""
     ladder = alone.ladder
     doomed = f"doomed-{uuid.uuid4().hex[:8]}"
-    with Session(alone.addresses) as session:
+    with Session(alone.addresses, patience=20) as session:
         session.declare(DeclareQueue(doomed))
         with alone.batch():
             for _ in range(40):

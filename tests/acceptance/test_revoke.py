@@ -195,6 +195,7 @@ def test_a_revoke_holds_after_a_restart_of_the_node(at: Place) -> None:
     assert at.count("start") == {"x": 1}
 
 
+@pytest.mark.exact("has each task in its state within a second of the others")
 @pytest.mark.parametrize("flags", ["-c1", "-Psolo"])
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_every_state_by_every_way(place: Places, kind: str, flags: str) -> None:
