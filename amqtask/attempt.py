@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from amqtask.call import check_options, named, positional
@@ -55,7 +55,7 @@ def asked(
         request: the running task's.
         plan: the limits, and the delay when none is given.
         exc: why.
-        eta: when; comes before ``countdown``.
+        eta: when; comes before ``countdown``. Without a time zone it is UTC.
         countdown: seconds from now.
         max_retries: a limit for this attempt, instead of the plan's.
         args: new positional arguments, ``None`` for the same.
@@ -73,17 +73,16 @@ def asked(
                 f"eta must be a datetime, not {type(eta).__name__}; for seconds write countdown."
             )
         if eta.tzinfo is None:
-            raise ValueError(
-                "eta is a datetime without a time zone; write datetime.now(timezone.utc) + timedelta(…)."
-            )
+            eta = eta.replace(tzinfo=UTC)
         when, due = eta, eta.timestamp()
     else:
         if countdown is None:
             import random  # loaded where something is retried, not with amqtask
 
             countdown = round(plan.wait(request.retries, random), 3)
-        late = isinstance(countdown, float | int) and countdown < 0
-        delay = 0.0 if late else seconds(countdown)
+        span = countdown.total_seconds() if isinstance(countdown, timedelta) else countdown
+        late = isinstance(span, float | int) and span < 0
+        delay = 0.0 if late else seconds(span)
         if delay is None:
             raise ValueError(f"countdown must be seconds from now, not {countdown!r}.")
         when, due = countdown if isinstance(countdown, float | int) else delay, now + delay

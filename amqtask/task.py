@@ -172,7 +172,7 @@ class Task(Generic[P, R]):
             kwargs: new keyword arguments.
             exc: why; what the task fails with when it may not be retried any more.
             throw: ``False`` returns the ``Retry`` instead of raising it, so that the task can go on.
-            eta: when, with a time zone.
+            eta: when; without a time zone it is UTC.
             countdown: when, in seconds from now; ``default_retry_delay`` when neither is given.
             max_retries: a limit for this attempt instead of the task's.
             options: what is different in the next attempt's message, see ``RetryOptions``.
