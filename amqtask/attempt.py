@@ -174,6 +174,7 @@ def too_many(
     request: Request, why: GiveUp, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> MaxRetriesExceededError:
     """The error of a task that asked for one retry too many."""
+    args = tuple(args)  # as Celery writes it
     text = f"Can't retry {request.task}[{request.id}] args:{args} kwargs:{kwargs}"
     if why is GiveUp.BUDGET:
         text += ": the time of its retry_for is over"

@@ -73,7 +73,7 @@ def test_beyond_the_limit(at: Place) -> None:
 
     task = at.send("hopeless", "y", False)
     with pytest.raises(
-        MaxRetriesExceededError, match=r"Can't retry work.hopeless\[.*\] args:\['y'"
+        MaxRetriesExceededError, match=r"Can't retry work.hopeless\[.*\] args:\('y'"
     ):
         task.get(timeout=20)
     assert attempts(at, "y") == 3
