@@ -33,7 +33,7 @@ from amqtask.errors import (
     DecodeError,
     OperationRefused,
 )
-from amqtask.topology import plan
+from amqtask.topology import ladder, plan
 from amqtask.topology.model import Topology, dead_queue_name
 from amqtask.topology.plan import DeclareQueue
 
@@ -81,7 +81,7 @@ def queues_of(topology: Topology | None, names: Iterable[str]) -> tuple[str, ...
         theirs = plan.dead_queues(topology, name) if topology is not None else ()
         if theirs:
             found += theirs
-        elif name in holders or name.endswith(".dead"):
+        elif name in holders or name.endswith(".dead") or ladder.holds_unroutable(name):
             found.append(name)
         elif topology is not None and name in topology.queues:
             raise ConfigurationError(
@@ -139,7 +139,11 @@ def identify(queue: str, delivery: Delivery) -> Found:
         properties: Properties | None = delivery.properties
     except DecodeError:
         properties = None
-    return Found(queue, letters.read(properties, delivery.body, queue), delivery, properties)
+    letter = letters.read(properties, delivery.body, queue)
+    if ladder.holds_unroutable(queue):  # whose last death is that of a step of the ladder
+        target = ladder.queue_of(delivery.routing_key)
+        letter = msgspec.structs.replace(letter, reason="no queue when due", source=target)
+    return Found(queue, letter, delivery, properties)
 
 
 def _missing(queue: str, error: OperationRefused) -> Exception:

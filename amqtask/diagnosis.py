@@ -235,7 +235,7 @@ def check_delays(session: Session, topology: Topology) -> list[Finding]:
                     "delays",
                     f"{lost.messages} messages in {ladder.unroutable!r} found no queue when they were due",
                     "their queues were deleted, or declared anew without a binding to the ladder: declare these with amqtask "
-                    "topology apply, then move the messages (the routing key ends with the queue's name) or purge them",
+                    f"topology apply, then amqtask dead retry {ladder.unroutable}, or discard",
                 )
             )
     except BrokerError as error:

@@ -28,6 +28,7 @@ from amqtask.topology import plan
 from amqtask.topology.ladder import STEPS
 from amqtask.topology.plan import DeclareQueue
 from tests.brokers import Broker
+from tests.cli.running import Folder
 from tests.waiting import eventually
 
 TICK = 0.1
@@ -286,10 +287,18 @@ def test_a_deleted_ladder_is_made_again(
     arrived(300)
 
 
-def test_a_ladder_that_differs_is_named(alone: App, broker: Broker) -> None:
+@pytest.mark.parametrize("without", ["x-overflow", "x-dead-letter-strategy"])
+def test_a_ladder_that_differs_is_named(alone: App, broker: Broker, without: str) -> None:
+    """Without one of these the broker moves messages at most once, and says so to nobody."""
     step = alone.ladder.step(5)
+    (declared,) = (
+        each
+        for each in alone.ladder.declarations()
+        if isinstance(each, DeclareQueue) and each.name == step
+    )
+    arguments = {name: value for name, value in declared.arguments.items() if name != without}
     with broker.channel() as channel:
-        channel.queue_declare(step, durable=True)
+        channel.queue_declare(step, durable=True, arguments=arguments)
 
     with pytest.raises(TopologyConflict, match=step):
         alone.send_task("t", (), countdown=1)
@@ -395,7 +404,7 @@ def test_without_a_broker(queue_name: str) -> None:
 
 
 def test_a_target_that_is_gone_when_they_are_due(
-    alone: App, broker: Broker, queue_name: str
+    alone: App, broker: Broker, queue_name: str, tmp_path: Path
 ) -> None:
     """Thirty-two of these stop a ladder that has no other place for them."""
     ladder = alone.ladder
@@ -416,3 +425,13 @@ def test_a_target_that_is_gone_when_they_are_due(
         eventually(lambda: depth(broker, queue_name) == 10, 10, interval=0.02)
         assert time.monotonic() - before < 0.75 + TICK + 0.9
         assert depth(broker, ladder.unroutable) == 40
+
+        # where somebody finds them, and sends them where they should have gone
+        shell = Folder(tmp_path, broker.url)
+        listed = shell.run("dead", "list", ladder.unroutable, "--json")
+        assert listed.stdout.count("no queue when due") >= 1, listed.stderr
+        session.declare(DeclareQueue(doomed))
+        sent = shell.run("dead", "retry", ladder.unroutable)
+        assert f"{doomed} 40" in sent.stdout, sent.stderr
+        assert depth(broker, doomed) == 40
+        session.delete_queue(doomed)

@@ -17,6 +17,7 @@ import math
 import re
 from pathlib import PurePath
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -32,6 +33,7 @@ STEPS = 28
 TICK = 0.1  # seconds a message is held at step 0
 LONGEST = (2**STEPS - 1) * TICK  # seconds; what waits longer goes round again
 
+_HASHED = re.compile("%[0-9a-f]{64}")
 _WORD_BYTES = 255 - 2 * STEPS  # a routing key has at most 255 bytes
 PREFIX_LENGTH = 100  # characters, which leaves room for the rest of a name
 PREFIX_PATTERN = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -140,6 +142,17 @@ def word(queue: str) -> str:
     if len(text.encode()) <= _WORD_BYTES:
         return text
     return "%" + hashlib.sha256(queue.encode()).hexdigest()
+
+
+def holds_unroutable(queue: str) -> bool:
+    """Whether a queue is, by its name, a ladder's queue of messages that found no queue when they were due."""
+    return queue.startswith("amqtask.") and queue.endswith(".delay.unroutable")
+
+
+def queue_of(routing_key: str) -> str | None:
+    """The queue that a message in a ladder is for; ``None`` where its name was too long for the routing key."""
+    found = routing_key[2 * STEPS :]
+    return None if _HASHED.fullmatch(found) else unquote(found) or None
 
 
 def prefix_problem(prefix: str) -> str | None:

@@ -14,9 +14,11 @@ from amqtask.topology.ladder import (
     STEPS,
     TICK,
     Ladder,
+    holds_unroutable,
     prefix_of,
     prefix_of_file,
     prefix_problem,
+    queue_of,
     word,
 )
 from amqtask.topology.plan import BindExchange, BindQueue, DeclareExchange, DeclareQueue
@@ -91,11 +93,11 @@ def test_what_is_too_long_enters_at_the_top(delay: float) -> None:
 @given(st.floats(0, LONGEST), st.integers(0, 2**STEPS), QUEUES)
 def test_what_waited_elsewhere_enters_lower(delay: float, ticks: int, queue: str) -> None:
     entry = LADDER.entry(delay, queue)
-    waited, reached = journey(delay, queue)
+    held = int(entry.routing_key[: 2 * STEPS].replace(".", ""), 2)
+
     sooner = LADDER.sooner(entry.routing_key, ticks)
 
-    assert sooner == LADDER.entry(max(TICK, sum(waited) - ticks * TICK), queue)
-    assert reached == {queue}
+    assert sooner == LADDER.entry(max(1, held - ticks) * TICK, queue)
 
 
 @given(st.lists(QUEUES, min_size=1, max_size=6, unique=True))
@@ -111,6 +113,22 @@ def test_words(one: str, other: str) -> None:
     assert len(LADDER.entry(LONGEST, one).routing_key.encode()) <= 255
     assert len(LADDER.target(one).routing_key.encode()) <= 255
     assert (word(one) == word(other)) == (one == other)
+
+
+@given(QUEUES)
+def test_the_queue_is_read_back_from_a_routing_key(queue: str) -> None:
+    found = queue_of(LADDER.entry(5.0, queue).routing_key)
+
+    assert found in (queue, None)
+    assert found == queue or len(queue.encode()) > 60
+    assert queue_of("not.from.a.ladder") is None
+
+
+def test_names_of_what_found_no_queue() -> None:
+    assert holds_unroutable(LADDER.unroutable)
+    assert holds_unroutable(Ladder().unroutable)
+    assert not holds_unroutable("shop.delay.unroutable")
+    assert not holds_unroutable(LADDER.step(0))
 
 
 def test_no_name_can_pass_for_the_hash_of_another() -> None:
