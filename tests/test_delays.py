@@ -31,8 +31,6 @@ from tests.brokers import Broker
 from tests.cli.running import Folder
 from tests.waiting import eventually
 
-TICK = 0.1
-
 
 @pytest.fixture
 def app(broker: Broker, queue_name: str) -> Iterator[App]:
@@ -375,7 +373,7 @@ def test_what_waits_for_the_broker_is_due_no_later(
         async def send() -> None:
             async with app.abatch():
                 for _ in range(10):
-                    await app.asend_task("t", (), countdown=4.0)
+                    await app.asend_task("t", (), countdown=2.0)
             await app.aclose()
 
         began = time.monotonic()
@@ -383,17 +381,18 @@ def test_what_waits_for_the_broker_is_due_no_later(
         if how == "threads":
             with app.batch():
                 for _ in range(10):
-                    app.send_task("t", (), countdown=4.0)
+                    app.send_task("t", (), countdown=2.0)
         else:
             asyncio.run(send())
         opening.join()
-        sent = time.monotonic() - began
-        assert depth(broker, queue_name) == 0
         eventually(lambda: depth(broker, queue_name) == 10, 20, interval=0.02)
-        took = time.monotonic() - began
+        assert time.monotonic() - began >= 2.0
 
-    assert sent >= 1.0
-    assert 4.0 <= took < 4.0 + 0.8, f"sent within {sent:.1f} s, there after {took:.1f} s"
+    for _ in range(10):
+        arrived = take(broker, queue_name)
+        assert arrived is not None
+        held = int(arrived[0].routing_key[: 2 * STEPS].replace(".", ""), 2)
+        assert held <= 11  # ticks of the twenty: they were a second late at least
 
 
 def test_without_a_broker(queue_name: str) -> None:
@@ -417,13 +416,11 @@ def test_a_target_that_is_gone_when_they_are_due(
         session.delete_queue(doomed)
         eventually(lambda: depth(broker, ladder.unroutable) >= 40, 10)
 
-        # and through steps in which forty wait for nothing
-        before = time.monotonic()
+        # and through steps in which forty wait for nothing: without that other place for three minutes at a time
         with alone.batch():
             for number in range(10):
                 alone.send_task("t", (), countdown=0.3 + number / 20)
-        eventually(lambda: depth(broker, queue_name) == 10, 10, interval=0.02)
-        assert time.monotonic() - before < 0.75 + TICK + 0.9
+        eventually(lambda: depth(broker, queue_name) == 10, 40, interval=0.02)
         assert depth(broker, ladder.unroutable) == 40
 
         # where somebody finds them, and sends them where they should have gone
