@@ -497,7 +497,7 @@ def test_the_async_twins(broker: Broker, queue_name: str) -> None:
     before = reply_queues(broker)
     with answering(broker, queue_name, total), app_on(broker, queue_name) as app:
         asyncio.run(main(app))
-    assert reply_queues(broker) <= before
+    eventually(lambda: reply_queues(broker) <= before)
 
 
 def test_results_cross_between_threads_and_loops(broker: Broker, queue_name: str) -> None:
@@ -519,7 +519,7 @@ def test_a_loop_that_ends_without_aclose_leaves_no_warning(broker: Broker, queue
         import asyncio
         from amqtask import App
         app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r},
-                  result_queue_expires=1.0)
+                  result_queue_expires=4.0)
         @app.task
         def add(a, b): ...
         async def main():
@@ -606,7 +606,7 @@ def test_leaving_the_program_sends_what_is_on_its_way(broker: Broker, queue_name
         for n in range(300): add.delay(n)
     """)
     assert len(messages(broker, queue_name)) == 300
-    assert reply_queues(broker) <= before
+    eventually(lambda: reply_queues(broker) <= before)
 
 
 def test_close_wakes_who_waits_and_the_app_can_go_on(broker: Broker, queue_name: str) -> None:
@@ -631,9 +631,9 @@ def test_close_leaves_no_thread_and_no_queue(broker: Broker, queue_name: str) ->
     queues = reply_queues(broker)
     with answering(broker, queue_name, total), app_on(broker, queue_name) as app:
         assert app.task(add).delay(1, 2).get(timeout=10) == 3
-        assert reply_queues(broker) > queues
+        eventually(lambda: reply_queues(broker) > queues)
     assert {thread.name for thread in threading.enumerate()} <= before
-    assert reply_queues(broker) <= queues
+    eventually(lambda: reply_queues(broker) <= queues)
 
 
 def test_replies_that_name_nothing_are_dropped(broker: Broker, queue_name: str) -> None:

@@ -7,7 +7,6 @@ into what holds for an id; ``event`` is unique, so a record that arrives twice c
 from __future__ import annotations
 
 import enum
-import hashlib
 import uuid
 from collections.abc import Iterable, Iterator
 
@@ -112,13 +111,19 @@ def key(task_id: str | bytes) -> bytes:
     if len(raw) <= KEY_BYTES:
         return raw
     start = bytes(byte if 32 <= byte < 127 else 63 for byte in raw[:32])
-    return start + hashlib.blake2b(raw, digest_size=16).hexdigest().encode()
+    return start + _digest(raw)
 
 
 def header_key(name: str, value: str) -> bytes:
     """The key under which a revoke by header stands. No task id has it: it begins with a zero byte."""
     text = f"{name}\0{value}".encode("utf-8", "replace")
-    return b"\0" + hashlib.blake2b(text, digest_size=16).hexdigest().encode()
+    return b"\0" + _digest(text)
+
+
+def _digest(raw: bytes) -> bytes:
+    import hashlib  # it loads OpenSSL, which takes longer than most of what else ``import amqtask`` does
+
+    return hashlib.blake2b(raw, digest_size=16).hexdigest().encode()
 
 
 class Standing(msgspec.Struct, frozen=True):

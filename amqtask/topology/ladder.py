@@ -12,7 +12,6 @@ messages expire loses them in any other kind of queue.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from pathlib import PurePath
@@ -141,6 +140,8 @@ def word(queue: str) -> str:
     text = text.replace("*", "%2A").replace("#", "%23")
     if len(text.encode()) <= _WORD_BYTES:
         return text
+    import hashlib  # it loads OpenSSL, which takes longer than most of what else ``import amqtask`` does
+
     return "%" + hashlib.sha256(queue.encode()).hexdigest()
 
 

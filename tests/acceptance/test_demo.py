@@ -107,7 +107,7 @@ class Shop:
 
     def leaves_nothing(self) -> None:
         assert not self.queues()
-        eventually(lambda: not self.processes(), timeout=5)
+        eventually(lambda: not self.processes(), timeout=30)
 
 
 def _take_terminal() -> None:

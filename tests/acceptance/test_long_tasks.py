@@ -27,11 +27,13 @@ def test_what_waits_behind_a_long_task_is_not_used_up(place: Places) -> None:
 def test_another_child_takes_what_waits_behind_a_long_task(place: Places) -> None:
     at = place(type="quorum")
     node = at.node("-c2", "-Q", at.queue)
-    long = at.send("note", "long", 5.0)
+    long = at.send("hold", "long", "go")
     at.saw("start", "long")
     waiting = at.send_notes(20)
 
-    eventually(lambda: set(at.count("end")) == set(waiting), 4)
+    at.everything_done(waiting, 20)
+    assert at.count("end")["long"] == 0
+    at.release("go")
     assert long.get(timeout=10) == "long"
     at.everything_done(at.send_notes(20, prefix="after"))
     assert node.stop() == 0

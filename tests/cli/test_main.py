@@ -113,7 +113,7 @@ def test_an_interrupt_ends_with_130(shop: Shop) -> None:
         # no worker: the message lies in its queue while the command waits
         from tests.waiting import eventually
 
-        eventually(lambda: " 1 " in shop.run("queue", "ls", shop.email).stdout + " ", 20, 0.2)
+        eventually(lambda: " 1 " in shop.run("queue", "ls", shop.email).stdout + " ", 60, 0.2)
 
         assert call.end(signal.SIGINT) == 130
         assert call.output == ""

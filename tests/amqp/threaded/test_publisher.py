@@ -73,7 +73,7 @@ def declared(broker: Broker, queue: str, **arguments: object) -> Iterator[Callab
 @pytest.mark.parametrize("fast", [True, False], ids=["frames", "pika"])
 def test_a_confirmed_message_is_in_the_queue(broker: Broker, queue_name: str, fast: bool) -> None:
     with declared(broker, queue_name) as depth, publisher(broker.url, fast=fast) as out:
-        out.publish(to_queue(queue_name), timeout=5)
+        out.publish(to_queue(queue_name), timeout=20)
 
         assert depth() == 1
 
@@ -95,7 +95,7 @@ def test_properties_arrive_as_they_were_sent(broker: Broker, queue_name: str, fa
     )
     with broker.channel() as channel, publisher(broker.url, fast=fast) as out:
         channel.queue_declare(queue_name, durable=True)
-        out.publish(Publication("", queue_name, Envelope(b"body", sent)), timeout=5)
+        out.publish(Publication("", queue_name, Envelope(b"body", sent)), timeout=20)
 
         _, properties, body = channel.basic_get(queue_name, auto_ack=True)
 
@@ -145,7 +145,7 @@ def test_fifty_threads_share_one_publisher(broker: Broker, queue_name: str) -> N
 @pytest.mark.parametrize("fast", [True, False], ids=["frames", "pika"])
 def test_a_message_no_queue_takes_is_an_error(broker: Broker, fast: bool) -> None:
     with publisher(broker.url, fast=fast) as out, pytest.raises(Unroutable, match="no-such-queue"):
-        out.publish(to_queue("no-such-queue"), timeout=5)
+        out.publish(to_queue("no-such-queue"), timeout=20)
 
 
 def test_a_missing_exchange_fails_its_own_message_only(broker: Broker, queue_name: str) -> None:
@@ -158,7 +158,7 @@ def test_a_missing_exchange_fails_its_own_message_only(broker: Broker, queue_nam
             out.publish_many([good] * 20 + [bad] + [good] * 20, timeout=10)
 
         assert depth() >= 40  # neighbours may come twice, never not at all
-        out.publish(good, timeout=5)
+        out.publish(good, timeout=20)
 
 
 def test_a_full_queue_refuses(broker: Broker, queue_name: str) -> None:
@@ -167,7 +167,7 @@ def test_a_full_queue_refuses(broker: Broker, queue_name: str) -> None:
         publisher(broker.url) as out,
         pytest.raises(PublishNacked, match="full"),
     ):
-        out.publish_many([to_queue(queue_name)] * 3, timeout=5)
+        out.publish_many([to_queue(queue_name)] * 3, timeout=20)
 
 
 def test_a_queue_that_refuses_for_a_moment(broker: Broker, queue_name: str) -> None:
@@ -175,10 +175,10 @@ def test_a_queue_that_refuses_for_a_moment(broker: Broker, queue_name: str) -> N
         declared(broker, queue_name, **{"x-max-length": 1, "x-overflow": "reject-publish"}),
         publisher(broker.url) as out,
     ):
-        out.publish(to_queue(queue_name), timeout=5)
+        out.publish(to_queue(queue_name), timeout=20)
         emptied = threading.Timer(0.4, lambda: drain_one(broker, queue_name))
         emptied.start()
-        out.publish(to_queue(queue_name), timeout=5)
+        out.publish(to_queue(queue_name), timeout=20)
         emptied.join()
         with pytest.raises(PublishNacked):  # refused until the caller's time is over
             out.publish(to_queue(queue_name), timeout=0.3)
@@ -195,7 +195,7 @@ def test_a_fan_out_to_a_full_queue_is_refused_though_the_other_has_it(
             channel.queue_bind(queue, exchange)
         try:
             with publisher(broker.url) as out:
-                out.publish(to_both := to_exchange(exchange), timeout=5)
+                out.publish(to_both := to_exchange(exchange), timeout=20)
                 with pytest.raises(PublishNacked):
                     out.publish(to_both, timeout=1)
             # a copy for each of the few tries, all with one id: repeats, as after any failed send
@@ -230,8 +230,8 @@ def drain_one(broker: Broker, queue: str) -> None:
 def test_a_false_user_id_is_the_senders_fault_alone(broker: Broker, queue_name: str) -> None:
     with declared(broker, queue_name), publisher(broker.url) as out:
         with pytest.raises(OperationRefused, match="user_id"):
-            out.publish(to_queue(queue_name, user_id="somebody-else"), timeout=5)
-        out.publish(to_queue(queue_name), timeout=5)
+            out.publish(to_queue(queue_name, user_id="somebody-else"), timeout=20)
+        out.publish(to_queue(queue_name), timeout=20)
 
 
 def test_connect_refused_names_host_and_port_not_the_password() -> None:
@@ -406,7 +406,7 @@ def test_a_frozen_broker_is_an_error_within_the_timeout(fresh_broker: OwnBroker)
     with fresh_broker.channel() as channel:
         channel.queue_declare("q", durable=True)
     with publisher(fresh_broker.url) as out:
-        out.publish(to_queue("q"), timeout=5)
+        out.publish(to_queue("q"), timeout=20)
         fresh_broker.pause()
         try:
             with pytest.raises(ConfirmTimeout, match="did not confirm"):
@@ -419,7 +419,7 @@ def test_a_full_buffer_makes_the_caller_wait_and_then_fail(fresh_broker: OwnBrok
     with fresh_broker.channel() as channel:
         channel.queue_declare("q", durable=True)
     with publisher(fresh_broker.url, window=5, buffer=10) as out:
-        out.publish(to_queue("q"), timeout=5)
+        out.publish(to_queue("q"), timeout=20)
         fresh_broker.pause()
         try:
             # five are in flight and ten wait: the sixteenth finds no room
@@ -445,7 +445,7 @@ def test_a_forked_child_drops_the_connection_and_the_parent_keeps_it(
     broker: Broker, queue_name: str
 ) -> None:
     with declared(broker, queue_name) as depth, publisher(broker.url) as out:
-        out.publish(to_queue(queue_name), timeout=5)
+        out.publish(to_queue(queue_name), timeout=20)
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -456,10 +456,10 @@ def test_a_forked_child_drops_the_connection_and_the_parent_keeps_it(
         sockets_in_child = int(os.read(reader, 16))
         os.close(reader)
         sockets_here = open_sockets()
-        out.publish(to_queue(queue_name), timeout=5)
+        out.publish(to_queue(queue_name), timeout=20)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        out.publish(to_queue(queue_name), timeout=5)
+        out.publish(to_queue(queue_name), timeout=20)
 
         assert depth() == 3
         assert sockets_in_child < sockets_here
