@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.acceptance.nodes import Place
-from tests.waiting import eventually
 
 Places = Callable[..., Place]
 
