@@ -75,6 +75,11 @@ def distinct(found: list[T], identity: Callable[[T], object]) -> list[T]:
     return list({identity(each): each for each in reversed(found)}.values())[::-1]
 
 
+def all_of(found: int, sent: int) -> bool:
+    """Whether as many are there as were sent; more, where this weather had some published again."""
+    return found >= sent if blows() else found == sent
+
+
 def told(stderr: str) -> str:
     """What a program wrote, less what it tells of this weather."""
     if not blows():
