@@ -23,6 +23,7 @@ def limited(at: Place, limit: int) -> None:
         at.write_topology({"type": "quorum", "dead_letter": True, "delivery_limit": limit})
 
 
+@pytest.mark.timeout(300)  # twenty-seven starts on a busy machine
 def test_rolling_restarts_over_a_prefetched_backlog(place: Places) -> None:
     at = place(type="quorum")
     limited(at, 3)
