@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -17,6 +18,9 @@ from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
 
 SOFT_SIGNAL = signal.SIGRTMIN + 5  # real-time signals have no other meaning to a program
+
+AGAIN_AFTER = 0.05  # seconds after which a signal is sent again; twice as long each time
+AGAIN_UNTIL = 10.0
 
 
 class MainThreadLimits:
@@ -105,7 +109,15 @@ class MainThreadLimits:
 
     def _signal(self, run: int) -> None:
         self._meant = run
+        self._send(run, AGAIN_AFTER)
+
+    def _send(self, run: int, again: float) -> None:
+        """Send the signal, and again until it was taken: one that comes just before a system call does not end that call."""
+        if self._meant != run or self._run != [run]:
+            return
         signal.pthread_kill(self._main, SOFT_SIGNAL)
+        if again < AGAIN_UNTIL:  # a task that holds signals back would pile them up
+            self._io.post(lambda: self._io.call_later(again, partial(self._send, run, 2 * again)))
 
     def _restore(self) -> None:
         """Have the soft limit's signal arrive, whatever an earlier task did to handlers and mask."""

@@ -115,3 +115,15 @@ def test_an_interruption_raises_once(watch: Watch) -> None:
     signal.raise_signal(SOFT_SIGNAL)
 
     assert watch.limits.end()
+
+
+def test_a_signal_that_got_lost_is_sent_again(watch: Watch) -> None:
+    """One that comes between the interpreter's last look and a system call does not end that call."""
+    watch.limits.begin(1, None, None)
+    signal.signal(SOFT_SIGNAL, signal.SIG_IGN)
+    assert watch.limits.interrupt(1)
+    watch.limits.install()
+    with pytest.raises(SoftTimeLimitExceeded):
+        time.sleep(5)
+
+    assert watch.limits.end()
