@@ -209,10 +209,11 @@ class Lane:
         """Cancel the consumer; ``on_stopped`` runs when the broker will deliver no more."""
         self._on_stopped = on_stopped
         channel = self.channel
-        if channel is None or not channel.is_open or not self.consuming:
+        if channel is None or not channel.is_open or not (self.consuming or self._tags):
             self.consuming = False
             self._stopped()
             return
+        # One whose consume has no answer yet is cancelled too: what it brings would be given back, and come again, and again.
         self._cancel(channel, self._active())
 
     def _stopped(self) -> None:
