@@ -426,7 +426,7 @@ class _Run:
     # ------------------------------------------------------------ the broker, past the proxy
 
     def _session(self) -> Session:
-        return Session((Address.parse(self._url),), name="amqtask chaos", timeout=20.0)
+        return Session((Address.parse(self._url),), name="amqtask chaos", timeout=60.0)
 
     def _declare(self) -> None:
         with self._session() as session:
