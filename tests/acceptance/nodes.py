@@ -25,7 +25,7 @@ import pika
 from amqtask import App
 from tests import weather
 from tests.brokers import Broker, OwnBroker
-from tests.cli.running import AMQTASK, OURS
+from tests.cli.running import AMQTASK, OURS, run_here
 from tests.waiting import eventually
 
 APP = Path(__file__).with_name("work.py")
@@ -114,17 +114,8 @@ class Place:
         )
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the app's to its end; there is nobody to ask."""
-        return subprocess.run(
-            [AMQTASK, "-A", "work", *arguments],
-            cwd=self.path,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        """Run a command on the place's topology to its end, in this process; there is nobody to ask."""
+        return run_here(self.path, self.environment, *arguments, "-f", "topology.yaml")
 
     def script(self, text: str, timeout: float = 60) -> str:
         """Run a program in the folder, as a service that imports the app; what it printed. It must succeed."""

@@ -159,7 +159,11 @@ def test_what_the_broker_gives_up(place: Places, kind: str) -> None:
         refusing: {"max_length": 1, "overflow": "reject-publish"},
         limited: limit,
     }
-    topology = {"version": 1, "queues": {q: {"type": kind} | more for q, more in queues.items()}}
+    topology = {
+        "version": 1,
+        "delays": False,  # its queues take a while
+        "queues": {queue: {"type": kind} | more for queue, more in queues.items()},
+    }
     (at.path / "topology.yaml").write_text(json.dumps(topology))
     at.declare()
 
@@ -201,7 +205,8 @@ def test_what_the_broker_gives_up(place: Places, kind: str) -> None:
     # `stale` would let it expire again, and `full` holds one message
     moved = dead(at, "retry", "--queue", work)
     assert (moved["done"], moved["left"]) == (len(ways), 0)
-    at.command("queue", "purge", refusing, "--yes")
+    with at.broker.channel() as channel:
+        channel.queue_purge(refusing)
     node = at.node("-c1", "-Q", f"{work},{full},{limited}")
     at.everything_done([*ways, "third"])
     assert node.stop() == 0
@@ -242,6 +247,7 @@ def test_a_dead_letter_that_no_queue_takes_is_kept(place: Places) -> None:
     work, grave = at.queues
     topology = {
         "version": 1,
+        "delays": False,
         "queues": {
             work: {"type": "classic", "dead_letter": {"exchange": "", "routing_key": grave}},
             grave: {

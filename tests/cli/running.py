@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pty
 import signal
@@ -13,6 +14,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
+
+from amqtask.cli.main import main
 from tests.brokers import Broker
 from tests.waiting import eventually
 
@@ -94,6 +98,36 @@ class Folder:
         finally:
             child.kill()
             child.wait()
+
+
+def run_here(
+    folder: Path, environment: Mapping[str, str], *arguments: str, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process: a start of Python for each is most of what a test of many would take.
+
+    Args:
+        folder: where it runs.
+        environment: added to this process's own, without what names an app or a broker.
+        arguments: the command's; it must not import an app.
+        stdin: what is typed; without it there is nobody to ask.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OURS:
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["amqtask", *arguments])
+        patch.setattr(sys, "stdin", io.StringIO(stdin or ""))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+    done = int(str(code or 0))
+    return subprocess.CompletedProcess(arguments, done, out.getvalue(), err.getvalue())
 
 
 class Running:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import pickle
 import signal
 import subprocess
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +19,6 @@ from amqtask.amqp import frames
 from amqtask.amqp.address import Address
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.transfer import Raw, Transfer
-from amqtask.cli.main import main
 from amqtask.core.dead import DOUBT
 from amqtask.core.message import Properties
 from amqtask.core.moves import KEEP, Entry, Step, encode, journal_of, mark
@@ -30,7 +26,7 @@ from amqtask.dead import Retry, identify
 from amqtask.testing import Proxy
 from amqtask.topology.plan import DeclareQueue
 from tests.brokers import Broker
-from tests.cli.running import OURS, Folder
+from tests.cli.running import Folder, run_here
 from tests.waiting import eventually
 
 pytestmark = [
@@ -59,24 +55,7 @@ class Graveyard(Folder):
                 channel.queue_declare(name, durable=True, arguments=arguments)
 
     def run(self, *arguments: str, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:  # fmt: skip
-        """Run a command in this process: a start of Python for each is most of what these tests would take."""
-        out, err = io.StringIO(), io.StringIO()
-        code: object = 0
-        with pytest.MonkeyPatch.context() as patch:
-            for name in OURS:
-                patch.delenv(name, raising=False)
-            for name, value in (self.environment | environment).items():
-                patch.setenv(name, value)
-            patch.chdir(self.path)
-            patch.setattr(sys, "argv", ["amqtask", *arguments])
-            patch.setattr(sys, "stdin", io.StringIO(stdin or ""))
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                try:
-                    main()
-                except SystemExit as end:
-                    code = end.code
-        done = int(str(code or 0))
-        return subprocess.CompletedProcess(arguments, done, out.getvalue(), err.getvalue())
+        return run_here(self.path, self.environment | environment, *arguments, stdin=stdin)
 
     def close(self) -> None:
         with self.broker.channel() as channel:
