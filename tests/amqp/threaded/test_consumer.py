@@ -618,3 +618,30 @@ def test_what_comes_for_a_consumer_that_is_gone_is_given_back(
         eventually(lambda: reader.on_io(lambda: reader.lane.ledger.epoch and not reader.deliveries))
         reader.close()
     assert ready_messages(broker, queue_name) == 1
+
+
+def test_a_consumer_that_is_not_confirmed_yet_is_cancelled_too(
+    broker: Broker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to stop between its consume and the broker's answer, it must not go on to be given messages."""
+    stopped = threading.Event()
+    begin = Lane._begin
+
+    def and_stop(lane: Any, channel: Any, began: Callable[[object], None]) -> None:
+        begin(lane, channel, began)
+        lane._home._stop(stopped.set)
+
+    monkeypatch.setattr(Lane, "_begin", and_stop)
+    with broker.channel() as channel, reading(broker, queue_name, ready=False) as reader:
+        assert stopped.wait(10)
+        assert (
+            channel.queue_declare(queue_name, durable=True, passive=True).method.consumer_count == 0
+        )
+        channel.basic_publish("", queue_name, b"[]")
+        eventually(
+            lambda: (
+                channel.queue_declare(queue_name, durable=True, passive=True).method.message_count
+                == 1
+            )
+        )
+        assert reader.deliveries == []
