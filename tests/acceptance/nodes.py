@@ -280,9 +280,10 @@ class Node:
         """Its log lines, those of one event when named."""
         found = []
         for line in self.output.splitlines():
-            if line.startswith("{"):
+            start = line.find('{"')  # behind a piece of what a dying process wrote of its stacks
+            if start >= 0:
                 with contextlib.suppress(ValueError):  # the last line may be half written
-                    found.append(json.loads(line))
+                    found.append(json.loads(line[start:]))
         return [record for record in found if event is None or record["event"] == event]
 
     def says(self, event: str, timeout: float = 20.0, times: int = 1) -> list[dict[str, Any]]:
