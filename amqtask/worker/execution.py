@@ -249,6 +249,7 @@ class Executor:
         ):
             # the short way for what most often happens, and as ``_end`` would
             self._place = -1
+            self._journal.safe(place, key[1])
             self._settler.post(delivery, DONE, key, place)
             return
         self._end(delivery, head, task, outcome, key, acked=not acks_late)
