@@ -422,11 +422,13 @@ def test_a_target_that_is_gone_when_they_are_due(
     doomed = f"doomed-{uuid.uuid4().hex[:8]}"
     with Session(alone.addresses, patience=20) as session:
         session.declare(DeclareQueue(doomed))
+        alone.send_task("t", (), queue=doomed, countdown=0.1)  # makes the way
+        eventually(lambda: depth(broker, doomed) == 1, 40)
         with alone.batch():
             for _ in range(40):
-                alone.send_task("t", (), queue=doomed, countdown=1.0)
+                alone.send_task("t", (), queue=doomed, countdown=2.0)
         session.delete_queue(doomed)
-        eventually(lambda: depth(broker, ladder.unroutable) == 40, 10)
+        eventually(lambda: depth(broker, ladder.unroutable) == 40, 40)
 
         # and through steps in which forty wait for nothing: without that other place for three minutes at a time
         with alone.batch():
