@@ -170,6 +170,7 @@ def test_a_next_attempt_that_cannot_be_sent_fails_the_task(at: Place) -> None:
     at.dead_letter()
 
 
+@pytest.mark.exact("its first attempt has 0.15 s to begin")
 @pytest.mark.usefixtures("node")
 def test_a_retry_that_comes_too_late_is_revoked(at: Place) -> None:
     result = at.send("flaky", "x", 3, expires=0.15)
