@@ -51,7 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def topology(self) -> Topology:
         """The work queue, with a queue for its dead letters."""
-        queue = Queue(name=self.queue, type=self.queue_type, dead_letter=True, delivery_limit=8)
+        queue = Queue(name=self.queue, type=self.queue_type, dead_letter=True, delivery_limit=100)
         if self.queue_type == "classic":
             queue = Queue(name=self.queue, type="classic", dead_letter=True)
         return Topology(
