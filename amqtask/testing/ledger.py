@@ -436,29 +436,41 @@ class Ledger:
         for incident in incidents:
             begin = incident.began
             end = (incident.ended if incident.broke is None else incident.broke) + AFTERMATH
-            hit: set[str] = set()
+            # Each of these may happen to a task in the same fault, and then they add up: the message is there twice, and one of the
+            # two is delivered again.
             if incident.kind in RUNS or incident.kind in BOTH:
-                hit |= {
-                    run.id
-                    for run in runs
-                    if run.started <= end
-                    and run.settled >= begin
-                    and (not incident.pids or run.pid in incident.pids)
-                }
+                self._repeat(
+                    found,
+                    (
+                        run.id
+                        for run in runs
+                        if run.started <= end
+                        and run.settled >= begin
+                        and (not incident.pids or run.pid in incident.pids)
+                    ),
+                )
             if incident.kind in SENDS or incident.kind in BOTH:
                 least = RESENT if incident.kind in SENDS else 0.0  # these break nothing off
-                hit |= {
-                    attempt.id
-                    for attempt in attempts
-                    if attempt.began <= end
-                    and (attempt.ended or _FOREVER) >= max(begin, attempt.began + least)
-                }
+                self._repeat(
+                    found,
+                    (
+                        attempt.id
+                        for attempt in attempts
+                        if attempt.began <= end
+                        and (attempt.ended or _FOREVER) >= max(begin, attempt.began + least)
+                    ),
+                )
             if incident.kind in BROKER_ENDS:
                 # on its way through the delays, from queue to queue
-                hit |= {task for task, since, until in waits if since <= end and until >= begin}
-            for task in hit:
-                found[task] += self._of(task).chain
+                self._repeat(
+                    found, (task for task, since, until in waits if since <= end and until >= begin)
+                )
         return found
+
+    def _repeat(self, found: Counter[str], tasks: Iterable[str]) -> None:
+        """Add what one cause in one fault may have repeated of each of these tasks."""
+        for task in set(tasks):
+            found[task] += self._of(task).chain
 
     def _settle(self, runs: Sequence[Run], incidents: Sequence[Incident]) -> None:
         """Until when each run may have been unsettled: a moment, and as long as faults held its ack back."""
