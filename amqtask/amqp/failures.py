@@ -26,9 +26,11 @@ NOT_ALLOWED = 530
 # With these the broker ends the connection over what was asked, and would again: unlike 320 and 541, which are its own trouble.
 REFUSALS = frozenset({402, 403, 501, 502, 503, 504, 505, 530, 540})
 
-# What 404 says of a queue that there is: on a node that is down, or whose process is being restarted.
-_ABSENT = ("down or inaccessible", "failed to restart", "stopped by supervisor", "timeout")
-
+# How 404 begins for a queue that there is: "home node 'N' of durable queue 'Q' in vhost 'V' is down or inaccessible", "queue 'Q'
+# … process is stopped by supervisor" or "… has crashed and failed to restart", "failed to perform operation on queue 'Q' … due
+# to timeout". For one that is not there: "no queue 'Q' …". Only the beginning tells: names hold any words, and long ones leave
+# no room for the end.
+_ABSENT = re.compile(r"(NOT_FOUND - )?(home node|queue|failed to perform operation on) ")
 
 # What 530 says where a virtual host or a user has as many connections as it may have.
 _LIMIT = re.compile(r"(\w+ )?connection limit \(\d+\) is reached")
@@ -70,7 +72,7 @@ def login_refused(address: Address, code: int, text: str) -> ConnectFailed:
 
 def absent(error: OperationRefused) -> bool:
     """Whether a queue is there and only cannot be reached at present."""
-    return error.code == NOT_FOUND and any(words in error.text for words in _ABSENT)
+    return error.code == NOT_FOUND and _ABSENT.match(error.text) is not None
 
 
 def temporary(error: BrokerError) -> bool:
