@@ -111,13 +111,11 @@ class _Round:
         self._on_lost = on_lost
         self._on_done = on_done
         try:
-            connection.raw.channel(on_open_callback=self._opened)
+            channel = connection.raw.channel(on_open_callback=self._next)
         except pika.exceptions.ConnectionWrongStateError:
             on_lost(paving)  # it closes at this moment
-
-    def _opened(self, channel: Any) -> None:
-        channel.add_on_close_callback(self._closed)
-        self._next(channel)
+        else:
+            channel.add_on_close_callback(self._closed)  # it may be lost before it is open
 
     def _next(self, channel: Any) -> None:
         if self._at == len(self._declarations):
