@@ -10,7 +10,7 @@ Pure: no I/O, no clock. One thread at a time.
 from __future__ import annotations
 
 BELIEVED = 2.0  # seconds of refusals after which a target is taken at its word; elections take less
-FORGOTTEN = 6.0  # seconds after the first refusal when that word is questioned again
+FORGOTTEN = 6.0  # seconds from then when that word is questioned again, and without a nack when the first is forgotten
 SOONEST = 0.1  # seconds before a refused message is sent again, at first and at most: few tries, since a message
 LATEST = 1.0  # for several queues, one of which is full, comes to the others with each of them
 
@@ -21,10 +21,11 @@ class Refusals:
     """The targets that refuse at present, and since when. True while there are any."""
 
     def __init__(self) -> None:
-        self._since: dict[Target, float] = {}
+        # Since when (``None``: it is believed), and when that is forgotten. In the order of the latter.
+        self._targets: dict[Target, tuple[float | None, float]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._since)
+    def __len__(self) -> int:
+        return len(self._targets)
 
     def refused(self, target: Target, now: float) -> float | None:
         """Note a nack: seconds to wait before the message is sent again, ``None`` when the nack is to be believed.
@@ -33,13 +34,22 @@ class Refusals:
             target: what the message was published to.
             now: seconds on a clock that does not jump.
         """
-        since = self._since.setdefault(target, now)
-        if now - since >= FORGOTTEN:
-            self._since[target] = since = now
-        if now - since >= BELIEVED:
+        self._forget(now)
+        since, _ = self._targets.get(target, (now, now))
+        if since is None:
             return None
-        return min(LATEST, max(SOONEST, (now - since) * 2))
+        believed = now - since >= BELIEVED
+        self._targets.pop(target, None)  # to the end
+        self._targets[target] = (None if believed else since, now + FORGOTTEN)
+        return None if believed else min(LATEST, max(SOONEST, (now - since) * 2))
 
     def accepted(self, target: Target) -> None:
         """Note a confirm."""
-        self._since.pop(target, None)
+        self._targets.pop(target, None)
+
+    def _forget(self, now: float) -> None:
+        while self._targets:
+            target = next(iter(self._targets))
+            if now < self._targets[target][1]:
+                return
+            del self._targets[target]

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amqtask.amqp.ways import Ways
+from amqtask.amqp.ways import Ways, target_of
 from amqtask.core.message import Envelope, Properties, Publication
+from amqtask.core.refusals import Refusals
 from amqtask.topology.ladder import STEPS, TICK, Ladder
 
 LADDER = Ladder("shop")
@@ -54,3 +55,25 @@ def test_never_early_and_never_a_tick_late(delay: float, waits: list[float]) -> 
     late = now + held(publication) - delay
     assert late >= -1e-6
     assert late <= 2 * TICK + 1e-6 or held(publication) == pytest.approx(TICK)
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.9, 1.7, 3600.0, 1e6])
+def test_a_step_that_refuses_is_believed_though_each_try_enters_it_lower(delay: float) -> None:
+    ways, refusals = Ways(LADDER), Refusals()
+    publication, since, now, tries = delayed(delay), 0.0, 0.0, 0
+    while True:
+        publication, since = ways.in_time(publication, since, now)
+        tries += 1
+        wait = refusals.refused(target_of(publication, "a.b"), now)
+        if wait is None:
+            break
+        now += max(wait, TICK)
+
+    assert tries <= 15
+    assert now <= 5
+    assert len(refusals) <= 5
+
+
+def test_what_goes_past_the_ladder_is_told_apart_by_its_key() -> None:
+    first, second = (Publication("x", key, Envelope(b"", Properties())) for key in ("a", "b"))
+    assert target_of(first, None) != target_of(second, None)

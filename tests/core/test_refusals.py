@@ -30,8 +30,24 @@ def test_another_target_is_another_matter() -> None:
 def test_a_believed_nack_is_doubted_again() -> None:
     refusals = Refusals()
     refusals.refused(FULL, 100)
-    assert refusals.refused(FULL, 100 + FORGOTTEN - 0.1) is None
+    assert refusals.refused(FULL, 105) is None
+    # counted from when it was believed
+    assert refusals.refused(FULL, 105 + FORGOTTEN - 0.1) is None
+    assert refusals.refused(FULL, 105 + FORGOTTEN) == SOONEST
+
+
+def test_a_nack_that_nobody_asked_about_again_is_forgotten() -> None:
+    refusals = Refusals()
+    refusals.refused(FULL, 100)
     assert refusals.refused(FULL, 100 + FORGOTTEN) == SOONEST
+
+
+def test_targets_that_are_never_met_again_are_forgotten() -> None:
+    refusals = Refusals()
+    for number in range(1000):
+        refusals.refused(("orders", f"order.{number}"), 100 + number)
+        refusals.refused(FULL, 100 + number)
+    assert len(refusals) <= FORGOTTEN + 1
 
 
 def test_a_confirm_ends_it() -> None:

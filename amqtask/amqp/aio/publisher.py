@@ -19,7 +19,7 @@ from amqtask.amqp import failures, frames
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.connection import Connection, Link
 from amqtask.amqp.aio.declare import pave
-from amqtask.amqp.ways import PAVE_TIMEOUT, Ways
+from amqtask.amqp.ways import PAVE_TIMEOUT, Ways, target_of
 from amqtask.core.confirms import InFlight
 from amqtask.core.message import Properties, Publication
 from amqtask.core.refusals import Refusals
@@ -448,14 +448,14 @@ class AioPublisher:
                     self._settle(entry, failures.unroutable(entry.publication, returned))
             else:
                 if self._refusals:
-                    self._refusals.accepted(_target(entry))
+                    self._refusals.accepted(target_of(entry.publication, entry.due_in))
                 self._settle(entry, None)
         if self._waiting or self._renewing:
             self._pump_soon()
 
     def _nacked(self, entry: _Entry) -> None:
         """Send it again on a new channel in a moment, unless what it leads to has refused for long."""
-        wait = self._refusals.refused(_target(entry), time.monotonic())
+        wait = self._refusals.refused(target_of(entry.publication, entry.due_in), time.monotonic())
         if wait is None or self._loop is None:
             self._settle(entry, failures.nacked(entry.publication))
             return
@@ -510,10 +510,6 @@ class AioPublisher:
         self._parked.clear()
         for entry in entries:
             self._settle(entry, error)
-
-
-def _target(entry: _Entry) -> tuple[str, str]:
-    return entry.publication.exchange, entry.publication.routing_key
 
 
 def _same_message(sent: Properties, came_back: Properties) -> bool:

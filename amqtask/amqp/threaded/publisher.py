@@ -25,7 +25,7 @@ from amqtask.amqp.ports import Settled
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.paver import Paver
-from amqtask.amqp.ways import Ways
+from amqtask.amqp.ways import Ways, target_of
 from amqtask.core.confirms import InFlight
 from amqtask.core.message import Properties, Publication
 from amqtask.core.refusals import Refusals
@@ -478,7 +478,7 @@ class ThreadedPublisher:
                     self._settle(entry, failures.unroutable(entry.publication, returned))
             else:
                 if self._refusals:
-                    self._refusals.accepted(_target(entry))
+                    self._refusals.accepted(target_of(entry.publication, entry.due_in))
                 self._settle(entry, None)
         if self._waiting or self._renewing:
             self._pump()
@@ -487,7 +487,7 @@ class ThreadedPublisher:
 
     def _nacked(self, entry: _Entry) -> None:
         """Send it again on a new channel in a moment, unless what it leads to has refused for long."""
-        wait = self._refusals.refused(_target(entry), time.monotonic())
+        wait = self._refusals.refused(target_of(entry.publication, entry.due_in), time.monotonic())
         if wait is None:
             self._settle(entry, failures.nacked(entry.publication))
             return
@@ -633,10 +633,6 @@ class ThreadedPublisher:
                 self._io.cancel(timer)
         self._sweep_timer = self._stall_timer = self._renewal_timer = None
         self._connection.close(closing.set)
-
-
-def _target(entry: _Entry) -> tuple[str, str]:
-    return entry.publication.exchange, entry.publication.routing_key
 
 
 class _Barrier:
