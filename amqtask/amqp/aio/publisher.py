@@ -403,9 +403,7 @@ class AioPublisher:
         wire.on_blocked = self._blocked
         self._channel = channel.number
         self._link = link
-        self._renewing = False
-        self._waiting.extendleft(reversed(self._refused))
-        self._refused.clear()
+        self._take_up_refused()
         self._pave()
         self._pump_soon()
 
@@ -462,6 +460,14 @@ class AioPublisher:
         self._refused.append(entry)
         if self._renewal is None:
             self._renewal = self._loop.call_later(wait, self._renew)
+
+    def _take_up_refused(self) -> None:
+        """Put what was held back in front of all that waits."""
+        self._renewing = False
+        if self._suspects:  # these are still the same ones, further behind
+            self._suspects += len(self._refused)
+        self._waiting.extendleft(reversed(self._refused))
+        self._refused.clear()
 
     def _renew(self) -> None:
         self._renewal = None

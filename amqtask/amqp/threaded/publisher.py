@@ -276,9 +276,7 @@ class ThreadedPublisher:
 
     def _confirm_mode(self, _frame: object) -> None:
         self._ready = True
-        self._renewing = False
-        self._waiting.extendleft(reversed(self._refused))
-        self._refused.clear()
+        self._take_up_refused()
         self._paver.resume()
         self._pump()
 
@@ -494,6 +492,14 @@ class ThreadedPublisher:
         self._refused.append(entry)
         if self._renewal_timer is None:
             self._renewal_timer = self._io.call_later(wait, self._renew)
+
+    def _take_up_refused(self) -> None:
+        """Put what was held back in front of all that waits."""
+        self._renewing = False
+        if self._suspects:  # these are still the same ones, further behind
+            self._suspects += len(self._refused)
+        self._waiting.extendleft(reversed(self._refused))
+        self._refused.clear()
 
     def _renew(self) -> None:
         self._renewal_timer = None

@@ -184,6 +184,47 @@ def test_a_queue_that_refuses_for_a_moment(broker: Broker, queue_name: str) -> N
             out.publish(to_queue(queue_name), timeout=0.3)
 
 
+def test_refused_messages_do_not_take_the_place_of_suspects(
+    broker: Broker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "amqtask.core.refusals.SOONEST", 1.0
+    )  # a second in which they are held back
+    full, good = to_queue(f"{queue_name}-full"), to_queue(queue_name)
+    bad = Publication("no-such-exchange", "k", Envelope(b"", PERSISTENT))
+    losses: list[BrokerError] = []
+    ended: list[object] = []
+    limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    with (
+        declared(broker, full.routing_key, **limits),
+        declared(broker, queue_name),
+        publisher(broker.url) as out,
+    ):
+        on_lost = out._connection._on_lost
+
+        def lost(error: BrokerError) -> None:
+            losses.append(error)
+            on_lost(error)
+
+        def submit_both() -> None:  # on the I/O thread, so that they go out together
+            for one in (bad, good):
+                out.submit(one, ended.append, 20)
+
+        monkeypatch.setattr(out._connection, "_on_lost", lost)
+        out.publish(full, timeout=20)
+        for _ in range(2):
+            out.submit(full, lambda error: None, timeout=20)
+        eventually(lambda: len(out._refused) == 2)
+        out._io.post(submit_both)
+        eventually(lambda: len(ended) == 2)
+        with broker.channel() as channel:
+            channel.queue_delete(full.routing_key)
+
+    refused = [error for error in losses if isinstance(error, OperationRefused)]
+    assert len(refused) == 2  # first with its neighbour, then alone
+    assert [type(error) for error in ended] == [Unroutable, type(None)]
+
+
 def test_a_fan_out_to_a_full_queue_is_refused_though_the_other_has_it(
     broker: Broker, queue_name: str
 ) -> None:
