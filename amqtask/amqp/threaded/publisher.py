@@ -332,8 +332,6 @@ class ThreadedPublisher:
             for entry in entries:
                 self._settle(entry, error)
         self._pump()
-        if self._closing is not None:
-            self._close_when_empty()
 
     def _set_blocked(self, reason: str | None) -> None:
         self._blocked = reason
@@ -371,6 +369,8 @@ class ThreadedPublisher:
             with self._space:
                 self._starved = False
                 self._space.notify_all()
+        if self._closing is not None:
+            self._close_when_empty()
 
     def _send(self, entries: list[_Entry]) -> None:
         channel = self._channel_number
@@ -606,6 +606,8 @@ class ThreadedPublisher:
         return error if isinstance(error, ConnectFailed) else ConnectFailed(str(error))
 
     def _close_when_empty(self) -> None:
+        if self._shut_down:
+            return
         if not self._backlog() and not len(self._in_flight):
             self._shut()
         elif self._opened is False:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -375,6 +376,17 @@ def test_close_waits_for_what_was_handed_over(broker: Broker, queue_name: str) -
 
         assert settled == [None] * 500
         assert depth() == 500
+
+
+def test_close_does_not_wait_on_when_the_last_has_timed_out() -> None:
+    ended: list[object] = []
+    with publisher("amqp://127.0.0.1:1//") as out:
+        out.submit(to_queue("q"), ended.append, timeout=0.3)
+        began = time.monotonic()
+        out.close(10)
+
+        assert time.monotonic() - began < 5
+    assert [type(error) for error in ended] == [ConnectFailed]
 
 
 def test_a_connection_closed_by_the_operator_is_made_again(broker: Broker, queue_name: str) -> None:
