@@ -609,6 +609,7 @@ class App:
         envelope = codec.encode(
             message,
             now=None if now is None or delay else now.timestamp(),
+            sent=time.time(),
             limits=self._limits,
         )
         sendings = (

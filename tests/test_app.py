@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -69,7 +70,13 @@ def messages(broker: Broker, queue: str) -> list[dict[str, Any]]:
             method, properties, _ = channel.basic_get(queue, auto_ack=True)
             if method is None or properties is None:
                 return weather.distinct(found, lambda headers: headers["id"])
-            found.append({"priority": properties.priority, **(properties.headers or {})})
+            found.append(
+                {
+                    "priority": properties.priority,
+                    "timestamp": properties.timestamp,
+                    **(properties.headers or {}),
+                }
+            )
 
 
 def declare(broker: Broker, queue: str) -> None:
@@ -238,11 +245,13 @@ def test_an_app_without_a_topology_has_its_default_queue() -> None:
 def test_when_delay_returns_the_broker_has_the_task(broker: Broker, queue_name: str) -> None:
     declare(broker, queue_name)
     with app_on(broker, queue_name) as app:
+        before = int(time.time())
         result = app.task(add).delay(1, b=2)
 
     (headers,) = messages(broker, queue_name)
     assert (headers["id"], headers["task"]) == (result.id, f"{__name__}.add")
     assert headers["priority"] == 0
+    assert before <= headers["timestamp"] <= time.time()
 
 
 def test_a_result_comes_back(broker: Broker, queue_name: str) -> None:

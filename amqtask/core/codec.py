@@ -162,6 +162,7 @@ def encode(
     message: Message,
     *,
     now: float | None = None,
+    sent: float | None = None,
     priority: int = 0,
     limits: Limits = LIMITS,
 ) -> Envelope:
@@ -172,6 +173,8 @@ def encode(
         now: seconds since the epoch, needed to turn ``message.expires`` into the AMQP expiration. ``None`` sends no
             expiration property: for messages on their way through delay queues, which would drop them early. The
             ``expires`` header is sent either way.
+        sent: seconds since the epoch, for the AMQP timestamp: tells this sending from another one under the same id. ``None``
+            sends no timestamp.
         priority: for messages that name none.
         limits: sizes that must not be exceeded.
 
@@ -227,6 +230,7 @@ def encode(
             correlation_id=correlation_id,
             reply_to=message.reply_to,
             expiration=None if message.expires is None else _expiration(message, now),
+            timestamp=None if sent is None else int(sent),
         ),
     )
 

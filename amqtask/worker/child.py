@@ -200,7 +200,12 @@ class Child:
         if self._verdicts is not None:
             self._io.post(self._verdicts.close)
         closed = threading.Event()
-        self._consumer.close(closed.set)
+
+        def parted() -> None:
+            self._io_parted()
+            closed.set()
+
+        self._consumer.close(parted)
         # Given up now: what has no confirm is not acked either, the consumer takes no verdict any more.
         self._publisher.close(CLOSE_GRACE if in_time else 0.0)
         closed.wait(CLOSE_GRACE)
@@ -412,12 +417,22 @@ class Child:
 
         def go() -> None:
             self._consumer.give_back()
-            self._consumer.close(lambda: os._exit(int(ChildExit.DONE)))
+            self._consumer.close(lambda: self._io_exit(ChildExit.DONE))
 
         # What has ended is settled first; a publisher that cannot confirm is not waited for long.
         self._settler.when_idle(go)
         self._io.call_later(COLD_GRACE, go)
         self._io.call_later(CLOSE_GRACE, lambda: os._exit(int(ChildExit.DONE)))
+
+    def _io_parted(self) -> None:
+        """The consumer's connection is gone, in order or not."""
+        if self._consumer.parted:
+            self._journal.parted()
+
+    def _io_exit(self, code: ChildExit) -> None:
+        """End the process, whatever its main thread does."""
+        self._io_parted()
+        os._exit(int(code))
 
     def _io_hard_limit(self) -> None:
         """A task is past its hard limit."""
@@ -463,7 +478,7 @@ class Child:
         self._settler.settle_now(*ended)
         self._consumer.stop(
             lambda: self._settler.when_idle(
-                lambda: self._consumer.close(lambda: os._exit(int(code)))
+                lambda: self._consumer.close(lambda: self._io_exit(code))
             )
         )
         self._io_give_back(self._pool.take_back())

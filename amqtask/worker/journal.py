@@ -9,7 +9,8 @@ task kills takes them with it; the tasks before that one are not run again.
 
 *Settled* is not enough to answer a redelivery: a message that somebody sent again on purpose under the same id, after the
 first had ended, would then be acked without having run. What answers is *lost*: the execution's ack may not have reached the broker,
-because the child's channel went, or the child died, within a minute of it. Everything else is believed to be acked.
+because the child's channel went, or the child died, within a minute of it; and that for five minutes only, in which whatever
+the broker still had must have come. Everything else is believed to be acked, so what a child leaves that parted from the broker in order.
 
 Every word has one writer at a time: the ring of a seat is its child's, and the supervisor's once that child is dead.
 """
@@ -24,6 +25,7 @@ import time
 
 SIZE = 1024  # executions a child's ring holds, at least
 WINDOW = 60.0  # seconds; twice what a silent connection needs to be found dead with the default heartbeat
+ANSWERS = 300  # seconds for which an execution whose ack may be lost answers for a redelivery
 
 _HEADER = 64  # bytes per seat
 _END, _YOUNG, _OLD, _NEXT = 0, 1, 2, 3  # words of a header
@@ -58,13 +60,20 @@ def mark_of(identity: tuple[object, ...]) -> int:
 
 
 class SeatJournal:
-    """The ring of one seat. ``begin`` may be called from any thread of its child, the rest on its I/O thread."""
+    """The ring of one seat. ``begin`` may be called from any thread of its child, the rest on its I/O thread.
 
-    __slots__ = ("_header", "_next", "_ring", "_size", "_turned")
+    Args:
+        header: places, see above.
+        ring: the words.
+        since: for each word, the second of the monotonic clock in which its ack was lost, if it was.
+    """
 
-    def __init__(self, header: memoryview, ring: memoryview) -> None:
+    __slots__ = ("_header", "_next", "_ring", "_since", "_size", "_turned")
+
+    def __init__(self, header: memoryview, ring: memoryview, since: memoryview) -> None:
         self._header = header
         self._ring = ring
+        self._since = since
         self._size = len(ring)
         self.open()
 
@@ -96,6 +105,8 @@ class SeatJournal:
         at = place % self._size
         if self._ring[at] in (mark | _SETTLING, mark | _SAFE):
             # else so many others ended meanwhile that it was overwritten
+            if lost:
+                self._since[at] = int(time.monotonic())  # first: whoever sees the word reads it
             self._ring[at] = mark | (_ACKED if acked else _REJECTED) + (_TO_LOST if lost else 0)
         if place >= self._header[_END]:
             self._header[_END] = place + 1
@@ -113,23 +124,31 @@ class SeatJournal:
             self._header[_OLD] = self._header[_YOUNG]
             self._header[_YOUNG] = self._header[_END]
 
+    def parted(self) -> None:
+        """The broker has confirmed that the connection is closed, and so has read every ack before."""
+        self._header[_OLD] = self._header[_YOUNG] = self._header[_END]
+
     def lose(self) -> None:
         """The channel is gone: whatever ended within the last minute may come again."""
         ring, size, end = self._ring, self._size, self._header[_END]
+        now = int(time.monotonic())
         for place in range(max(self._header[_OLD], end - size), end):
             at = place % size
             state = ring[at] & 0xFF
             if state in (_ACKED, _REJECTED):
+                self._since[at] = now
                 ring[at] += _TO_LOST
 
     def bury(self) -> None:
         """The child is dead: what it was settling is lost with it, what was safe may come again. The supervisor only."""
         ring = self._ring
+        now = int(time.monotonic())
         for at, word in enumerate(ring):
             state = word & 0xFF
             if state == _SETTLING:
                 ring[at] = 0
             elif state == _SAFE:
+                self._since[at] = now
                 ring[at] += _ACK_LOST - _SAFE
         self.lose()
 
@@ -137,6 +156,7 @@ class SeatJournal:
         """Let go of the memory, which can then be unmapped."""
         self._header.release()
         self._ring.release()
+        self._since.release()
 
 
 class Journal:
@@ -148,15 +168,18 @@ class Journal:
     """
 
     def __init__(self, seats: int, size: int = SIZE) -> None:
-        self._rings_at = _HEADER * seats
+        self._since_at = _HEADER * seats
+        self._rings_at = self._since_at + 8 * size * seats  # last, and so all that a search passes
         self._memory = mmap.mmap(-1, self._rings_at + 8 * size * seats)
         self._view = memoryview(self._memory)
         words = self._view.cast("Q")
+        since = self._since_at // 8
         first = self._rings_at // 8
         self._seats = tuple(
             SeatJournal(
                 words[8 * index : 8 * index + 8],
                 words[first + size * index : first + size * (index + 1)],
+                words[since + size * index : since + size * (index + 1)],
             )
             for index in range(seats)
         )
@@ -177,12 +200,20 @@ class Journal:
             if word % 8 == 0:
                 state = memory[word + _STATE_AT]
                 if state in (Ended.ACK_LOST, Ended.REJECT_LOST):
-                    return Ended(state)
+                    if self._answers(word):
+                        return Ended(state)
+                    state -= _TO_LOST
                 if state and found is not Ended.SETTLING:
                     # for whoever asks, safe is settling: its child, or the supervisor, will tell how it ended
                     found = Ended.SETTLING if state == _SAFE else Ended(state)
             at = memory.find(pattern, at + 1)
         return found
+
+    def _answers(self, word: int) -> bool:
+        """Whether the ack of an execution was lost so lately that the broker may be about to hand its message out."""
+        at = self._since_at + word - self._rings_at
+        since = int.from_bytes(self._memory[at : at + 8], sys.byteorder)
+        return time.monotonic() - since < ANSWERS
 
     def close(self) -> None:
         """Unmap the memory in this process. Afterwards no method may be called."""

@@ -175,3 +175,34 @@ def test_a_message_sent_again_on_purpose_runs(place: Places, proxy: Proxy) -> No
     assert node.stop() == 0
     at.all_settled()
     assert at.depth(at.dead) == 0
+
+
+def test_a_message_without_a_time_that_is_sent_again_after_a_reload_runs(place: Places) -> None:
+    at = place(type="quorum")
+    node = at.node("-c2", "-Q", at.queue)
+
+    def put() -> None:
+        """As another program would, under the same id each time."""
+        at.put(
+            b'[["x"], {}, {}]',
+            headers={"lang": "py", "task": "work.note", "id": "one"},
+            content_type="application/json",
+            content_encoding="utf-8",
+        )
+
+    put()
+    at.saw("end", "x")
+    node.kill(signal.SIGHUP)
+    node.wait_ready(times=2)
+    for _ in range(2):
+        at.send("hold", "y", "go", ignore_result=True)
+    eventually(lambda: at.count("start")["y"] == 2, 10)
+    # both slots are taken: this one waits, is given back, and comes again as a redelivery
+    put()
+    eventually(lambda: at.depth() == 1, 10, interval=0.1)
+    at.release("go")
+
+    eventually(lambda: at.count("end")["x"] == 2, 10)
+    assert node.stop() == 0
+    assert not node.records("finished before, not run again")
+    at.all_settled()

@@ -233,6 +233,13 @@ def test_expiration_is_milliseconds_from_now(expires: str, expiration: str | Non
     assert encode(message).properties.expiration is None
 
 
+def test_the_timestamp_is_the_second_of_the_sending() -> None:
+    message = Message(id=ID, task="t")
+
+    assert encode(message, sent=1_700_000_000.9).properties.timestamp == 1_700_000_000
+    assert encode(message).properties.timestamp is None
+
+
 @pytest.mark.parametrize("expires", ["", "soon", 5])
 def test_a_bad_expires(expires: Any) -> None:
     with pytest.raises(EncodeError, match="ISO 8601"):

@@ -66,6 +66,43 @@ def test_old_acks_are_not_lost(journal: Journal) -> None:
     assert journal.find(MARK) is Ended.ACKED
 
 
+def test_a_lost_ack_answers_for_some_minutes_only(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = [mark_of((how,)) for how in ("before", "after", "safe")]
+    seat, late = journal.seat(0), journal.seat(1)
+    ended(seat, marks[0])
+    seat.lose()
+    ended(seat, marks[1], acked=False, lost=True)
+    late.safe(late.begin(marks[2]), marks[2])
+    late.bury()
+    now = time.monotonic()
+
+    monkeypatch.setattr(time, "monotonic", lambda: now + module.ANSWERS - 2)
+    found = [journal.find(mark) for mark in marks]
+    assert found == [Ended.ACK_LOST, Ended.REJECT_LOST, Ended.ACK_LOST]
+    monkeypatch.setattr(time, "monotonic", lambda: now + module.ANSWERS + 1)
+    seat.lose()  # another loss makes none of them young again
+    assert [journal.find(mark) for mark in marks] == [Ended.ACKED, Ended.REJECTED, Ended.ACKED]
+
+
+def test_what_a_child_acked_before_it_left_in_order_is_not_lost(journal: Journal) -> None:
+    seat = journal.seat(0)
+    ended(seat, MARK)
+    settling = mark_of(("id-2",))
+    seat.begin(settling)
+    seat.parted()
+
+    seat.bury()
+
+    assert journal.find(MARK) is Ended.ACKED
+    assert journal.find(settling) is Ended.UNKNOWN
+    seat.open()
+    ended(seat, settling)
+    seat.lose()
+    assert journal.find(settling) is Ended.ACK_LOST
+
+
 def test_what_a_dead_child_was_settling_is_lost_with_it(journal: Journal) -> None:
     seat = journal.seat(2)
     pid = os.fork()

@@ -104,6 +104,9 @@ class Connection:
         self._closed: Callable[[], None] | None = None
         self._reported = ""
         self.ever_open = False
+        self.parted = (
+            False  # the last connection ended by our close, which the broker has confirmed
+        )
         io.connections.add(self)
 
     # ------------------------------------------------------------ any thread
@@ -262,8 +265,9 @@ class Connection:
             self._failed(connect_error(self.address, reason))
 
     def _disconnected(self, connection: Any, reason: BaseException) -> None:
-        if connection is not self._pika:
+        if self._pika is None or connection is not self._pika:
             return
+        self.parted = self._pika.close_confirmed
         had_channel = self._opened_at > 0
         self._pika = None
         self._channel = None

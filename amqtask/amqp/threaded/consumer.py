@@ -210,6 +210,11 @@ class ThreadedConsumer:
         """Send the verdicts that wait, then close; what is unsettled goes back to its queue."""
         self._io.post(lambda: self._close(on_closed))
 
+    @property
+    def parted(self) -> bool:
+        """Whether the broker has confirmed the end of the connection, and so has read all verdicts before. I/O thread."""
+        return self._connection.parted
+
     def delete(self, queue: str, on_deleted: Callable[[], None]) -> None:
         """Delete a queue of this consumer's own; ``on_deleted`` runs on the I/O thread, also when the
         connection goes first: the queue's own expiry is what remains then.

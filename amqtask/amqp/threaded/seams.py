@@ -35,6 +35,7 @@ def missing_seams() -> tuple[str, ...]:
         (pika.connection.Connection, "_on_data_available", ("self", "data_in")),
         (pika.connection.Connection, "_process_frame", ("self", "frame_value")),
         (pika.connection.Connection, "_terminate_stream", ("self", "error")),
+        (pika.connection.Connection, "_on_connection_close_ok", ("self", "method_frame")),
         (BaseConnection, "_adapter_emit_data", ("self", "data")),
         (BaseConnection, "_proto_connection_made", ("self", "transport")),
         (BaseConnection, "_init_connection_state", ("self",)),
@@ -67,6 +68,14 @@ def require_seams() -> None:
 
 class PlainConnection(SelectConnection):
     """pika's connection with its codec, and the two things a fork needs: the socket, and a way to close it quietly."""
+
+    close_confirmed = (
+        False  # the broker has answered our close, and so read all that was sent before
+    )
+
+    def _on_connection_close_ok(self, method_frame: Any) -> None:
+        self.close_confirmed = True
+        super()._on_connection_close_ok(method_frame)
 
     def detach_socket(self) -> None:
         """Close this process's copy of the socket without a word to the broker; for a forked child."""

@@ -529,7 +529,22 @@ def test_close_gives_back_what_has_no_verdict(broker: Broker, queue_name: str) -
         send(broker, queue_name, *[b"x"] * 10)
         deliveries = reader.received(10)
         reader.acknowledge(deliveries[:4])
+        open_yet = not reader.consumer.parted
+    assert open_yet
+    assert reader.consumer.parted
     assert eventually(lambda: ready_messages(broker, queue_name) == 6)
+
+
+def test_a_connection_that_is_lost_while_it_closes_has_not_parted(
+    broker: Broker, queue_name: str
+) -> None:
+    with reading(broker, queue_name) as reader:
+        connection = reader.consumer._connection
+        closed = threading.Event()
+        reader.consumer.close(closed.set)
+        reader.io.post(connection.drop)  # before the broker's answer is read
+        assert closed.wait(10)
+        assert not reader.consumer.parted
 
 
 def test_acks_behind_a_burst_survive_the_close(broker: Broker, queue_name: str) -> None:
