@@ -18,6 +18,7 @@ from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Queue
 from amqtask.topology.plan import declare_queue
 from tests.brokers import Broker
+from tests.waiting import eventually
 
 LADDER = Ladder("delays")  # the one of the tests of delays
 MESSAGE = Envelope(b"{}", Properties(delivery_mode=2))
@@ -52,13 +53,23 @@ def publisher(io: IoThread, proxy: Proxy) -> Iterator[ThreadedPublisher]:
     made.close(5)
 
 
+@pytest.fixture
+def session(broker: Broker) -> Iterator[Session]:
+    with Session(parse_addresses(broker.url), name="test") as made:
+        yield made
+
+
+def arrived(session: Session, queue: str) -> int:
+    state = session.queue(queue)
+    return 0 if state is None else state.messages
+
+
 @pytest.mark.exact("cuts its connection itself, at one moment")
 def test_a_connection_that_dies_before_the_channel_is_open(
-    broker: Broker, proxy: Proxy, io: IoThread, publisher: ThreadedPublisher, queue_name: str
+    session: Session, proxy: Proxy, io: IoThread, publisher: ThreadedPublisher, queue_name: str
 ) -> None:
     """As the first delayed task after a quiet minute finds it when the network has dropped the connection."""
-    with Session(parse_addresses(broker.url)) as session:
-        session.declare(declare_queue(Queue(name=queue_name, type="classic")))
+    session.declare(declare_queue(Queue(name=queue_name, type="classic")))
     publisher.publish(Publication("", queue_name, MESSAGE), 10)
     proxy.freeze(*(link.number for link in proxy.links))
     begun, ended = threading.Event(), threading.Event()
@@ -77,3 +88,4 @@ def test_a_connection_that_dies_before_the_channel_is_open(
 
     assert ended.wait(20)
     assert errors == [None]
+    eventually(lambda: arrived(session, queue_name) == 2, 10)
