@@ -446,15 +446,14 @@ class App:
         if batch is not None:
             self._submit(batch, client, sendings, awaited)
             return result
-        for sending in sendings:
-            try:
-                client.publisher.publish(
-                    sending.publication,
-                    max(0.001, deadline - time.monotonic()),
-                    due_in=sending.due_in,
-                )
-            except Unroutable as error:
-                raise self._explained(error, sending) from None
+        try:
+            client.publisher.publish_many(
+                [sending.publication for sending in sendings],
+                max(0.001, deadline - time.monotonic()),
+                due_in=[sending.due_in for sending in sendings],
+            )
+        except Unroutable as error:
+            raise self._explained(error, sendings[0]) from None
         return result
 
     def send_many(self, calls: Iterator[Call]) -> list[handle.AsyncResult[Any]]:
@@ -584,7 +583,7 @@ class App:
     def _prepare(
         self, call: Call, reply_to: str | None
     ) -> tuple[tuple[_Sending, ...], Awaited | None, handle.AsyncResult[Any]]:
-        """What to publish for a call, and the handle of its result."""
+        """What to publish for a call, and the handle of its result; more than one only through the delay ladder."""
         settings = self.settings
         router = self._router or self.router
         route = router.resolve(
@@ -672,11 +671,14 @@ class App:
         sendings: tuple[_Sending, ...],
         timeout: float,  # noqa: ASYNC109  # as ports.Publisher
     ) -> None:
-        for sending in sendings:
-            try:
-                await client.publisher.publish(sending.publication, timeout, due_in=sending.due_in)
-            except Unroutable as error:
-                raise self._explained(error, sending) from None
+        try:
+            await client.publisher.publish_many(
+                [sending.publication for sending in sendings],
+                timeout,
+                due_in=[sending.due_in for sending in sendings],
+            )
+        except Unroutable as error:
+            raise self._explained(error, sendings[0]) from None
 
     def _explained(self, error: AmqtaskError, sending: _Sending) -> AmqtaskError:
         """An ``Unroutable`` with what the topology expected there; other errors as they are."""

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -26,6 +27,7 @@ from amqtask.errors import (
 from amqtask.testing.proxy import Proxy
 from amqtask.topology import plan
 from amqtask.topology.ladder import STEPS
+from amqtask.topology.model import Binding, Queue, Topology
 from amqtask.topology.plan import DeclareQueue
 from tests import weather
 from tests.brokers import Broker
@@ -404,6 +406,47 @@ def test_what_waits_for_the_broker_is_due_no_later(
         assert arrived is not None
         held = int(arrived[0].routing_key[: 2 * STEPS].replace(".", ""), 2)
         assert held <= 11  # ticks of the twenty: they were a second late at least
+
+
+@pytest.mark.exact("asserts how late they are, and refuses connections itself")
+@pytest.mark.parametrize("how", ["threads", "asyncio"])
+def test_what_waits_for_the_broker_is_due_no_later_in_any_queue(
+    alone: App, broker: Broker, queue_name: str, how: str
+) -> None:
+    """One task to three queues, each of which needs a way of its own; the broker comes a second later."""
+    queues = [queue_name, f"{queue_name}.2", f"{queue_name}.3"]
+    bindings = (Binding("amq.fanout"),)
+    topology = Topology(queues={name: Queue(name=name, bindings=bindings) for name in queues})
+    with (
+        Proxy.before(broker.url) as way,
+        App(alone.name, topology=topology, broker_url=way.url, task_ignore_result=True) as app,
+    ):
+        with Session(alone.addresses, patience=20) as session:
+            for name in queues[1:]:
+                session.declare(plan.declare_queue(Queue(name=name)))
+        way.refuse()
+        opening = threading.Timer(1.0, way.accept)
+
+        async def send() -> None:
+            await app.asend_task("t", (), exchange="amq.fanout", routing_key="", countdown=2.0)
+            await app.aclose()
+
+        opening.start()
+        if how == "threads":
+            app.send_task("t", (), exchange="amq.fanout", routing_key="", countdown=2.0)
+        else:
+            asyncio.run(send())
+        opening.join()
+    try:
+        for name in queues:
+            arrived = eventually(partial(take, broker, name), 20, interval=0.05)
+            assert arrived is not None
+            held = int(arrived[0].routing_key[: 2 * STEPS].replace(".", ""), 2)
+            assert held <= 11  # ticks of the twenty
+    finally:
+        with broker.channel() as channel:
+            for name in queues[1:]:
+                channel.queue_delete(name)
 
 
 def test_without_a_broker(queue_name: str) -> None:

@@ -54,9 +54,16 @@ class Publisher(Protocol):
         ...
 
     def publish_many(
-        self, publications: Sequence[Publication], timeout: float, *, due_in: str | None = None
+        self,
+        publications: Sequence[Publication],
+        timeout: float,
+        *,
+        due_in: Sequence[str | None] | None = None,
     ) -> None:
-        """Return when all are confirmed, pipelined; else raise the first error, after all have ended."""
+        """Return when all are confirmed, pipelined; else raise the first error, after all have ended.
+
+        ``due_in`` as for ``publish``, one for each. All delays count from this call.
+        """
         ...
 
     def submit(

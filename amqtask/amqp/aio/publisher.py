@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from itertools import repeat
 
 from aiormq.abc import AbstractChannel
 
@@ -166,18 +167,18 @@ class AioPublisher:
             PayloadTooLarge, TopologyConflict for a ladder that differs: nothing else, but ``ConnectionLost`` after
             ``close``.
         """
-        await self.publish_many((publication,), timeout, due_in=due_in)
+        await self.publish_many((publication,), timeout, due_in=(due_in,))
 
     async def publish_many(
         self,
         publications: Sequence[Publication],
         timeout: float,  # noqa: ASYNC109  # as ports.Publisher
         *,
-        due_in: str | None = None,
+        due_in: Sequence[str | None] | None = None,
     ) -> None:
         """Return when all are confirmed, pipelined; else raise the first error, after all have ended.
 
-        An ``EncodeError`` of one is raised before any is sent.
+        ``due_in`` as for ``publish``, one for each. All delays, and ``timeout``, count from this call. An ``EncodeError`` of one is raised before any is sent.
         """
         encoded = [
             frames.encode_properties(publication.envelope.properties)
@@ -190,9 +191,12 @@ class AioPublisher:
         batch = _Batch(len(encoded), loop.create_future())
         try:
             async with asyncio.timeout(timeout):
-                for publication, properties in zip(publications, encoded, strict=True):
+                queues = due_in or repeat(None, len(encoded))
+                for publication, properties, queue in zip(
+                    publications, encoded, queues, strict=True
+                ):
                     await self._permits.acquire()
-                    self._hand_over(_Entry(publication, properties, batch, since, due_in))
+                    self._hand_over(_Entry(publication, properties, batch, since, queue))
                 await batch.done
         except TimeoutError:
             refused = next((entry for entry in self._refused if entry.batch is batch), None)

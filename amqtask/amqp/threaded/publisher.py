@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any
 
 import pika
@@ -171,21 +172,31 @@ class ThreadedPublisher:
             PublishNacked, Unroutable, PublishBlocked, ConfirmTimeout, ConnectFailed, OperationRefused, EncodeError,
             PayloadTooLarge, and TopologyConflict for a ladder that is there and differs.
         """
-        self.publish_many((publication,), timeout, due_in=due_in)
+        self.publish_many((publication,), timeout, due_in=(due_in,))
 
     def publish_many(
-        self, publications: Sequence[Publication], timeout: float, *, due_in: str | None = None
+        self,
+        publications: Sequence[Publication],
+        timeout: float,
+        *,
+        due_in: Sequence[str | None] | None = None,
     ) -> None:
-        """Return when all are confirmed, pipelined; else raise the first error, after all have ended."""
+        """Return when all are confirmed, pipelined; else raise the first error, after all have ended.
+
+        ``due_in`` as for ``publish``, one for each. All delays, and ``timeout``, count from this call.
+        """
         if self._io.inside:
             raise RuntimeError(
                 "publish() would wait for its own thread; use submit() on the I/O thread."
             )
         barrier = _Barrier(len(publications))
         submitted = 0
+        since = time.monotonic()
         try:
-            for publication in publications:
-                self.submit(publication, barrier.settle, timeout, due_in=due_in)
+            for publication, queue in zip(
+                publications, due_in or repeat(None, len(publications)), strict=True
+            ):
+                self._submit(publication, barrier.settle, since, since + timeout, queue)
                 submitted += 1
         finally:
             barrier.expect(submitted)
@@ -212,11 +223,20 @@ class ThreadedPublisher:
             PublishBlocked, ConfirmTimeout, ConnectFailed: the buffer stayed full until the timeout.
             ConnectionLost: the publisher is closed.
         """
-        envelope = publication.envelope
-        now = time.monotonic()
-        deadline = None if timeout is None else now + timeout
-        properties = frames.encode_properties(envelope.properties)
-        entry = _Entry(publication, properties, on_settled, now, deadline, due_in)
+        since = time.monotonic()
+        deadline = None if timeout is None else since + timeout
+        self._submit(publication, on_settled, since, deadline, due_in)
+
+    def _submit(
+        self,
+        publication: Publication,
+        on_settled: Settled,
+        since: float,
+        deadline: float | None,
+        due_in: str | None,
+    ) -> None:
+        properties = frames.encode_properties(publication.envelope.properties)
+        entry = _Entry(publication, properties, on_settled, since, deadline, due_in)
         if self._backlog() >= self._buffer and not self._io.inside:
             self._wait_for_space(deadline)
         if self._closed:
