@@ -166,8 +166,9 @@ class Settler:
             self._open -= 1
             if verdict is not None:
                 self._finish(delivery, settlement, verdict, key, place)
-            elif key is not None and settlement.verdict is None:
-                self._journal.withdraw(place, key[1])  # it was acked before it ran
+            elif key is not None:
+                # Nobody will settle this run any more: what waits for its end must not wait for ever.
+                self._journal.withdraw(place, key[1])
             self._check_idle()
 
         follow_ups = FollowUps(settlement, key, ended, self._publisher, self._io)
