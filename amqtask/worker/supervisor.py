@@ -490,6 +490,7 @@ class _Shell:
                     self._send(command.generation, link.SpawnChild(fleet.AGENT))
                 case fleet.Spawn():
                     # whoever sat there is dead; when its fork server died with it, nobody has cleared up
+                    self._board.journal.seat(command.index).bury()
                     self._board.child(command.index).clear()
                     self._send(command.generation, link.SpawnChild(command.index))
                 case fleet.SignalChild(signal="USR1"):

@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from amqtask.core import fleet
 from amqtask.worker.board import Board
-from amqtask.worker.supervisor import _caught
+from amqtask.worker.journal import Ended, mark_of
+from amqtask.worker.supervisor import _caught, _Shell
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.process
@@ -738,4 +741,20 @@ def test_only_the_run_that_was_meant_is_caught() -> None:
         finally:
             process.kill()
     assert not _caught(process.pid, slot, meant)
+    board.close()
+
+
+def test_who_gets_a_seat_is_not_waited_for_in_place_of_who_died_there() -> None:
+    board = Board(seats=1, slots=1)
+    journal = board.journal.seat(0)
+    settling, safe = mark_of(("settling",)), mark_of(("safe",))
+    journal.begin(settling)
+    journal.safe(journal.begin(safe), safe)
+    shell = SimpleNamespace(_board=board, _send=lambda generation, frame: None)
+
+    # a fork server died with the child of this seat, and another takes the seat at once
+    _Shell._carry_out(cast(Any, shell), (fleet.Spawn(0, 2),))
+
+    assert board.journal.find(settling) is Ended.UNKNOWN
+    assert board.journal.find(safe) is Ended.ACK_LOST
     board.close()
