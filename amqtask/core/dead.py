@@ -15,10 +15,13 @@ ROUNDS = f"{PREFIX}rounds"  # how often it has been sent back to work
 SENT_BACK = f"{PREFIX}sent-back"  # when it was last sent back, ISO 8601
 DOUBT = f"{PREFIX}doubt"  # why it may have been sent back twice
 CRASHES = f"{PREFIX}crashes"  # of processes that ran it, in all its lives so far
+KNOWN = (
+    f"{PREFIX}known"  # of what was said against it up to then, the newest: seconds since the epoch
+)
 FIRST_TIME = f"{PREFIX}first-time"
 FIRST_ATTEMPT = "amqtask-first-time"  # since when a task is retried: begins anew with its next life
 TRACE = frozenset(
-    {ROUNDS, SENT_BACK, FIRST_TIME, CRASHES}
+    {ROUNDS, SENT_BACK, FIRST_TIME, CRASHES, KNOWN}
 )  # what a message keeps when it is sent back
 TRACEBACK_CHARACTERS = 8000  # all headers must fit one frame with room for the broker's own
 
@@ -26,7 +29,8 @@ TRACEBACK_CHARACTERS = 8000  # all headers must fit one frame with room for the 
 class Death(msgspec.Struct, frozen=True, kw_only=True):
     """Why a message is dead. Times are ISO 8601; ``attempts`` counts starts, this one included.
 
-    ``first_time`` is when the first attempt began, ``None`` when this was the first. ``crashes`` are of all its lives.
+    ``first_time`` is when the first attempt began, ``None`` when this was the first. ``standing``
+    is what is known against its id, of all its lives; ``None`` when nobody looked.
     """
 
     reason: str
@@ -38,7 +42,7 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     time: str
     first_time: str | None = None
-    crashes: int = 0
+    standing: Standing | None = None
 
 
 def letter(
@@ -74,8 +78,10 @@ def letter(
     )
     headers.pop(DOUBT, None)
     headers.setdefault(FIRST_TIME, death.first_time or death.time)
-    if death.crashes:
-        headers[CRASHES] = death.crashes
+    if death.standing is not None:
+        headers[CRASHES] = death.standing.crashes
+        if said := _said(death.standing):
+            headers[KNOWN] = said
     if death.traceback:
         headers[f"{PREFIX}traceback"] = death.traceback[-TRACEBACK_CHARACTERS:]
     return Publication(
@@ -107,6 +113,8 @@ def revive(properties: Properties, now: datetime, *, keep_expires: bool = False)
         for name, value in before.items()
         if not is_broker_header(name) and (not name.startswith(PREFIX) or name in TRACE)
     }
+    if f"{PREFIX}reason" not in before:
+        headers.pop(CRASHES, None)  # the broker made this letter, and does not count them
     if headers.get("retries"):
         headers["retries"] = 0
     if not keep_expires and _is_past(headers.get("expires"), now):
@@ -114,13 +122,14 @@ def revive(properties: Properties, now: datetime, *, keep_expires: bool = False)
     headers.pop(FIRST_ATTEMPT, None)
     headers[ROUNDS] = rounds(before) + 1
     headers[SENT_BACK] = now.isoformat()
-    # A worker tells this life of the message from the one that ended by the timestamp.
+    # A worker tells this life of the message from those that ended by the timestamp, of which two may be in one second.
+    before_this = properties.timestamp or 0
     return msgspec.structs.replace(
         properties,
         headers=headers,
         user_id=None,
         delivery_mode=2,
-        timestamp=int(now.timestamp()),
+        timestamp=max(int(now.timestamp()), before_this + 1 if before_this < 1 << 40 else 0),
     )
 
 
@@ -153,7 +162,9 @@ def of_this_life(standing: Standing | None, headers: Headers | None) -> Standing
     """What holds for a message of all that is known of its id: nothing from before it was sent back from the dead letters.
 
     A message that was never sent back has one life. Of one that was, what was known then does not count: that it was revoked
-    or aborted, that it met its time limit, and how often it had crashed.
+    or aborted, that it met its time limit, and how often it had crashed. Each is looked at by itself: a crash of this life
+    brings no verdict of a former one back. What the letter tells was known when it was written needs no clock; what came
+    after that is told by its time.
 
     Args:
         standing: of its id.
@@ -164,12 +175,26 @@ def of_this_life(standing: Standing | None, headers: Headers | None) -> Standing
     sent = sent_back(headers)
     if sent is None:
         return standing
-    if standing.time < sent.timestamp():
-        return None
+    known = headers.get(KNOWN)
+    since = max(sent.timestamp(), known if isinstance(known, float) else 0.0)
     before = headers.get(CRASHES)
-    if not isinstance(before, int) or before > standing.crashes:
-        return standing  # or some of those have been forgotten
-    return msgspec.structs.replace(standing, crashes=standing.crashes - before)
+    if isinstance(before, int) and before <= standing.crashes:
+        crashes = standing.crashes - before
+    else:  # it does not tell, or some of those have been forgotten
+        crashes = sum(time > sent.timestamp() for time in standing.recent)
+    revoked, aborted, hard_limit = (
+        time if time > since else 0.0
+        for time in (standing.revoked, standing.aborted, standing.hard_limit)
+    )
+    if not (revoked or aborted or hard_limit or crashes):
+        return None
+    return msgspec.structs.replace(
+        standing, revoked=revoked, aborted=aborted, hard_limit=hard_limit, crashes=crashes
+    )
+
+
+def _said(standing: Standing) -> float:
+    return max(standing.revoked, standing.aborted, standing.hard_limit)
 
 
 def _is_past(expires: object, now: datetime) -> bool:

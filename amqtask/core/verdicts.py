@@ -17,6 +17,7 @@ from amqtask.errors import DecodeError
 
 STREAM = "amqtask.verdicts"
 KEY_BYTES = 64
+RECENT = 8  # crashes of one task whose times are kept where it is looked up
 
 
 class Kind(enum.Enum):
@@ -127,42 +128,48 @@ def _digest(raw: bytes) -> bytes:
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What holds for one task id.
+    """What holds for one task id. Times are seconds since the epoch, 0 for what never happened.
+
+    Each thing has a time of its own, because a task that was sent back from the dead letters has more than one life: what is
+    new must not bring back what was said of a former one.
 
     Args:
-        revoked: it must not run.
-        aborted: it was asked to stop by itself.
-        hard_limit: it was killed at its hard limit.
+        revoked: when it was revoked last; it must not run.
+        aborted: when it was asked last to stop by itself.
+        hard_limit: when it was killed last at its hard limit.
         crashes: how often it killed the process that ran it, on all nodes.
         cause: what the last of those died of, for people.
         node: where.
-        time: of the newest event, seconds since the epoch.
+        time: of the newest event.
+        recent: when it crashed last, the newest ``RECENT`` first.
     """
 
-    revoked: bool = False
-    aborted: bool = False
-    hard_limit: bool = False
+    revoked: float = 0.0
+    aborted: float = 0.0
+    hard_limit: float = 0.0
     crashes: int = 0
     cause: str = ""
     node: str = ""
     time: float = 0.0
+    recent: tuple[float, ...] = ()
 
 
 class _Entry:
-    """What a book knows of one key: flags that stay up, and the crashes by event."""
+    """What a book knows of one key: since when each thing holds, and the crashes by event."""
 
     __slots__ = ("aborted", "crashes", "hard_limit", "revoked", "time")
 
     def __init__(self) -> None:
-        self.revoked = False
-        self.aborted = False
-        self.hard_limit = False
+        self.revoked = 0.0
+        self.aborted = 0.0
+        self.hard_limit = 0.0
         self.crashes: dict[str, tuple[float, str, str, str]] = {}
         self.time = 0.0
 
     def standing(self) -> Standing:
         # the newest by its time, then by its event: the same on every node, in whatever order they came
-        _, _, cause, node = max(self.crashes.values(), default=(0.0, "", "", ""))
+        newest = sorted(self.crashes.values(), reverse=True)
+        _, _, cause, node = newest[0] if newest else (0.0, "", "", "")
         return Standing(
             self.revoked,
             self.aborted,
@@ -171,6 +178,7 @@ class _Entry:
             cause,
             node,
             self.time,
+            tuple(crash[0] for crash in newest[:RECENT]),
         )
 
 
@@ -232,11 +240,11 @@ def _apply(entry: _Entry, record: Record) -> bool:
     before = (entry.revoked, entry.aborted, entry.hard_limit, len(entry.crashes))
     match record.kind:
         case Kind.REVOKED:
-            entry.revoked = True
+            entry.revoked = max(entry.revoked, record.time)
         case Kind.ABORTED:
-            entry.aborted = True
+            entry.aborted = max(entry.aborted, record.time)
         case Kind.HARD_LIMIT:
-            entry.hard_limit = True
+            entry.hard_limit = max(entry.hard_limit, record.time)
         case Kind.CRASHED:
             entry.crashes[record.event] = (
                 record.time,

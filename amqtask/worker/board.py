@@ -29,7 +29,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from amqtask.core.verdicts import KEY_BYTES, Standing, header_key, key
+from amqtask.core.verdicts import KEY_BYTES, RECENT, Standing, header_key, key
 from amqtask.worker import journal
 from amqtask.worker.journal import Journal
 
@@ -43,17 +43,18 @@ _COUNTS = struct.Struct("@QQQ")  # done, failed, head: what `end` writes
 _TASK = struct.Struct("@QdddBB64s128sQ")  # head, started, soft, hard, two lengths, id, name, tail
 _ASKED = struct.Struct("@QQ")  # the run that is to end, and how
 _STANDING = struct.Struct(
-    "@QQIIdBBBB64s64s80sQ"
-)  # head, previous in the bucket, hash, crashes, time, flags, three lengths, key, cause, node, tail
+    f"@QQII4d{RECENT}dBBBB64s64s80sQ"
+)  # head, previous in the bucket, hash, crashes, times, recent crashes: how many, three lengths, key, cause, node, tail
 _LINK = struct.Struct("@QQI")  # how a standing begins: all that a search looks at on its way
-_REVOKED, _ABORTED, _HARD_LIMIT = 1, 2, 4
+
+_NEVER = (0.0,) * RECENT
 
 _HEADER_SIZE = 64
 _CHILD_SIZE = 64
 _SLOT_SIZE = 320
 _TASK_AT = 16  # `_COUNTS` and `_TASK` share the head: ending a task is writing zero there
 _ASKED_AT = 256
-_STANDING_SIZE = 256
+_STANDING_SIZE = 344
 _HEADERS_AT, _OFFSET_AT, _RELEASED_AT = 8, 16, 24
 
 _pack_counts = _COUNTS.pack_into
@@ -340,11 +341,7 @@ class Board:
         (previous,) = _word(memory, bucket)
         cause = standing.cause.encode("utf-8", "replace")[:64]
         node = standing.node.encode("utf-8", "replace")[:80]
-        flags = (
-            standing.revoked * _REVOKED
-            | standing.aborted * _ABORTED
-            | standing.hard_limit * _HARD_LIMIT
-        )
+        recent = standing.recent[:RECENT]
         _STANDING.pack_into(
             memory,
             self._ring_at + _STANDING_SIZE * (written % self._ring),
@@ -353,7 +350,12 @@ class Board:
             hashed,
             min(standing.crashes, 2**32 - 1),
             standing.time,
-            flags,
+            standing.revoked,
+            standing.aborted,
+            standing.hard_limit,
+            *recent,
+            *_NEVER[len(recent) :],
+            len(recent),
             len(which),
             len(cause),
             len(node),
@@ -416,20 +418,22 @@ class Board:
             if head != sequence:
                 return None  # overwritten, and so is all that is older in this bucket
             if found == hashed:
-                (head, _, _, crashes, time, flags, *lengths, name, cause, node, tail) = (
+                (head, _, _, crashes, time, revoked, aborted, hard_limit, *more) = (
                     _STANDING.unpack_from(memory, at)
                 )
+                count, *lengths, name, cause, node, tail = more[RECENT:]
                 if head != sequence or tail != sequence:
                     return None
                 if name[: lengths[0]] == which:
                     return Standing(
-                        flags & _REVOKED != 0,
-                        flags & _ABORTED != 0,
-                        flags & _HARD_LIMIT != 0,
+                        revoked,
+                        aborted,
+                        hard_limit,
                         crashes,
                         cause[: lengths[1]].decode("utf-8", "replace"),
                         node[: lengths[2]].decode("utf-8", "replace"),
                         time,
+                        tuple(more[:count]),
                     )
             sequence = previous
         return None

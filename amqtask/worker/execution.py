@@ -391,11 +391,9 @@ class Executor:
     def _revoked(self, head: Head) -> bool:
         """Whether a message was revoked, by its id, a header or one of Celery's stamps. Any thread."""
         board = self._board
-        standing = board.standing(head.id)
+        standing = dead.of_this_life(board.standing(head.id), head.headers)
         if standing is not None and standing.revoked:
-            standing = dead.of_this_life(standing, head.headers)
-            if standing is not None:
-                return True
+            return True
         return board.revoked_by_header(head.headers) or (
             head.stamps is not None and board.revoked_by_header(head.stamps)
         )
@@ -581,7 +579,7 @@ class Executor:
         exception, message, traceback, reason = _cause(outcome)
         headers = delivery.properties.headers or {}
         first_time = headers.get(FIRST_TIME)
-        standing = None if task_id is None else self._board.standing(task_id)
+        standing = None if task_id is None else self._board.standing(task_id) or Standing()
         return dead.letter(
             delivery.body,
             delivery.properties,
@@ -595,7 +593,7 @@ class Executor:
                 attempts=attempts,
                 time=datetime.now(UTC).isoformat(),
                 first_time=first_time if isinstance(first_time, str) else None,
-                crashes=0 if standing is None else standing.crashes,
+                standing=standing,
             ),
             (
                 target.exchange,
@@ -685,7 +683,12 @@ class Executor:
     def is_aborted(self, task_id: str) -> bool:
         """Whether a task was asked to stop. Any thread."""
         standing = self._board.standing(task_id)
-        return standing is not None and standing.aborted
+        if standing is None or not standing.aborted:
+            return False
+        current = self._current
+        if current is not None and current[1].id == task_id:
+            standing = dead.of_this_life(standing, current[1].headers)
+        return standing is not None and standing.aborted > 0
 
     def terminated(self) -> tuple[Delivery, Settlement, Key]:
         """The settlement of the task that was revoked while it ran. Called once its run has been taken from the slot."""

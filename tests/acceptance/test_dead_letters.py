@@ -23,10 +23,15 @@ LONG_AGO = "2020-01-01T00:00:00+00:00"
 
 # A task that fails in the way it is asked to, until somebody has mended what was wrong.
 MENDABLE = """
+from amqtask import is_aborted
+
 
 @app.task
 def deliver(what: str, how: str) -> str:
     log("start", what)
+    if (HERE / what).exists():  # once
+        (HERE / what).unlink()
+        os._exit(3)
     if not (HERE / "mended").exists():
         if how == "raise":
             raise Broken(what, 42)
@@ -36,7 +41,7 @@ def deliver(what: str, how: str) -> str:
             time.sleep(60)
         if how == "reject":
             raise Reject("not now")
-    log("end", what)
+    log("aborted" if is_aborted() else "end", what)
     return what
 
 
@@ -227,18 +232,20 @@ def test_what_is_sent_back_has_a_clean_record(place: Places) -> None:
     result = at.send("deliver", "unwanted", "raise", task_id=unwanted)
     eventually(lambda: at.depth(at.dead) == 2, 30)
     result.revoke()
+    result.abort()
 
     # as many tries as the first time
     assert dead(at, "retry", at.queue, "--error", "WorkerLostError")["done"] == 1
     eventually(lambda: at.count("start")["poison"] == 4 and at.depth(at.dead) == 2, 30)
     letter = letters(at)["poison"]
     assert (letter["reason"], letter["rounds"]) == ("crashes", 1)
-    # somebody who sends a task back has thought better of its revocation
+    # somebody who sends a task back has thought better of its revocation, and a crash does not bring it back
     at.release("mended")
+    at.release("unwanted")
     assert dead(at, "retry", at.queue)["done"] == 2
     at.everything_done(["poison", "unwanted"])
     assert node.stop() == 0
-    assert at.count("start") == {"poison": 5, "unwanted": 2}
+    assert at.count("start") == {"poison": 5, "unwanted": 3}
     assert at.depth() == at.depth(at.dead) == 0
 
 

@@ -66,6 +66,16 @@ def test_a_letter_goes_back_as_if_it_had_never_been_tried() -> None:
     assert back.timestamp == int(NOW.timestamp())
 
 
+def test_lives_of_one_second_have_different_timestamps() -> None:
+    first = dead.revive(died(sent()), NOW)
+    second = dead.revive(died(first), NOW)
+    third = dead.revive(died(second), NOW + timedelta(milliseconds=500))
+
+    assert len({each.timestamp for each in (first, second, third)}) == 3
+    odd = msgspec.structs.replace(sent(), timestamp=2**63 - 1)
+    assert dead.revive(odd, NOW).timestamp == int(NOW.timestamp())
+
+
 def test_rounds_are_counted_and_the_first_death_is_remembered() -> None:
     once = dead.revive(died(sent()), NOW)
     again = dead.letter(b"", once, msgspec.structs.replace(DEATH, time="2027-01-01T00:00:00+00:00"), ("", "d"))  # fmt: skip
@@ -106,14 +116,60 @@ def test_a_doubtful_one_keeps_its_reason_until_it_is_sent_back() -> None:
 def test_what_was_known_of_an_earlier_life_does_not_count() -> None:
     before, after = NOW.timestamp() - 5, NOW.timestamp() + 5
     first = died(sent())
-    crashed = dead.letter(b"", sent(), msgspec.structs.replace(DEATH, crashes=3), ("", "d"))
-    second = dead.revive(crashed.envelope.properties, NOW).headers
-    known = Standing(revoked=True, crashes=3, time=before)
+    crashed = lettered(Standing(crashes=3, time=before))
+    second = dead.revive(crashed, NOW).headers
+    known = Standing(revoked=before, crashes=3, time=before)
 
     assert dead.of_this_life(None, second) is None
     assert dead.of_this_life(known, first.headers) is known
     assert dead.of_this_life(known, second) is None
     again = dead.of_this_life(Standing(crashes=4, time=after), second)
     assert again == Standing(crashes=1, time=after)
-    forgotten = Standing(crashes=1, time=after)  # the first three are too old to be known
-    assert dead.of_this_life(forgotten, second) is forgotten
+    # the first three are too old to be known
+    forgotten = Standing(crashes=1, time=after, recent=(after,))
+    assert dead.of_this_life(forgotten, second) == forgotten
+
+
+def lettered(standing: Standing) -> Properties:
+    death = msgspec.structs.replace(DEATH, standing=standing)
+    return dead.letter(b"", sent(), death, ("", "d")).envelope.properties
+
+
+def test_a_crash_brings_no_verdict_of_a_former_life_back() -> None:
+    before, after = NOW.timestamp() - 50, NOW.timestamp() + 5
+    second = dead.revive(died(sent()), NOW).headers
+    known = Standing(before, before, before, 1, "signal 9", "n", after, (after,))
+
+    assert dead.of_this_life(known, second) == Standing(
+        0.0, 0.0, 0.0, 1, "signal 9", "n", after, (after,)
+    )
+    revoked = dead.of_this_life(msgspec.structs.replace(known, revoked=after), second)
+    assert revoked is not None
+    assert (revoked.revoked, revoked.hard_limit) == (after, 0.0)
+
+
+def test_what_the_letter_knew_is_over_whatever_the_clock_of_who_sends_it_back() -> None:
+    said = NOW.timestamp() + 3600.000000123  # that clock is an hour behind
+    known = Standing(hard_limit=said, crashes=2, time=said, recent=(said, said - 1))
+    second = dead.revive(lettered(known), NOW).headers
+
+    assert dead.of_this_life(known, second) is None
+    ahead = dead.revive(lettered(known), NOW + timedelta(hours=2)).headers
+    again = msgspec.structs.replace(known, crashes=3, recent=(said + 1, said, said - 1))
+    left = dead.of_this_life(again, ahead)
+    assert left is not None
+    assert (left.crashes, left.hard_limit) == (1, 0.0)  # crashes count whatever it says
+
+
+def test_crashes_before_a_letter_that_the_broker_made_do_not_count() -> None:
+    before, after = NOW.timestamp() - 5, NOW.timestamp() + 5
+    once = dead.revive(lettered(Standing(crashes=1, time=before)), NOW - timedelta(hours=1))
+    second = dead.revive(once, NOW).headers  # nothing of ours says why it died again
+    known = Standing(crashes=3, time=before, recent=(before, before, before))
+
+    assert dead.of_this_life(known, second) is None
+    left = dead.of_this_life(
+        msgspec.structs.replace(known, crashes=4, recent=(after, *known.recent)), second
+    )
+    assert left is not None
+    assert left.crashes == 1

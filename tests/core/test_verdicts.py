@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amqtask.core.verdicts import (
+    RECENT,
     Book,
     Kind,
     Record,
@@ -92,9 +93,23 @@ def test_kinds_stand_beside_each_other() -> None:
     for kind in (Kind.REVOKED, Kind.HARD_LIMIT, Kind.ABORTED):
         book.add(Record(kind=kind, event=kind.value, origin="a", time=NOW, ids=("x", "y")), NOW)
 
-    expected = Standing(revoked=True, aborted=True, hard_limit=True, time=NOW)
+    expected = Standing(revoked=NOW, aborted=NOW, hard_limit=NOW, time=NOW)
     assert book.standing("x") == book.standing("y") == expected
     assert book.standing("z") is None
+
+
+def test_each_thing_keeps_its_own_time() -> None:
+    book = Book()
+    for kind, time in ((Kind.HARD_LIMIT, NOW), (Kind.REVOKED, NOW + 1), (Kind.REVOKED, NOW - 1)):
+        book.add(Record(kind=kind, event=new_event(), origin="a", time=time, ids=("x",)), NOW)
+    for number in range(10):
+        book.add(crash(f"c{number}", NOW + number), NOW)
+
+    standing = book.standing("x")
+    assert standing is not None
+    assert (standing.hard_limit, standing.revoked, standing.aborted) == (NOW, NOW + 1, 0.0)
+    assert (standing.crashes, standing.time) == (10, NOW + 9)
+    assert standing.recent == tuple(NOW + 9 - back for back in range(RECENT))
 
 
 def test_the_longest_without_news_gives_way() -> None:
@@ -119,7 +134,7 @@ def test_a_crash_is_not_counted_with_those_that_are_too_old() -> None:
     book.add(crash("a", NOW), NOW)
     book.add(crash("b", NOW + 9.0), NOW + 9.0)
     assert book.standing("x") == Standing(
-        crashes=2, cause="signal 9 (SIGKILL)", node="a", time=NOW + 9.0
+        crashes=2, cause="signal 9 (SIGKILL)", node="a", time=NOW + 9.0, recent=(NOW + 9.0, NOW)
     )
 
     book.add(crash("c", NOW + 20.0), NOW + 20.0)

@@ -142,7 +142,7 @@ def test_what_a_slot_showed_stands_for_the_whole_id(whole: str) -> None:
 
 
 def test_the_newest_standing_counts(board: Board) -> None:
-    whole = Standing(True, True, True, 7, "signal 11 (SIGSEGV)", "one@host", 12.5)
+    whole = Standing(9.5, 10.5, 11.5, 7, "signal 11 (SIGSEGV)", "one@host", 12.5, (12.5, 8.0))
     board.put(b"a", Standing(crashes=1))
     board.put(b"b", Standing(revoked=True))
     board.put(b"a", whole)

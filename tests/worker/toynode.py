@@ -120,7 +120,7 @@ class Toy:
                 standing = self.context.board.standing(arguments[0])
                 report(
                     "verdict",
-                    hard_limit=standing is not None and standing.hard_limit,
+                    hard_limit=standing is not None and standing.hard_limit > 0,
                     crashes=standing.crashes if standing else 0,
                     cause=standing.cause if standing else "",
                 )
