@@ -27,6 +27,16 @@ class InFlight(Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def next(self) -> int:
+        """The sequence number of the next publish on this channel."""
+        return self._next
+
+    @property
+    def oldest(self) -> int:
+        """The lowest number without a confirm; ``next`` when there is none."""
+        return next(iter(self._entries), self._next)
+
     def sent(self, entry: T) -> int:
         """Note a publish; returns its sequence number on this channel."""
         number = self._next

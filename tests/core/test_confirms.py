@@ -73,3 +73,14 @@ def test_multiple_confirms_cost_what_they_cover(count: int) -> None:
     second = flight.confirmed(count, multiple=True)
 
     assert [entry for entry, _ in first + second] == list(range(count))
+
+
+def test_the_oldest_without_an_answer() -> None:
+    flight = InFlight[str]()
+    assert flight.oldest == flight.next == 1
+    for entry in "abc":
+        flight.sent(entry)
+    flight.confirmed(1, False)
+    assert (flight.oldest, flight.next) == (2, 4)
+    flight.confirmed(3, True)
+    assert (flight.oldest, flight.next) == (4, 4)

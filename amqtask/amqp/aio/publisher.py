@@ -23,7 +23,7 @@ from amqtask.amqp.aio.declare import pave
 from amqtask.amqp.ways import PAVE_TIMEOUT, Ways, target_of
 from amqtask.core.confirms import InFlight
 from amqtask.core.message import Properties, Publication
-from amqtask.core.refusals import Refusals
+from amqtask.core.refusals import DRAIN, Refusals
 from amqtask.errors import (
     AmqtaskError,
     BrokerError,
@@ -129,7 +129,8 @@ class AioPublisher:
         self._refusals = Refusals()
         self._refused: list[_Entry] = []  # nacked, to be sent again on the next channel
         self._renewal: asyncio.TimerHandle | None = None
-        self._renewing = False  # nothing is sent on this channel any more
+        self._renewing = False  # nothing is sent on this channel until all is answered
+        self._silent = 0  # the channel was kept since one below this number had no answer
         self._link: Link | None = None  # with a channel in confirm mode
         self._channel = 0
         self._pump_due = False
@@ -407,6 +408,10 @@ class AioPublisher:
         wire.on_blocked = self._blocked
         self._channel = channel.number
         self._link = link
+        self._silent = 0
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
         self._take_up_refused()
         self._pave()
         self._pump_soon()
@@ -475,8 +480,21 @@ class AioPublisher:
 
     def _renew(self) -> None:
         self._renewal = None
-        if self._refused:  # else another channel has come meanwhile
+        if not self._refused or self._loop is None:  # another channel has come meanwhile
+            return
+        if self._link is not None and self._in_flight.oldest < self._silent:
+            self._take_up_refused()
+        else:
             self._renewing = True
+            self._renewal = self._loop.call_later(DRAIN, self._keep_channel)
+        self._pump_soon()
+
+    def _keep_channel(self) -> None:
+        """The broker leaves something unanswered: the others go on, and what was refused is tried on this channel."""
+        self._renewal = None
+        if self._renewing and self._link is not None and len(self._in_flight):
+            self._silent = self._in_flight.next
+            self._take_up_refused()
             self._pump_soon()
 
     def _returned(self, returned: frames.Returned) -> None:

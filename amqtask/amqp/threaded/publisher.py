@@ -29,7 +29,7 @@ from amqtask.amqp.threaded.paver import Paver
 from amqtask.amqp.ways import Ways, target_of
 from amqtask.core.confirms import InFlight
 from amqtask.core.message import Properties, Publication
-from amqtask.core.refusals import Refusals
+from amqtask.core.refusals import DRAIN, Refusals
 from amqtask.errors import (
     AmqtaskError,
     BrokerError,
@@ -123,10 +123,11 @@ class ThreadedPublisher:
         self._parked: dict[str, list[_Entry]] = {}
         self._parked_count = 0
         self._ways = Ways(ladder or Ladder())
-        self._refusals = Refusals()  # I/O thread, these four
+        self._refusals = Refusals()  # I/O thread, these five
         self._refused: list[_Entry] = []  # nacked, to be sent again on the next channel
         self._renewal_timer: Any = None
-        self._renewing = False  # nothing is sent on this channel any more
+        self._renewing = False  # nothing is sent on this channel until all is answered
+        self._silent = 0  # the channel was kept since one below this number had no answer
         self._blocked: str | None = None  # I/O thread writes, others read
         self._ready = False  # I/O thread: the channel is in confirm mode
         self._channel_number = 0
@@ -296,6 +297,10 @@ class ThreadedPublisher:
 
     def _confirm_mode(self, _frame: object) -> None:
         self._ready = True
+        self._silent = 0
+        if self._renewal_timer is not None:
+            self._io.cancel(self._renewal_timer)
+            self._renewal_timer = None
         self._take_up_refused()
         self._paver.resume()
         self._pump()
@@ -523,15 +528,28 @@ class ThreadedPublisher:
 
     def _renew(self) -> None:
         self._renewal_timer = None
-        if self._refused:  # else another channel has come meanwhile
+        if not self._refused:  # another channel has come meanwhile
+            return
+        if self._ready and self._in_flight.oldest < self._silent:
+            self._take_up_refused()
+        else:
             self._renewing = True
-            self._pump()
+            self._renewal_timer = self._io.call_later(DRAIN, self._keep_channel)
+        self._pump()
 
     def _renew_when_answered(self) -> None:
         """Open another channel, but not before the broker has answered for all on this one: that would make repeats."""
         if self._ready and not len(self._in_flight):
             self._ready = False  # what is sent behind a channel's close ends the connection
             self._connection.renew_channel()
+
+    def _keep_channel(self) -> None:
+        """The broker leaves something unanswered: the others go on, and what was refused is tried on this channel."""
+        self._renewal_timer = None
+        if self._renewing and self._ready:
+            self._silent = self._in_flight.next
+            self._take_up_refused()
+            self._pump()
 
     def _confirmed_by_pika(self, frame: Any) -> None:
         method = frame.method

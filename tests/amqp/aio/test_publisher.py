@@ -27,6 +27,8 @@ from amqtask.errors import (
     Unroutable,
 )
 from tests.brokers import Broker, OwnBroker
+from tests.silence import Unanswered
+from tests.waiting import aeventually
 
 DOUBLES = [0.1, 1 / 3, 1e300, -5e-324, 2.5]
 
@@ -236,6 +238,34 @@ def test_a_queue_that_refuses_for_a_moment(broker: Broker, queue_name: str) -> N
         await late
 
     run(publisher(broker), scenario)
+
+
+def test_a_full_queue_beside_a_silent_one_stops_nobody(
+    broker: Broker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amqtask.core.refusals.BELIEVED", 1.0)
+    full, silent = f"{queue_name}-full", f"{queue_name}-silent"
+    declare(broker, queue_name)
+    declare(broker, silent)
+    declare(broker, full, **{"x-max-length": 1, "x-overflow": "reject-publish"})
+
+    async def scenario(publisher: AioPublisher) -> None:
+        publisher._in_flight = Unanswered(silent)
+        await publisher.publish(publication(full, 0), 30)
+        unanswered = asyncio.create_task(publisher.publish(publication(silent, 1), 30))
+        await aeventually(lambda: len(publisher._in_flight))
+        refused = asyncio.create_task(publisher.publish(publication(full, 2), 30))
+        await aeventually(lambda: publisher._renewing)
+        await publisher.publish(publication(queue_name, 3), 1.5)  # held up for half a second
+        with pytest.raises(PublishNacked):
+            await refused
+        unanswered.cancel()
+
+    run(publisher(broker), scenario)
+    assert len(drain(broker, silent)) == 1
+    with broker.channel() as channel:
+        for queue in (full, silent):
+            channel.queue_delete(queue)
 
 
 def test_what_cannot_be_framed_is_refused_and_harms_nobody(broker: Broker, queue_name: str) -> None:

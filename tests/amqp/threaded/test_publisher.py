@@ -33,6 +33,7 @@ from amqtask.errors import (
     Unroutable,
 )
 from tests.brokers import Broker, OwnBroker
+from tests.silence import Unanswered
 from tests.waiting import eventually
 
 PERSISTENT = Properties(content_type="application/json", delivery_mode=2)
@@ -183,6 +184,35 @@ def test_a_queue_that_refuses_for_a_moment(broker: Broker, queue_name: str) -> N
         emptied.join()
         with pytest.raises(PublishNacked):  # refused until the caller's time is over
             out.publish(to_queue(queue_name), timeout=0.3)
+
+
+def test_a_full_queue_beside_a_silent_one_stops_nobody(
+    broker: Broker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amqtask.core.refusals.BELIEVED", 1.0)
+    full, silent = to_queue(f"{queue_name}-full"), to_queue(f"{queue_name}-silent")
+    limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    ended: list[object] = []
+    with (
+        declared(broker, queue_name),
+        declared(broker, full.routing_key, **limits),
+        declared(broker, silent.routing_key) as sent,
+        publisher(broker.url) as out,
+    ):
+        out._in_flight = Unanswered(silent.routing_key)
+        out.publish(full, timeout=20)
+        out.submit(silent, lambda error: None, timeout=20)
+        out.submit(full, ended.append, timeout=20)
+        eventually(lambda: out._renewing)
+        out.publish(to_queue(queue_name), timeout=1.5)  # not held up for longer than half a second
+        eventually(lambda: ended, timeout=5)
+
+        assert isinstance(ended[0], PublishNacked)
+        assert sent() == 1
+        out._io.post(out._give_up_all)
+        with broker.channel() as channel:
+            for one in (full, silent):
+                channel.queue_delete(one.routing_key)
 
 
 def test_refused_messages_do_not_take_the_place_of_suspects(
