@@ -129,6 +129,7 @@ class ThreadedConsumer:
         self._burst_at = 0.0
         # appended by any thread, drained by the I/O thread:
         self._verdicts: deque[tuple[ports.Delivery, Verdict]] = deque()
+        self._taking = False  # they will be taken; written by any thread, cleared by the I/O thread before it drains
         self._connection = Connection(
             io,
             addresses,
@@ -169,10 +170,14 @@ class ThreadedConsumer:
 
     def settle(self, delivery: ports.Delivery, verdict: Verdict) -> None:
         """Decide a delivery. Acks are coalesced for a few milliseconds; a stale epoch is dropped."""
-        verdicts = self._verdicts
-        verdicts.append((delivery, verdict))
-        if len(verdicts) == 1:  # else whoever takes the first one takes this one too
-            self._io.post(self._take_verdicts)
+        self._verdicts.append((delivery, verdict))
+        if not self._taking:  # read after the append: who takes the others takes this one too
+            self._taking = True
+            try:
+                self._io.post(self._take_verdicts)
+            except BaseException:  # a signal's exception: the next verdict must ask again
+                self._taking = False
+                raise
 
     def give_back(self) -> None:
         """Give back whatever has no verdict, what runs included. I/O thread.
@@ -462,9 +467,10 @@ class ThreadedConsumer:
     # ------------------------------------------------------------ I/O thread: verdicts
 
     def _take_verdicts(self) -> None:
+        self._taking = False
         verdicts, lanes = self._verdicts, self._lanes
         urgent = False
-        while verdicts:  # until there is none: what is added meanwhile wakes nobody
+        while verdicts:  # until there is none: what is added meanwhile is settled with the others
             delivery, verdict = verdicts.popleft()
             ledger = lanes[delivery.queue].ledger
             if ledger.settle(delivery.epoch, delivery.tag, verdict) and verdict is not Verdict.ACK:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -563,6 +564,33 @@ def test_acks_behind_a_burst_survive_the_close(broker: Broker, queue_name: str) 
             reader.acknowledge(done)
         left -= 2
         eventually(lambda: ready_messages(broker, queue_name) == left, 2)  # noqa: B023  # the same
+
+
+def test_threads_that_settle_in_the_same_instant_are_both_heard(
+    broker: Broker, queue_name: str
+) -> None:
+    class Together(deque[Any]):
+        """Lets nobody go on before both have put their verdict in."""
+
+        both = threading.Barrier(2)
+
+        def append(self, verdict: Any) -> None:
+            super().append(verdict)
+            self.both.wait(10)
+
+    with reading(broker, queue_name) as reader:
+        send(broker, queue_name, b"1", b"2")
+        deliveries = reader.received(2)
+        reader.consumer._verdicts = Together()
+        threads = [
+            threading.Thread(target=reader.consumer.settle, args=(delivery, Verdict.ACK))
+            for delivery in deliveries
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        eventually(lambda: reader.consumer.unsettled == 0, 10)
 
 
 def test_a_queue_of_its_own_can_be_deleted(broker: Broker, queue_name: str) -> None:
