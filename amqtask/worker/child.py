@@ -113,6 +113,7 @@ class Child:
             self._limits,
             self._consumer.stale,
             lambda delivery, key: self._io.post(lambda: self._io_hold_back(delivery, key)),
+            self._io.waker,
         )
         self._pool = SingleSlot(self._execute, self._idle)
         self._draining = False  # written by the I/O thread
@@ -279,6 +280,10 @@ class Child:
 
     def _io_failed(self, error: Exception) -> None:
         """The I/O loop has failed. Without descriptors no task can do much here: settle what has ended, and be replaced."""
+        if self._io.cut_off:
+            # Whatever ends here can never be settled. What runs is charged, like any crash.
+            log.critical("a task has closed the file descriptors of this process, which ends")
+            os._exit(int(ChildExit.SOFTWARE))
         if starved(error):
             spare, self._spare = self._spare, []
             for descriptor in spare:

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -70,7 +70,7 @@ from amqtask.worker.coroutines import Interruptible
 from amqtask.worker.job import Job
 from amqtask.worker.journal import Ended, mark_of
 from amqtask.worker.limits import MainThreadLimits
-from amqtask.worker.prepared import ChildContext
+from amqtask.worker.prepared import ChildContext, ChildExit
 from amqtask.worker.settle import Key, Settler
 
 log = get_logger("amqtask.worker")
@@ -95,6 +95,7 @@ class Executor:
         limits: raises the soft limit and watches the hard one.
         stale: whether a delivery is the broker's again.
         hold: takes a redelivery whose task runs in this node already.
+        waker: the descriptor without which nothing that ends here reaches the broker; -1 if it is not known.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Executor:
         limits: MainThreadLimits,
         stale: Callable[[Delivery], bool],
         hold: Callable[[Delivery, Key], None],
+        waker: int,
     ) -> None:
         settings = job.settings
         self.exhausted = False  # this child has reached its limit of tasks; slot's thread
@@ -116,6 +118,7 @@ class Executor:
         self._limits = limits
         self._stale = stale
         self._hold = hold
+        self._waker = waker
         self._journal = context.board.journal.seat(context.index)
         # Slot's thread: the place in the journal of the execution that is about to be settled.
         self._place = -1
@@ -221,6 +224,11 @@ class Executor:
         ) as error:  # it came between the task's last instruction and ours
             mine = self._limits.end()
             outcome = Failed(error, None, "soft time limit", time.monotonic() - started)
+        try:
+            os.get_inheritable(self._waker)  # the cheapest question about a descriptor
+        except OSError:
+            if self._waker >= 0:
+                _end_cut_off(head)
         if type(outcome) is not Succeeded:
             if isinstance(outcome, Failed | Retried) and starved(outcome.error):
                 log.error("tasks have used up the file descriptors of this process; it is replaced")
@@ -786,6 +794,16 @@ def _end_copy() -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(0)
+
+
+def _end_cut_off(head: Head) -> NoReturn:
+    """End a process whose descriptors a task has closed, while the board says that it runs: the crash is charged to it alone."""
+    log.critical(
+        "a task has closed the file descriptors of this process, which ends",
+        task_name=head.task,
+        task_id=head.id,
+    )
+    os._exit(int(ChildExit.SOFTWARE))
 
 
 def starved(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from amqtask.errors import ResultTimeout
+from amqtask.errors import ResultTimeout, WorkerLostError
 from tests.acceptance.nodes import Place
 
 Places = Callable[..., Place]
@@ -40,6 +40,15 @@ class Silent(Exception):
 @app.task(name="work.silent")
 def silent():
     raise Silent
+"""
+
+DAEMON = """
+
+@app.task(name="work.close_all")
+def close_all(what, seconds):
+    log("start", what)
+    os.closerange(3, 4096)
+    time.sleep(seconds)
 """
 
 
@@ -84,3 +93,22 @@ def test_a_hard_limit_does_not_end_a_solo_node(place: Places) -> None:
     assert at.send("note", "x", 0.6, time_limit=0.2).get(timeout=10) == "x"
     assert at.send("note", "after").get(timeout=10) == "after"
     assert node.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "crashes"), [(0.0, 2), (30.0, 1)], ids=["and ends", "and goes on"]
+)
+def test_a_task_that_closes_all_descriptors_is_given_up(
+    place: Places, seconds: float, crashes: int
+) -> None:
+    at = _with(place(queue={"max_crashes": crashes}), DAEMON)
+    node = at.node("-c1", "--prefetch-multiplier", "4", "-Q", at.queue)
+    hostile = at.send("close_all", "x", seconds)
+    neighbours = at.send_notes(3)
+    with pytest.raises(WorkerLostError, match="exit code 70"):
+        hostile.get(timeout=20)
+    at.everything_done(neighbours)
+    assert node.stop() == 0
+    assert {record["task_id"] for record in node.records("child crashed")} == {hostile.id}
+    assert at.count("start") == {"x": crashes, **dict.fromkeys(neighbours, 1)}
+    assert node.output.count("the I/O loop failed") <= 2 * crashes

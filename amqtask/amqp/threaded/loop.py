@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from typing import Any, Protocol
 
 from pika.adapters.select_connection import IOLoop
 
-from amqtask.amqp.threaded.seams import close_loop_quietly
+from amqtask.amqp.threaded.seams import close_loop_quietly, cut_off, waker
+from amqtask.core.backoff import exponential
 from amqtask.log import get_logger
 
 log = get_logger("amqtask.amqp")
@@ -25,6 +27,10 @@ log = get_logger("amqtask.amqp")
 # pika reports each lost socket several times with tracebacks; amqtask reports it once, in a sentence. Without a handler
 # Python would print pika's to stderr. Programs that configure logging still see them under the name "pika".
 logging.getLogger("pika").addHandler(logging.NullHandler())
+
+QUICK = 1.0  # seconds: a loop that fails sooner than this after its last failure pauses, longer each time
+PAUSE = 0.01
+PAUSE_CAP = 2.0
 
 Callback = Callable[[], object]
 
@@ -70,6 +76,16 @@ class IoThread:
     def alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def waker(self) -> int:
+        """The descriptor that ``post`` wakes the loop by, or -1. The same from beginning to end."""
+        return waker(self.loop)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether somebody has closed the loop's own descriptors: nothing can be done here any more. I/O thread."""
+        return cut_off(self.loop)
 
     def start(self) -> None:
         """Start the thread; does nothing when it runs already."""
@@ -124,7 +140,9 @@ class IoThread:
         close_loop_quietly(self.loop)
 
     def _run(self) -> None:
+        failures = 0  # with less than a moment between them
         while True:
+            began = time.monotonic()
             try:
                 self.loop.start()
             except (
@@ -135,6 +153,12 @@ class IoThread:
                     self._guard(partial(self.on_failure, error))
                 for connection in list(self.connections):
                     self._guard(connection.start_over)
+                if time.monotonic() - began < QUICK:
+                    # What fails at once may do so for ever.
+                    time.sleep(exponential(failures, PAUSE, PAUSE_CAP))
+                    failures += 1
+                else:
+                    failures = 0
             else:
                 return
 

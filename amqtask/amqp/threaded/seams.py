@@ -8,6 +8,7 @@ that has moved them is refused in one sentence, and ``broker_fast_frames: false`
 from __future__ import annotations
 
 import inspect
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -161,3 +162,22 @@ def close_loop_quietly(loop: IOLoop) -> None:
         part = getattr(poller, name, None)
         if part is not None and hasattr(part, "close"):
             part.close()
+
+
+def waker(loop: IOLoop) -> int:
+    """The descriptor that other threads wake the loop by; -1 where pika keeps it elsewhere."""
+    socket_ = getattr(getattr(loop, "_poller", None), "_w_interrupt", None)
+    return -1 if socket_ is None else int(socket_.fileno())
+
+
+def cut_off(loop: IOLoop) -> bool:
+    """Whether somebody has closed the loop's own descriptors: it can never wait again, or never be woken."""
+    poll, wakes = getattr(getattr(loop, "_poller", None), "_poll", None), waker(loop)
+    try:
+        if wakes >= 0:
+            os.get_inheritable(wakes)
+        if poll is not None:
+            poll.poll(0)
+    except (OSError, ValueError):
+        return True
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +94,31 @@ def test_an_error_in_a_callback_does_not_stop_the_loop(
     eventually(lambda: caplog.text.count("ValueError: of the caller") == 3)
     wait_for(io)
     assert io.alive
+
+
+def test_a_loop_that_fails_again_and_again_pauses(
+    io: IoThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ValueError("for ever")
+
+    told: list[float] = []
+    enough = threading.Event()
+
+    def again(_error: Exception) -> None:
+        told.append(time.monotonic())
+        if len(told) < 6:
+            io.loop.add_callback_threadsafe(fail)
+        else:
+            enough.set()
+
+    io.on_failure = again
+    io.post(lambda: io.loop.add_callback_threadsafe(fail))
+    assert enough.wait(10)
+    wait_for(io)
+
+    assert told[-1] - told[0] > 0.01 + 0.02 + 0.04 + 0.08 + 0.16
+    assert caplog.text.count("ValueError: for ever") == 6
 
 
 def test_a_post_that_a_signal_interrupts_does_not_silence_the_next(
