@@ -85,22 +85,22 @@ def weakened_queues(
     """
     findings = []
     running = {node.get("name") for node in nodes if node.get("running") is not False}
+    ours = topology.all_queues()
     for queue in queues:
         name = queue["name"]
-        declared = topology.queues.get(name)
-        if declared is None:
+        if name not in ours:
             continue
         policy = queue.get("effective_policy_definition") or {}
         origin = queue.get("policy") or queue.get("operator_policy")
-        for key, harm in _LOSING_POLICIES.items():
-            if key in policy and not (key.startswith("max-length") and _refuses(queue, policy)):
-                findings.append(
-                    warn(
-                        "queues",
-                        f"policy {origin!r} sets {key} of queue {name!r}: {harm}",
-                        "say so in the topology if it is meant, else leave the queue out of the policy's pattern",
-                    )
+        harms = _of_tasks(queue, policy) if name in topology.queues else _of_letters(queue, policy)
+        for key, harm in harms.items():
+            findings.append(
+                warn(
+                    "queues",
+                    f"policy {origin!r} sets {key} of queue {name!r}: {harm}",
+                    "say so in the topology if it is meant, else leave the queue out of the policy's pattern",
                 )
+            )
         if "ha-mode" in policy:
             findings.append(
                 warn(
@@ -156,10 +156,46 @@ _LOSING_POLICIES = {
 }
 
 
+def _of_tasks(queue: Listed, policy: Listed) -> dict[str, str]:
+    """What a policy does to a queue of tasks, by its key."""
+    refuses = _refuses(queue, policy)
+    harms = {
+        key: harm
+        for key, harm in _LOSING_POLICIES.items()
+        if key in policy and not (key.startswith("max-length") and refuses)
+    }
+    if "overflow" in policy and not refuses and _refuses(queue, {}):
+        harms["overflow"] = (
+            "in place of refusing new tasks when it is full it drops the oldest, and its dead letters are moved at most once"
+        )
+    return harms
+
+
+def _of_letters(queue: Listed, policy: Listed) -> dict[str, str]:
+    """The same for the queue of dead letters that comes with a queue; a policy may bound that."""
+    harms = {}
+    if "expires" in policy:
+        harms["expires"] = "the broker deletes it with all dead letters, because nobody consumes it"
+    arguments = queue.get("arguments") or {}
+    bounded = any(
+        key in policy or f"x-{key}" in arguments for key in ("max-length", "max-length-bytes")
+    )
+    if bounded and "overflow" in policy and _refuses(queue, policy):
+        harms["overflow"] = "when it is full it refuses new dead letters, which are held up or lost"
+    return harms
+
+
 def _refuses(queue: Listed, policy: Listed) -> bool:
-    """Whether a full queue refuses new messages instead of dropping old ones."""
-    overflow = (queue.get("arguments") or {}).get("x-overflow") or policy.get("overflow", "")
-    return str(overflow).startswith("reject-publish")
+    """Whether a full queue refuses new messages instead of dropping old ones.
+
+    A policy has precedence over the argument in a quorum queue, and the argument over a policy in a classic one (3.10, 4.3).
+    """
+    own, set_by_policy = (queue.get("arguments") or {}).get("x-overflow"), policy.get("overflow")
+    if queue.get("type") == "quorum":
+        return (
+            set_by_policy or own
+        ) == "reject-publish"  # it takes reject-publish-dlx for drop-head
+    return str(own or set_by_policy).startswith("reject-publish")
 
 
 def weakened_ladder(

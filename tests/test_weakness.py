@@ -96,6 +96,66 @@ def test_a_policy_that_loses_tasks(policy: dict[str, Any]) -> None:
     assert "policy 'tidy'" in text
 
 
+REJECT = {"x-overflow": "reject-publish"}
+CLASSIC: dict[str, Any] = {"name": "q", "type": "classic"}
+
+
+@pytest.mark.parametrize(
+    ("queue", "arguments", "policy", "keys"),
+    [
+        # as measured on 3.10 and 4.3: in a quorum queue the policy counts, in a classic one the argument
+        (QUORUM, REJECT, {"overflow": "drop-head"}, ["overflow"]),
+        (QUORUM, REJECT, {"overflow": "reject-publish-dlx"}, ["overflow"]),
+        (QUORUM, REJECT, {"overflow": "drop-head", "max-length": 3}, ["max-length", "overflow"]),
+        (QUORUM, REJECT, {"max-length": 3}, []),
+        (QUORUM, {}, {"overflow": "reject-publish", "max-length": 3}, []),
+        (QUORUM, {"x-overflow": "drop-head"}, {"overflow": "drop-head"}, []),
+        (CLASSIC, REJECT, {"overflow": "drop-head", "max-length": 3}, []),
+        (CLASSIC, {"x-overflow": "drop-head"}, {"overflow": "reject-publish"}, []),
+        (CLASSIC, {}, {"overflow": "reject-publish-dlx", "max-length": 3}, []),
+        (CLASSIC, {}, {"max-length": 3}, ["max-length"]),
+    ],
+)
+def test_whose_overflow_counts(
+    queue: dict[str, Any], arguments: dict[str, Any], policy: dict[str, Any], keys: list[str]
+) -> None:
+    listed = queue | {
+        "members": [],
+        "arguments": arguments,
+        "policy": "tidy",
+        "effective_policy_definition": policy,
+    }
+
+    found = told(weakened_queues(OURS, [listed], [NODE]))
+
+    assert [text.split(" of queue")[0] for _, text in found] == [
+        f"policy 'tidy' sets {key}" for key in keys
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"max-length": 3, "message-ttl": 5}, []),
+        ({"overflow": "reject-publish"}, []),  # it has no limit to reach
+        ({"overflow": "reject-publish", "max-length": 3}, ["refuses new dead letters"]),
+        ({"expires": 5}, ["deletes it with all dead letters"]),
+    ],
+)
+def test_a_policy_over_the_queue_of_dead_letters(policy: dict[str, Any], words: list[str]) -> None:
+    topology = Topology(queues={"q": Queue(name="q", dead_letter=True)})
+    queue = QUORUM | {
+        "name": "q.dead",
+        "policy": "tidy",
+        "effective_policy_definition": policy,
+    }
+
+    found = told(weakened_queues(topology, [queue], THREE))
+
+    assert len(found) == len(words)
+    assert all(word in text for word, (_, text) in zip(words, found, strict=True))
+
+
 def test_what_weakens_nothing() -> None:
     bounded = {"effective_policy_definition": {"max-length": 5, "delivery-limit": 50}}
     refusing = {"arguments": {"x-overflow": "reject-publish"}}

@@ -201,7 +201,8 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
                 message_ttl=bounds.ttl,
                 max_length=bounds.max_length,
                 max_length_bytes=bounds.max_length_bytes,
-                # said aloud, or a policy could make it refuse what has nowhere else to go
+                # said aloud, or a policy could make it refuse what has nowhere else to go; in a classic queue, that is: a
+                # quorum queue obeys the policy all the same, which the doctor tells
                 overflow=None if not bounds.bounded else "drop-head",
             )
         return queues
