@@ -206,11 +206,11 @@ class Connection:
         connection: Any = opened
         connection.add_on_connection_blocked_callback(self._blocked)
         connection.add_on_connection_unblocked_callback(self._unblocked)
-        self._listen(connection, connection.bytes_received, 0)
+        self._listen(connection, -1, 0)
         self._open_channel()
 
     def _listen(self, connection: PlainConnection, seen: int, silent: int) -> None:
-        """Give up a broker that says nothing for two heartbeats; pika's own check takes up to two heartbeats and ten seconds.
+        """Give up a broker that says nothing for two heartbeats, noticed up to half of one later; pika's own check takes longer.
 
         What counts is how often the loop has looked, not the time that has passed: a process that was stopped, or a thread
         that kept the interpreter for itself, finds the broker's heartbeats waiting when it goes on.
@@ -220,7 +220,7 @@ class Connection:
             return
         received = connection.bytes_received
         silent = silent + 1 if received == seen else 0
-        if silent > SILENT_CHECKS:
+        if silent >= SILENT_CHECKS:
             connection.abort("no heartbeat")
             return
         self.io.call_later(heartbeat / 2, lambda: self._listen(connection, received, silent))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -158,3 +160,42 @@ def test_the_settings_hold_where_the_url_says_nothing() -> None:
     assert (parameters.heartbeat, parameters.socket_timeout) == (10, 5)
     with pytest.raises(ConfigurationError):
         connection_parameters(Address(tls=True, cacertfile=MISSING), "test", 10, 5)
+
+
+class Spoken:
+    """A connection that is open, as far as the watch over its heartbeats sees it."""
+
+    is_open = True
+    params = SimpleNamespace(heartbeat=10)
+
+    def __init__(self) -> None:
+        self.bytes_received = 500
+        self.aborted = ""
+
+    def abort(self, reason: str) -> None:
+        self.aborted = reason
+
+
+def test_a_silent_broker_is_given_up_after_two_heartbeats(
+    io: IoThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Callable[[], None]] = []
+    subject = connection(io, Address(), [])
+    spoken: Any = Spoken()
+    subject._pika = spoken
+    monkeypatch.setattr(io, "call_later", lambda delay, look: looks.append(look))
+
+    def looked(times: int) -> None:
+        for _ in range(times):
+            looks.pop()()
+
+    subject._listen(spoken, -1, 0)
+    looked(3)
+    assert not spoken.aborted
+    spoken.bytes_received += 8
+    looked(1 + 3)  # the byte, and one and a half heartbeats of silence
+    assert not spoken.aborted
+    looked(1)
+    assert spoken.aborted == "no heartbeat"
+    assert not looks
+    subject._pika = None
