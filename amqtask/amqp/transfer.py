@@ -24,7 +24,7 @@ from amqtask.amqp import frames
 from amqtask.amqp.address import Address
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.session import Session
-from amqtask.amqp.threaded.connection import lost_error
+from amqtask.amqp.threaded.connection import COUNTS_NACKS_NOT, lost_error
 from amqtask.amqp.threaded.seams import FastConnection, PlainConnection, require_seams
 from amqtask.core.message import Publication
 from amqtask.errors import (
@@ -39,11 +39,6 @@ from amqtask.topology.plan import DeclareQueue
 WINDOW = 500  # messages the first consumer may have on the way
 WINDOW_MOST = 20_000  # and a later one, as far as WINDOW_BYTES allows
 WINDOW_BYTES = 16 * 1024 * 1024  # bounds what broker and client hold of bodies on the way
-COUNTS_NACKS_NOT = (
-    4,
-    3,
-    0,
-)  # since then basic.nack is not counted as a delivery, and the order survives it
 IDLE = 0.1  # seconds without a delivery after which the queue is asked whether it is empty
 JOURNAL = b"amqtask-journal"  # consumer tag
 BUSY = 5.0  # seconds another command gets to end, or the broker to notice that it has

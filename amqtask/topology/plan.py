@@ -32,6 +32,9 @@ from amqtask.topology.units import milliseconds
 # For quorum queues whose messages have nowhere to go at the limit, where the broker would delete them without a word. Left
 # out it means 20 on RabbitMQ 4, and -1 means "at the first return" on 3.10; a number nobody reaches is the same everywhere.
 NO_DELIVERY_LIMIT = 2**31 - 1
+LEAST_DELIVERY_LIMIT = (
+    20  # of RabbitMQ 4.0 and later for a queue that has none of its own; before, it has none
+)
 
 Version: TypeAlias = tuple[int, int, int]
 
@@ -214,6 +217,18 @@ def declare_queue(queue: Queue) -> DeclareQueue:
     if queue.single_active_consumer:
         arguments["x-single-active-consumer"] = True
     return DeclareQueue(queue.name, queue.durable, arguments={**arguments, **queue.arguments})
+
+
+def delivery_limit_of(topology: Topology, queue: str) -> int:
+    """How often the broker delivers a message of a queue, at most, before it is a dead letter.
+
+    For a queue the topology does not know, the least that a broker has by itself.
+    """
+    found = topology.all_queues().get(queue)
+    if found is None:
+        return LEAST_DELIVERY_LIMIT
+    limit = declare_queue(found).arguments.get("x-delivery-limit")
+    return limit if isinstance(limit, int) and limit >= 0 else NO_DELIVERY_LIMIT
 
 
 def dead_letter_of(topology: Topology, queue: str) -> DeadLetterTarget | None:

@@ -52,7 +52,6 @@ HANDLERS_LOOK = (
 )
 VERDICTS_WITHIN = 33.0  # seconds to wait for a node's word that verdicts were read; longer than the node itself waits
 VERDICTS_LOOK = 0.01
-KEEP = 3  # times a message may have come back before it is not given back again to make room
 SPARE = 4  # descriptors
 COLD_GRACE = 2.0  # seconds a cold stop waits for the broker to confirm what its tasks left behind
 
@@ -332,10 +331,13 @@ class Child:
     def _io_pause(self, unstarted: Sequence[ports.Delivery]) -> None:
         """The autopilot hands over what the child should not hoard."""
         self._consumer.pause()  # first, or the broker could deliver them here again
+        counted, most = self._consumer.counts_returns, self._job.max_returns
         kept: list[ports.Delivery] = []
         given: list[ports.Delivery] = []
         for delivery in unstarted:
-            (kept if _returned_often(delivery) else given).append(delivery)
+            # Busy children that pass a message on to each other would have the broker drop it, though it was never started.
+            often = counted and _returned_often(delivery, most[delivery.queue])
+            (kept if often else given).append(delivery)
         self._pool.hand_over(kept)
         self._io_give_back(given)
 
@@ -490,19 +492,15 @@ class Child:
         self._io_give_back(self._running_elsewhere.drop())
 
 
-def _returned_often(delivery: ports.Delivery) -> bool:
-    """Whether a message has come back so often that it had better stay.
-
-    RabbitMQ before 4.3 counts a message that is given back as a failed delivery. Busy children that pass it on to each other
-    would have the broker drop it at the queue's delivery limit, though it was never started.
-    """
+def _returned_often(delivery: ports.Delivery, most: int) -> bool:
+    """Whether a message has come back so often that it had better stay, by the count of a broker that counts returns."""
     if not delivery.redelivered:
         return False
     try:
         count = (delivery.properties.headers or {}).get("x-delivery-count", 0)
     except DecodeError:
         return False
-    return isinstance(count, int) and count >= KEEP
+    return isinstance(count, int) and count >= most
 
 
 def _noted(_signal: int, _frame: object) -> None:

@@ -28,6 +28,7 @@ class Job:
         declarations: carried out on every new channel; empty when the node only checks.
         dead_letters: exchange and routing key for the dead letters of each queue that has a place for them.
         max_crashes: how often a task of a queue may kill its child before it is a dead letter.
+        max_returns: how often a message of a queue may have come back before it is not given back any more to make room.
         consumer_timeouts: seconds a message of a queue may be held, where a consumer can ask for that.
         settings: the app's settings with the command line's over them.
         max_tasks: tasks after which a child is replaced.
@@ -44,6 +45,7 @@ class Job:
     declarations: tuple[Declaration, ...]
     dead_letters: Mapping[str, DeadLetterTarget]
     max_crashes: Mapping[str, int]
+    max_returns: Mapping[str, int]
     consumer_timeouts: Mapping[str, float]
     settings: Settings
     max_tasks: int | None

@@ -109,6 +109,8 @@ def prepare(options: WorkerOptions) -> Node:
             if (target := plan.dead_letter_of(topology, queue)) is not None
         },
         max_crashes={name: queue.max_crashes for name, queue in topology.queues.items()},
+        # The other half is for stops, lost connections and crashes, which ask nobody.
+        max_returns={queue: plan.delivery_limit_of(topology, queue) // 2 for queue in queues},
         consumer_timeouts=_consumer_timeouts(app, topology, settings, queues, prefetch, options),
         settings=settings,
         max_tasks=options.max_tasks_per_child,
@@ -233,7 +235,8 @@ def _consumer_timeouts(
 ) -> dict[str, float]:
     """How long the consumers of each queue ask to hold a message, so that no task is given to another worker while it runs.
 
-    A message waits behind those that were prefetched with it. (The autopilot gives back what waits behind a long task.)
+    A message waits behind those that were prefetched with it. (The autopilot gives back what waits behind a long task; before
+    RabbitMQ 4.3, which has no such timeouts, not what was given back very often.)
     """
     limits = [
         None

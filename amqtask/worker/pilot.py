@@ -2,7 +2,8 @@
 
 It looks at the executor's counters every few hundredths of a second while work flows, and not at all when none does. When
 a task turns out long, what waits behind it is given back, so that an idle child can run it, and nothing more is consumed
-until the slot is free. (Given back while consuming, it would come again at once, and again, until its delivery limit.)
+until the slot is free. (Given back while consuming, it would come again at once, and again, until its delivery limit. Where the
+broker counts returns, what is half way to that limit stays.)
 """
 
 from __future__ import annotations

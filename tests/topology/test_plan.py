@@ -26,6 +26,7 @@ from amqtask.topology.plan import (
     dead_letter_of,
     dead_queues,
     declarations,
+    delivery_limit_of,
     explain_conflict,
     unsupported,
 )
@@ -182,6 +183,14 @@ def test_dead_letter_targets() -> None:
     assert dead_letter_of(shape, "c") is None
     assert dead_letter_of(shape, "a.dead") is None
     assert dead_letter_of(shape, "unknown") is None
+
+
+def test_delivery_limits() -> None:
+    shape = topology("queues: {a: {}, b: {delivery_limit: 7}, c: {dead_letter: false}, d: {type: classic}}")  # fmt: skip
+
+    assert [delivery_limit_of(shape, name) for name in "ab"] == [100, 7]
+    assert [delivery_limit_of(shape, name) for name in "cd"] == [NO_DELIVERY_LIMIT] * 2
+    assert delivery_limit_of(shape, "unknown") == 20
 
 
 # ---------------------------------------------------------------- versions

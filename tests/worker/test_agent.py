@@ -47,6 +47,7 @@ def desk() -> Iterator[Desk]:
         declarations=(),
         dead_letters={},
         max_crashes={},
+        max_returns={},
         consumer_timeouts={},
         settings=Settings(),
         max_tasks=None,

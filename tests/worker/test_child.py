@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.frames import Deliver
 from amqtask.core.message import Properties
-from amqtask.worker.child import KEEP, _returned_often
+from amqtask.worker.child import Child, _returned_often
 
 
 def delivery(count: object, *, redelivered: bool = True) -> Delivery:
@@ -18,9 +21,9 @@ def delivery(count: object, *, redelivered: bool = True) -> Delivery:
 @pytest.mark.parametrize(
     ("count", "redelivered", "often"),
     [
-        (KEEP, True, True),
-        (KEEP - 1, True, False),
-        (KEEP, False, False),
+        (50, True, True),
+        (49, True, False),
+        (50, False, False),
         ("many", True, False),
         (None, True, False),
     ],
@@ -28,4 +31,30 @@ def delivery(count: object, *, redelivered: bool = True) -> Delivery:
 def test_a_message_that_came_back_again_and_again_stays(
     count: object, redelivered: bool, often: bool
 ) -> None:
-    assert _returned_often(delivery(count, redelivered=redelivered)) is often
+    assert _returned_often(delivery(count, redelivered=redelivered), 50) is often
+
+
+@pytest.mark.parametrize(
+    ("counted", "kept"), [(True, [50]), (False, [])], ids=["before 4.3", "4.3 and later"]
+)
+def test_what_came_back_often_stays_behind_a_long_task_only_where_that_counts(
+    counted: bool, kept: list[int]
+) -> None:
+    there: list[Any] = []
+    given: list[Any] = []
+    child = SimpleNamespace(
+        _consumer=SimpleNamespace(pause=lambda: None, counts_returns=counted),
+        _job=SimpleNamespace(max_returns={"work": 50}),
+        _pool=SimpleNamespace(hand_over=there.extend),
+        _io_give_back=given.extend,
+    )
+    counts = [0, 3, 49, 50]
+    deliveries = [delivery(count) for count in counts]
+
+    Child._io_pause(cast(Any, child), deliveries)
+
+    def count_of(each: Any) -> int:
+        return cast(int, each.properties.headers["x-delivery-count"])
+
+    assert [count_of(each) for each in there] == kept
+    assert [count_of(each) for each in given] == [each for each in counts if each not in kept]

@@ -40,6 +40,8 @@ REOPEN_BASE = 0.02  # seconds before a new channel when the broker closed the la
 REOPEN_CAP = 1.0
 SILENT_CHECKS = 4  # half heartbeats without a byte after which the broker is taken for gone
 CLOSE_TIMEOUT = 2.0  # seconds a broker gets to answer a close
+# since then basic.nack is not counted as a delivery, and the order survives it
+COUNTS_NACKS_NOT = (4, 3, 0)
 _CLOSED = re.compile(r"ConnectionClosedByBroker: \((?P<code>\d+)\) (['\"])(?P<text>.*)\2")
 _GUESSES: dict[type[BaseException], int] = {
     pika.exceptions.ProbableAuthenticationError: failures.ACCESS_REFUSED,
@@ -157,6 +159,11 @@ class Connection:
     def release(self) -> tuple[int, int, int]:
         """The broker's version, only while connected: ``(3, 10, 8)``."""
         return release((self.raw.server_properties or {}).get("version", ""))
+
+    @property
+    def counts_returns(self) -> bool:
+        """Whether the broker counts a message that is given back as a failed delivery; not while there is no channel."""
+        return self._channel is not None and self.release < COUNTS_NACKS_NOT
 
     @property
     def address(self) -> Address:

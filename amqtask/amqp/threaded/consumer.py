@@ -220,6 +220,11 @@ class ThreadedConsumer:
         """Whether the broker has confirmed the end of the connection, and so has read all verdicts before. I/O thread."""
         return self._connection.parted
 
+    @property
+    def counts_returns(self) -> bool:
+        """Whether the broker counts a message that is given back as a failed delivery. I/O thread."""
+        return self._connection.counts_returns
+
     def delete(self, queue: str, on_deleted: Callable[[], None]) -> None:
         """Delete a queue of this consumer's own; ``on_deleted`` runs on the I/O thread, also when the
         connection goes first: the queue's own expiry is what remains then.
