@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
@@ -18,7 +19,13 @@ from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.backoff import exponential
 from amqtask.core.message import Publication
 from amqtask.core.outcome import Onward, Settlement, Verdict
-from amqtask.errors import BrokerError, ConnectionLost, MessageError, Unroutable
+from amqtask.errors import (
+    BrokerError,
+    ConnectionLost,
+    MessageError,
+    PublishNacked,
+    Unroutable,
+)
 from amqtask.log import get_logger
 from amqtask.worker.journal import SeatJournal
 
@@ -30,6 +37,10 @@ PAUSE = (
     0.5  # seconds before a message or a dead letter that no queue took is published again; doubles
 )
 PAUSE_CAP = 5.0
+
+# Seconds a reply queue may refuse before its results are given up and their tasks acked: it must not hold them for ever.
+REPLY_WITHIN = 60.0
+REPLY_WITHIN_STOP = 5.0  # the same while the child ends; less than it waits for its settlements
 
 REMEMBERED_BYTES = 65_536  # a larger result is not kept: its task would run again after a lost ack
 
@@ -72,6 +83,7 @@ class Settler:
         self._woken_since = False  # I/O thread: the slot has woken us since that look was ordered
         self._open = 0  # I/O thread: settlements whose follow-ups are not confirmed yet
         self._on_idle: list[Callable[[], None]] = []
+        self._replies = RefusedReplies()  # I/O thread
         # written by the I/O thread, read by the slot; single dict operations are atomic under the GIL
         self._finished: OrderedDict[Key, tuple[Publication, ...]] = OrderedDict()
 
@@ -116,6 +128,7 @@ class Settler:
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` once everything posted has its verdict. I/O thread."""
         self._on_idle.append(callback)
+        self._replies.within = REPLY_WITHIN_STOP
         self._drain()
 
     def settle_now(self, delivery: Delivery, settlement: Settlement, key: Key) -> None:
@@ -171,7 +184,7 @@ class Settler:
                 self._journal.withdraw(place, key[1])
             self._check_idle()
 
-        follow_ups = FollowUps(settlement, key, ended, self._publisher, self._io)
+        follow_ups = FollowUps(settlement, key, ended, self._publisher, self._io, self._replies)
         if settlement.onward is not None or settlement.dead_letter is not None:
             # While it cannot be published the delivery stays ours, unless the broker has it again.
             follow_ups.wanted = lambda: not self._on_idle and not self._consumer.stale(delivery)
@@ -206,6 +219,39 @@ class Settler:
             self._consumer.settle(delivery, verdict)
 
 
+class RefusedReplies:
+    """The reply queues that refuse results at present. I/O thread.
+
+    Each is waited for once, not once for every result: what is held meanwhile counts against the prefetch.
+
+    Attributes:
+        within: seconds from a queue's first refusal in which it is asked again.
+    """
+
+    def __init__(self) -> None:
+        self.within = REPLY_WITHIN
+        self._since: dict[str, tuple[float, float]] = {}  # its first and its latest refusal
+
+    def __bool__(self) -> bool:
+        return bool(self._since)
+
+    def refused(self, queue: str, now: float) -> bool:
+        """Note a refusal; whether the result is worth another try."""
+        if queue not in self._since:
+            self._since = {
+                name: times for name, times in self._since.items() if now - times[1] < REPLY_WITHIN
+            }
+        first, latest = self._since.get(queue, (now, now))
+        if now - latest >= REPLY_WITHIN:
+            first = now  # that was another time
+        self._since[queue] = (first, now)
+        return now - first < self.within
+
+    def answered(self, queue: str) -> None:
+        """Note that it takes results, or that it is gone."""
+        self._since.pop(queue, None)
+
+
 class FollowUps:
     """The follow-ups of one settlement on their way. I/O thread.
 
@@ -218,6 +264,7 @@ class FollowUps:
         ended: told the verdict.
         publisher: sends.
         io: the I/O thread, for pauses.
+        replies: the reply queues that refuse.
     """
 
     def __init__(
@@ -227,6 +274,7 @@ class FollowUps:
         ended: Callable[[Verdict | None], None],
         publisher: ThreadedPublisher,
         io: IoThread,
+        replies: RefusedReplies,
     ) -> None:
         self.wanted: Callable[[], bool] = (
             _yes  # whether a refused onward publication is worth another try
@@ -237,7 +285,9 @@ class FollowUps:
         self._publisher = publisher
         self._io = io
         self._verdict = settlement.verdict
+        self._replies = replies
         self._refusals = 0
+        self._nacks = 0  # of results
         self._left = (
             len(settlement.results)
             + (settlement.dead_letter is not None)
@@ -253,7 +303,7 @@ class FollowUps:
         if self._settlement.onward is not None:
             self._send_on(self._settlement.onward)
         for result in self._settlement.results:
-            self._submit(result, self._result_sent)
+            self._send_result(result)
 
     def _send_on(self, onward: Onward) -> None:
         self._submit(onward.publication, lambda error: self._sent_on(onward, error), onward.queue)
@@ -269,7 +319,25 @@ class FollowUps:
         except (BrokerError, MessageError) as error:
             on_settled(error)
 
-    def _result_sent(self, error: Exception | None) -> None:
+    def _send_result(self, result: Publication) -> None:
+        self._submit(result, partial(self._result_sent, result))
+
+    def _result_sent(self, result: Publication, error: Exception | None) -> None:
+        if isinstance(error, PublishNacked):
+            # Its caller may live, and its queue be back in a moment: the node that has it is down, perhaps.
+            if self._replies.refused(result.routing_key, time.monotonic()):
+                if not self._nacks:
+                    log.warning(
+                        "a reply queue refuses a result; it is sent again for a while",
+                        task_id=self._task_id,
+                        reason=str(error),
+                    )
+                pause = exponential(self._nacks, PAUSE, PAUSE_CAP)
+                self._nacks += 1
+                self._io.call_later(pause, partial(self._send_result, result))
+                return
+        elif self._replies and not isinstance(error, ConnectionLost):
+            self._replies.answered(result.routing_key)
         if isinstance(error, ConnectionLost):
             self._abandoned = True
         elif isinstance(error, Unroutable):
