@@ -14,6 +14,12 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# Seconds without any confirm while publishes are in flight, after which they are sent again on a new channel. RabbitMQ can
+# swallow what reaches a quorum queue in the moment after the broker's restart (seen on 3.10: accepted, never confirmed).
+# Doubled each time it passes, so that a broker that is merely slow is not flooded.
+STALLED = 3.0
+STALLED_CAP = 60.0
+
 
 class InFlight(Generic[T]):
     """Publishes without a confirm yet, oldest first."""

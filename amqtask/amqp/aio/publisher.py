@@ -21,7 +21,7 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.aio.connection import Connection, Link
 from amqtask.amqp.aio.declare import pave
 from amqtask.amqp.ways import PAVE_TIMEOUT, Ways, target_of
-from amqtask.core.confirms import InFlight
+from amqtask.core.confirms import STALLED, STALLED_CAP, InFlight
 from amqtask.core.message import Properties, Publication
 from amqtask.core.refusals import DRAIN, Refusals
 from amqtask.errors import (
@@ -131,6 +131,9 @@ class AioPublisher:
         self._renewal: asyncio.TimerHandle | None = None
         self._renewing = False  # nothing is sent on this channel until all is answered
         self._silent = 0  # the channel was kept since one below this number had no answer
+        self._stall: asyncio.TimerHandle | None = None  # looks whether confirms still come
+        self._stall_after = STALLED
+        self._confirms_seen = 0
         self._link: Link | None = None  # with a channel in confirm mode
         self._channel = 0
         self._pump_due = False
@@ -222,7 +225,7 @@ class AioPublisher:
             pass  # the callers learn it below
         await self._connection.close()
         self._end_all(ConnectionLost("The publisher is closed."))
-        for task in (self._draining, self._paver, self._renewal):
+        for task in (self._draining, self._paver, self._renewal, self._stall):
             if task is not None:
                 task.cancel()
 
@@ -329,6 +332,31 @@ class AioPublisher:
                 continue
             self._in_flight.sent(entry)
         link.write(b"".join(chunks))
+        if self._stall is None and len(self._in_flight):
+            self._watch()
+
+    def _watch(self) -> None:
+        """Look again later whether confirms still come."""
+        assert self._loop is not None
+        self._stall = self._loop.call_later(self._stall_after, self._look, self._confirms_seen)
+
+    def _look(self, seen: int) -> None:
+        self._stall = None
+        link = self._link
+        if link is None or not len(self._in_flight):
+            return
+        told = self._confirms_seen != seen
+        if told or link.wire.blocked is not None or link.congested:  # then it has not all of it yet
+            self._watch()
+            return
+        log.warning(
+            "no confirm for a while; sending again on a new channel",
+            in_flight=len(self._in_flight),
+            seconds=self._stall_after,
+        )
+        self._stall_after = min(self._stall_after * 2, STALLED_CAP)
+        self._renewing = True
+        self._connection.renew_channel()
 
     def _pump_when_drained(self, link: Link) -> None:
         if self._draining is None:
@@ -443,6 +471,8 @@ class AioPublisher:
     def _confirmed(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
         if channel != self._channel:
             return
+        self._confirms_seen += 1
+        self._stall_after = STALLED
         for entry, returned in self._in_flight.confirmed(tag, multiple):
             if self._suspects:
                 self._suspects -= 1

@@ -27,7 +27,7 @@ from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.paver import Paver
 from amqtask.amqp.ways import Ways, target_of
-from amqtask.core.confirms import InFlight
+from amqtask.core.confirms import STALLED, STALLED_CAP, InFlight
 from amqtask.core.message import Properties, Publication
 from amqtask.core.refusals import DRAIN, Refusals
 from amqtask.errors import (
@@ -45,11 +45,6 @@ from amqtask.topology.ladder import Ladder
 
 log = get_logger("amqtask.amqp")
 
-# Seconds without any confirm while publishes are in flight, after which they are sent again on a new channel. RabbitMQ can
-# swallow what reaches a quorum queue in the moment after the broker's restart (seen on 3.10: accepted, never confirmed).
-# Doubled each time it passes, so that a broker that is merely slow is not flooded.
-STALLED = 3.0
-STALLED_CAP = 60.0
 SEND_BATCH = 256  # messages per write: enough to amortise the system call, few enough to keep the loop lively
 
 REOPEN_CAP = 0.05  # seconds: a message that closes the channel must not hold its neighbours up

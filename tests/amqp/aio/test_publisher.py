@@ -13,8 +13,10 @@ import pytest
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.publisher import AioPublisher
+from amqtask.core.confirms import InFlight
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.errors import (
+    BrokerError,
     ConfirmTimeout,
     ConnectFailed,
     ConnectionLost,
@@ -266,6 +268,32 @@ def test_a_full_queue_beside_a_silent_one_stops_nobody(
     with broker.channel() as channel:
         for queue in (full, silent):
             channel.queue_delete(queue)
+
+
+def test_what_is_never_confirmed_is_sent_again_on_a_new_channel(
+    broker: Broker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amqtask.amqp.aio.publisher.STALLED", 0.3)
+    declare(broker, queue_name)
+    losses: list[BrokerError] = []
+
+    async def scenario(publisher: AioPublisher) -> None:
+        on_lost = publisher._connection._on_lost
+
+        def lost(error: BrokerError) -> None:
+            losses.append(error)
+            on_lost(error)
+            publisher._in_flight = InFlight()  # the next channel is answered
+
+        publisher._connection._on_lost = lost
+        publisher._in_flight = Unanswered(queue_name)
+        await publisher.publish_many([publication(queue_name, n) for n in range(3)], 10)
+
+    run(publisher(broker), scenario)
+    assert [type(error) for error in losses] == [ConnectionLost]
+    assert "renewed" in str(losses[0])
+    arrived = [message.properties["message_id"] for message in drain(broker, queue_name)]
+    assert arrived == ["m-0", "m-1", "m-2"] * 2
 
 
 def test_what_cannot_be_framed_is_refused_and_harms_nobody(broker: Broker, queue_name: str) -> None:
