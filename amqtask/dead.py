@@ -245,15 +245,22 @@ class Mover:
 
     Args:
         connect: opens a connection; called again when the broker went away in the middle.
-        topology: tells which target queues are bounded, so that none is filled until it refuses.
+        topology: tells which target queues are bounded, so that none is filled until it refuses, and which are not: what a
+            killed run had sent to those has arrived.
     """
 
     def __init__(self, connect: Connect, topology: Topology | None = None) -> None:
         self._connect = connect
         self._bounds: dict[str, int] = {}
+        refuse_none = set()
         for queue in topology.queues.values() if topology is not None else ():
-            if queue.max_length is not None and queue.overflow != "drop-head":
+            if queue.overflow == "drop-head" or (
+                queue.max_length is None and queue.max_length_bytes is None
+            ):
+                refuse_none.add(queue.name)
+            elif queue.max_length is not None:
                 self._bounds[queue.name] = queue.max_length
+        self._refuse_none = frozenset(refuse_none)
 
     def run(
         self,
@@ -289,7 +296,18 @@ class Mover:
         with transfer:
             state = transfer.queue(queue)
         tally.ready += state.messages if state is not None else 0
-        run = _Run(queue, wanted, action, tally, limit, rate, stop, progress, self._bounds)
+        run = _Run(
+            queue,
+            wanted,
+            action,
+            tally,
+            limit,
+            rate,
+            stop,
+            progress,
+            self._bounds,
+            self._refuse_none,
+        )
         fruitless = 0
         while True:
             before = tally.done + tally.finished
@@ -344,6 +362,7 @@ class _Run:
         stop: Callable[[], bool],
         progress: Callable[[Tally], None],
         bounds: Mapping[str, int],
+        refuse_none: frozenset[str],
     ) -> None:
         self._queue = queue
         self._wanted = wanted
@@ -354,6 +373,7 @@ class _Run:
         self._asked = stop
         self._progress = progress
         self._bounds = bounds
+        self._refuse_none = refuse_none
         self._journal = moves.journal_of(queue)
         self._most = BATCH if rate is None else max(1, min(BATCH, int(rate / 5)))
         self._size = 1  # the first one alone: a queue that refuses it refuses that one and no other
@@ -434,7 +454,7 @@ class _Run:
             [
                 target
                 for target in journal.unverified()
-                if target in self._bounds or transfer.queue(target) is None
+                if target not in self._refuse_none or transfer.queue(target) is None
             ]
         )
         return journal

@@ -200,7 +200,7 @@ def retry(
 ) -> None:
     """Send dead letters back to the queue each died in, with their retries reset.
 
-    Killed in the middle it has lost none and doubled none; run it again for the rest. Ctrl-C ends after a whole batch.
+    Killed in the middle it has lost none; run it again for the rest. Ctrl-C ends after a whole batch.
     """
     from amqtask.dead import Retry
 
