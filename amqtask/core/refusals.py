@@ -14,8 +14,9 @@ FORGOTTEN = 6.0  # seconds from then when that word is questioned again, and wit
 SOONEST = 0.1  # seconds before a refused message is sent again, at first and at most: few tries, since a message
 LATEST = 1.0  # for several queues, one of which is full, comes to the others with each of them
 # Seconds in which the broker must have answered for all that is in flight, or the channel is kept: another queue of it may be
-# silent for as long as it has no majority, and nobody else can send meanwhile.
-DRAIN = 0.5
+# silent for as long as it has no majority, and nobody else can send meanwhile. A busy broker that elects leaders needs most
+# of it to answer.
+DRAIN = 1.0
 
 Target = tuple[str, str]  # exchange and routing key
 

@@ -258,7 +258,7 @@ def test_a_full_queue_beside_a_silent_one_stops_nobody(
         await aeventually(lambda: len(publisher._in_flight))
         refused = asyncio.create_task(publisher.publish(publication(full, 2), 30))
         await aeventually(lambda: publisher._renewing)
-        await publisher.publish(publication(queue_name, 3), 1.5)  # held up for half a second
+        await publisher.publish(publication(queue_name, 3), 2.5)  # held up for a second at most
         with pytest.raises(PublishNacked):
             await refused
         unanswered.cancel()

@@ -204,7 +204,7 @@ def test_a_full_queue_beside_a_silent_one_stops_nobody(
         out.submit(silent, lambda error: None, timeout=20)
         out.submit(full, ended.append, timeout=20)
         eventually(lambda: out._renewing)
-        out.publish(to_queue(queue_name), timeout=1.5)  # not held up for longer than half a second
+        out.publish(to_queue(queue_name), timeout=2.5)  # held up for a second at most
         eventually(lambda: ended, timeout=5)
 
         assert isinstance(ended[0], PublishNacked)
