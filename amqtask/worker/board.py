@@ -7,8 +7,8 @@ nothing is left behind when they are gone. It holds
 - per slot of a seat: the task that runs there, its limits, how many tasks ended, and which run is to end;
 - the *standings*: what the verdicts of the cluster come to for a task id, found by hash.
 
-Every word has one writer, so there are no locks: a slot is written by the thread that runs it, a child record by its child
-(and cleared by the supervisor once the child is dead), standings and what a slot is asked by the supervisor. Readers detect a half-written record by a
+Every word has one writer, so there are no locks: a slot is written by the thread that runs it (that it declines to end a run, by its child's I/O
+thread), a child record by its child (and cleared by the supervisor once the child is dead), standings and what a slot is asked by the supervisor. Readers detect a half-written record by a
 sequence number that is written first and last. ``Slot.begin`` and ``Slot.end`` are on the path of every task: one ``pack_into``
 each, no system call. So is ``Board.standing``: one comparison while there are no verdicts.
 
@@ -54,6 +54,7 @@ _CHILD_SIZE = 64
 _SLOT_SIZE = 320
 _TASK_AT = 16  # `_COUNTS` and `_TASK` share the head: ending a task is writing zero there
 _ASKED_AT = 256
+_DECLINED_AT = 272
 _STANDING_SIZE = 344
 _HEADERS_AT, _OFFSET_AT, _RELEASED_AT = 8, 16, 24
 
@@ -204,6 +205,14 @@ class Slot:
         """Return the run that was asked to end last, None when none was. Any thread of the child."""
         sequence, how = _ASKED.unpack_from(self._memory, self._at + _ASKED_AT)
         return (sequence, Ending(how)) if sequence else None
+
+    def decline(self, sequence: int) -> None:
+        """Answer that a run that was asked to end is not meant: it goes on. The child's I/O thread only."""
+        _WORD.pack_into(self._memory, self._at + _DECLINED_AT, sequence)
+
+    def declined(self, sequence: int) -> bool:
+        """Whether the child answered so for this run. From any process."""
+        return bool(_word(self._memory, self._at + _DECLINED_AT)[0] == sequence)
 
     def counts(self) -> tuple[int, int]:
         """Return (done, failed) of the child that sits here now."""

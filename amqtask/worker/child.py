@@ -450,8 +450,12 @@ class Child:
         """The supervisor asks for the end of a run."""
         slot = self._context.record.slot(0)
         asked = slot.asked()
-        if asked is None or self._io_revoked_run() != asked[0]:
-            return  # it has ended meanwhile
+        if asked is None:
+            return
+        if self._io_revoked_run() != asked[0]:
+            # it has ended meanwhile, or if it is the same still, it is not what was revoked: only we know its headers
+            slot.decline(asked[0])
+            return
         run, how = asked
         if how is Ending.NOW and self._limits.take(run):
             self._draining = True

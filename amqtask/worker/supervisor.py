@@ -380,6 +380,10 @@ class _Shell:
             child = self._state.children.get(index)
             if child is None or child.pid != pid or task is None or task.sequence != sequence:
                 del self._asked[run]  # it has ended: what runs there now is another
+            elif self._board.child(index).slots[place].declined(sequence):
+                del self._asked[
+                    run
+                ]  # it was sent back from the dead letters since: another life of the task was meant
             elif now >= due:
                 del self._asked[run]
                 if _caught(pid, self._board.child(index).slots[place], sequence):

@@ -8,10 +8,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from amqtask.core.dead import SENT_BACK
+from amqtask.core.verdicts import STREAM, Kind, Record, new_event, publication
 from amqtask.errors import TaskRevokedError
 from tests.acceptance.nodes import Place, alive
 from tests.waiting import eventually
@@ -303,6 +306,29 @@ def test_what_cannot_end_itself_is_killed(at: Place, name: str, way: str) -> Non
     assert not node.records("child crashed")
     at.all_settled()
     assert at.depth(at.dead) == 0
+
+
+def test_a_terminate_that_comes_late_spares_the_next_life(at: Place) -> None:
+    node = at.node("-c2", "-Q", at.queue)
+    back = at.send("hold", "x", "go", headers={SENT_BACK: datetime.now(UTC).isoformat()})
+    at.saw("start", "x")
+    with at.broker.channel() as channel:  # of before it was sent back, read only now
+        late = Record(
+            kind=Kind.REVOKED,
+            event=new_event(),
+            origin="test",
+            time=time.time() - 60,
+            ids=(back.id,),
+            terminate=True,
+            signal="KILL",
+        )
+        channel.basic_publish("", STREAM, publication(late).envelope.body)
+    node.says("ending a revoked task")
+    assert at.send("note", "longer than a child gets", 1.0).get(timeout=20)
+    at.release("go")
+    assert back.get(timeout=10) == "x"
+    assert node.stop() == 0
+    assert at.count("start") == {"x": 1, "longer than a child gets": 1}
 
 
 def test_terminate_by_headers_and_of_a_task_acked_early(at: Place) -> None:

@@ -275,6 +275,10 @@ def test_a_run_is_asked_to_end_by_its_number() -> None:
 
     assert first.asked() == (run, Ending.NOW)
     assert second.asked() is None
+    assert not first.declined(run)
+    first.decline(run)
+    assert first.declined(run)
+    assert not second.declined(run)
     running = first.read()
     assert running is not None
     assert (running.task_id, running.sequence) == ("x", run)
