@@ -98,6 +98,7 @@ def arguments(*args: object) -> bytes:
 
 
 @pytest.mark.usefixtures("node")
+@pytest.mark.exact("takes answers and dead letters in turn, and one may come twice")
 def test_bodies(at: Place, caller: Caller, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     good = caller.headers()
