@@ -40,7 +40,9 @@ _HEADER = struct.Struct("@QQQQ")  # standings ever written, those by header, nex
 _WORD = struct.Struct("@Q")
 _CHILD = struct.Struct("@iIB7xdQ")  # pid, generation, state, since, resident memory
 _COUNTS = struct.Struct("@QQQ")  # done, failed, head: what `end` writes
-_TASK = struct.Struct("@QdddBB64s128sQ")  # head, started, soft, hard, two lengths, id, name, tail
+_TASK = struct.Struct(
+    "@QdddQBB64s128sQ"
+)  # head, started, soft, hard, mark, two lengths, id, name, tail
 _ASKED = struct.Struct("@QQ")  # the run that is to end, and how
 _STANDING = struct.Struct(
     f"@QQII4d{RECENT}dBBBB64s64s80sQ"
@@ -53,8 +55,8 @@ _HEADER_SIZE = 64
 _CHILD_SIZE = 64
 _SLOT_SIZE = 320
 _TASK_AT = 16  # `_COUNTS` and `_TASK` share the head: ending a task is writing zero there
-_ASKED_AT = 256
-_DECLINED_AT = 272
+_ASKED_AT = 264
+_DECLINED_AT = 280
 _STANDING_SIZE = 344
 _HEADERS_AT, _OFFSET_AT, _RELEASED_AT = 8, 16, 24
 
@@ -90,6 +92,7 @@ class Running(msgspec.Struct, frozen=True):
     soft_deadline: float | None
     hard_deadline: float | None
     sequence: int  # tells two runs of the same task id in the same slot apart
+    mark: int = 0  # tells two messages with the same task id apart
 
 
 class ChildStatus(msgspec.Struct, frozen=True):
@@ -132,6 +135,7 @@ class Slot:
         started: float,
         soft_deadline: float | None = None,
         hard_deadline: float | None = None,
+        mark: int = 0,
     ) -> int:
         """Say that a task starts here now; return the number of this run.
 
@@ -143,6 +147,7 @@ class Slot:
             started: monotonic seconds.
             soft_deadline: monotonic seconds, None without a limit.
             hard_deadline: monotonic seconds; shortly after it the supervisor kills the child if the same task is still here.
+            mark: what the journal calls this execution.
         """
         if type(task_id) is str:
             task_id = task_id.encode("utf-8", "replace")
@@ -157,6 +162,7 @@ class Slot:
             started,
             soft_deadline or 0.0,
             hard_deadline or 0.0,
+            mark,
             len(task_id),
             len(encoded),
             task_id,
@@ -180,8 +186,8 @@ class Slot:
         stop = start + _TASK.size
         for _ in range(8):
             raw = memory[start:stop]
-            head, started, soft, hard, id_length, name_length, task_id, name, tail = _TASK.unpack(
-                raw
+            head, started, soft, hard, mark, id_length, name_length, task_id, name, tail = (
+                _TASK.unpack(raw)
             )
             if head == 0:
                 return None
@@ -194,6 +200,7 @@ class Slot:
                     soft_deadline=soft or None,
                     hard_deadline=hard or None,
                     sequence=head,
+                    mark=mark,
                 )
         return None
 
@@ -320,8 +327,8 @@ class Board:
         """Return the record of seat ``index``: always the same object in one process."""
         return self._children[index]
 
-    def runs(self, task_id: bytes | str) -> bool:
-        """Tell whether a task of this id runs in any slot of the node now.
+    def runs(self, task_id: bytes | str, mark: int) -> bool:
+        """Tell whether this execution of a task runs in any slot of the node now.
 
         Any thread. For redelivered messages only: it searches the memory of all slots.
         """
@@ -333,7 +340,11 @@ class Board:
             number = (within - _CHILD_SIZE) // _SLOT_SIZE
             if number >= 0:
                 task = self._children[seat].slot(number).read()
-                if task is not None and task.task_id.encode("utf-8", "replace") == wanted:
+                if (
+                    task is not None
+                    and task.mark == mark
+                    and task.task_id.encode("utf-8", "replace") == wanted
+                ):
                     return True
             at = memory.find(wanted, at + 1, end)
         return False

@@ -213,6 +213,7 @@ class Executor:
             started,
             None if soft is None else started + soft,
             None if hard is None else started + hard,
+            key[1],
         )
         outcome: Outcome
         try:
@@ -376,7 +377,7 @@ class Executor:
         """Let an execution that this node knows answer for a redelivery. True when it has, or will."""
         journal = self._board.journal
         ended = journal.find(key[1])
-        if ended is Ended.UNKNOWN and not self._board.runs(head.id):
+        if ended is Ended.UNKNOWN and not self._board.runs(*key):
             # It may have ended between the two looks; what has ended is in the journal before it leaves the board.
             ended = journal.find(key[1])
             if ended is Ended.UNKNOWN:

@@ -62,10 +62,6 @@ class Held:
         self._waiting: list[_Waiting] = []
         self._timer: Any = None
 
-    def __len__(self) -> int:
-        """Deliveries held now."""
-        return len(self._waiting)
-
     def add(self, delivery: Delivery, key: Key) -> None:
         """Hold a delivery."""
         self._waiting.append(_Waiting(delivery, key, time.monotonic()))
@@ -113,7 +109,7 @@ class Held:
     def _due(self, waiting: _Waiting, now: float) -> bool:
         """End one wait if it has an end."""
         delivery, key = waiting.delivery, waiting.key
-        runs = self._board.runs(key[0])  # first: what leaves the board is in the journal already
+        runs = self._board.runs(*key)  # first: what leaves the board is in the journal already
         ended = self._board.journal.find(key[1])
         if ended is Ended.ACK_LOST:
             self._settle(delivery, key, Verdict.ACK)

@@ -34,8 +34,8 @@ def test_empty_board_says_so(board: Board) -> None:
 def test_slot_shows_its_task_until_it_ends(board: Board) -> None:
     slot = board.child(1).slot(1)
 
-    slot.begin("id-1", "shop.add", 10.5, None, 40.5)
-    assert slot.read() == Running("id-1", "shop.add", 10.5, None, 40.5, 1)
+    slot.begin("id-1", "shop.add", 10.5, None, 40.5, 2**64 - 256)
+    assert slot.read() == Running("id-1", "shop.add", 10.5, None, 40.5, 1, 2**64 - 256)
     assert board.child(1).running() == (slot.read(),)
     assert board.child(0).running() == board.child(2).running() == ()
     slot.end()
@@ -46,14 +46,15 @@ def test_slot_shows_its_task_until_it_ends(board: Board) -> None:
 
 def test_a_task_is_found_in_whatever_slot_it_runs(board: Board) -> None:
     slot = board.child(2).slot(1)
-    slot.begin("id-12", "id-1", 1.0)
+    slot.begin("id-12", "id-1", 1.0, mark=256)
 
-    assert board.runs("id-12")
-    assert not board.runs("id-1")  # the start of another's id, and another's name
+    assert board.runs("id-12", 256)
+    assert not board.runs("id-12", 512)  # another message with the same id
+    assert not board.runs("id-1", 256)  # the start of another's id, and another's name
     slot.end()
-    assert not board.runs("id-12")
+    assert not board.runs("id-12", 256)
     slot.begin("ü" * 100, "t", 1.0)
-    assert board.runs("ü" * 100)
+    assert board.runs("ü" * 100, 0)
 
 
 def test_second_run_of_a_task_has_its_own_sequence(board: Board) -> None:

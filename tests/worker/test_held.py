@@ -37,7 +37,7 @@ class Room:
             give_back=lambda deliveries: self.said.append(("back", len(deliveries))),
             resized=self.sizes.append,
         )
-        self.slot.begin("id-1", "t", 1.0)
+        self.slot.begin("id-1", "t", 1.0, mark=KEY[1])
         io.post(lambda: self.held.add(DELIVERY, KEY))
         eventually(lambda: self.sizes == [1])
 
