@@ -342,6 +342,9 @@ class Child:
         self._io_give_back(given)
 
     def _io_give_back(self, deliveries: Sequence[ports.Delivery]) -> None:
+        released = self._executor.released
+        if released:
+            released.difference_update([(each.epoch, each.tag) for each in deliveries])
         for delivery in deliveries:
             self._consumer.settle(delivery, Verdict.GIVE_BACK)
 

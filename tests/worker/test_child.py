@@ -58,3 +58,19 @@ def test_what_came_back_often_stays_behind_a_long_task_only_where_that_counts(
 
     assert [count_of(each) for each in there] == kept
     assert [count_of(each) for each in given] == [each for each in counts if each not in kept]
+
+
+def test_what_was_to_run_after_all_and_is_given_back_is_forgotten() -> None:
+    executor = SimpleNamespace(released={(1, 1), (1, 2)})
+    settled: list[Any] = []
+    child = SimpleNamespace(
+        _executor=executor,
+        _consumer=SimpleNamespace(settle=lambda each, verdict: settled.append(each)),
+    )
+    given = delivery(0)
+
+    Child._io_give_back(cast(Any, child), [given])
+
+    assert settled == [given]
+    assert executor.released == {(1, 1), (1, 2)} - {(given.epoch, given.tag)}
+    assert len(executor.released) == 1
