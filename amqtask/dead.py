@@ -26,6 +26,7 @@ from amqtask.core.letters import Filter, Letter
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.moves import Entry, Fate, Journal, Step
 from amqtask.errors import (
+    BrokerError,
     ConfigurationError,
     ConfirmTimeout,
     ConnectFailed,
@@ -44,6 +45,7 @@ RECONNECT = 60.0  # seconds a broker that went in the middle gets to come back
 FRUITLESS = 3  # connections lost in a row without anything done, after which it is not the broker
 SETTLED = 3.0  # seconds in which its queue must not change before it is read again
 LARGEST_HEADER = 128 * 1024 - 1024  # bytes; more does not fit the frame that RabbitMQ takes
+NOT_FOUND = 404
 PRECONDITION_FAILED = 406  # how a transaction ends of which a queue refused a part
 PAUSE = 0.5  # seconds between two attempts to reach it
 
@@ -130,7 +132,7 @@ def look(
             if wanted.matches(found.letter):
                 yield found
     except OperationRefused as error:
-        raise _missing(queue, error) from None
+        raise _missing(transfer, queue, error) from None
 
 
 def identify(queue: str, delivery: Delivery) -> Found:
@@ -146,12 +148,15 @@ def identify(queue: str, delivery: Delivery) -> Found:
     return Found(queue, letter, delivery, properties)
 
 
-def _missing(queue: str, error: OperationRefused) -> Exception:
-    return (
-        ConfigurationError(f"There is no queue {queue!r} on the broker.")
-        if error.code == 404
-        else error
-    )
+def _missing(transfer: Transfer, queue: str, error: OperationRefused) -> Exception:
+    """What a refusal means: 404 is also how the broker tells of a queue whose node is down, and of its journal."""
+    if error.code != NOT_FOUND:
+        return error
+    try:
+        there = transfer.queue(queue) is not None
+    except BrokerError:
+        there = True
+    return error if there else ConfigurationError(f"There is no queue {queue!r} on the broker.")
 
 
 # ---------------------------------------------------------------- moving
@@ -346,6 +351,7 @@ class _Step(msgspec.Struct, frozen=True):
     found: Found
     mark: bytes
     copy: Publication | Raw | None
+    doubt: bool = False
 
 
 class _Run:
@@ -386,7 +392,13 @@ class _Run:
         self._skipped = tally.skipped
         self._batch: list[_Step] = []
         self._weight = 0  # bytes of their bodies
-        self._moved: list[Delivery] = []  # to be taken away: their copies are where they should be
+        # to be taken away, for the copies are where they should be: by which batch, with which mark
+        self._moved: list[tuple[Delivery, str, bytes]] = []
+        self._doubted: set[tuple[str, bytes]] = set()  # of which batch copies went in doubt
+        self._unsure: dict[
+            str, list[_Step]
+        ] = {}  # batches of which it was not heard that they were taken away
+        self._counted: set[str] = set()  # batches in the tally
 
     def stop(self, why: Stopped, problem: str) -> bool:
         """End the run early; False."""
@@ -412,7 +424,7 @@ class _Run:
                 if step is None:
                     continue
                 self._batch.append(step)
-                full = self._limit is not None and tally.done + len(self._batch) >= self._limit
+                full = self._limit is not None and self._underway() >= self._limit
                 self._weight += len(delivery.body)
                 if len(self._batch) >= self._size or self._weight >= BATCH_BYTES or full:
                     if not self._flush(transfer) or full:
@@ -421,7 +433,7 @@ class _Run:
                         return False
             self._flush(transfer)
         except OperationRefused as error:
-            raise _missing(self._queue, error) from None
+            raise _missing(transfer, self._queue, error) from None
         return True
 
     def _begin(self, transfer: Transfer) -> Journal:
@@ -449,6 +461,10 @@ class _Run:
         for body in found:
             with contextlib.suppress(DecodeError):  # somebody else's; it moves nothing
                 entries.append(moves.decode(body))
+        unsure, self._unsure = self._unsure, {}
+        for entry in entries:
+            if entry.step is Step.MOVED and entry.batch in unsure:
+                self._count(unsure[entry.batch], entry.batch)
         journal = Journal([*entries, *self._refusals], self._known)
         journal.distrust(
             [
@@ -466,13 +482,7 @@ class _Run:
         mark = moves.mark(properties, delivery.body, letter)
         fate, batch = journal.fate(mark, lambda: moves.alone(letter, properties))
         if fate is Fate.MOVED:
-            self._moved.append(delivery)
-            if batch in self._own:
-                self._tally.done += 1
-                if (to := self._own[batch]) is not None:
-                    self._tally.targets[to] += 1
-            else:
-                self._tally.finished += 1
+            self._moved.append((delivery, batch, mark))
             return None
         if not self._wanted.matches(letter):
             return None
@@ -484,18 +494,37 @@ class _Run:
         if copy is None and not isinstance(self._action, Discard):
             self._tally.skipped += 1
             return None
-        if copy is not None and fate is Fate.DOUBT:
-            self._tally.doubtful += 1
-            if isinstance(copy, Publication):
-                copy = _doubted(copy)
-        return _Step(found, mark, copy)
+        doubt = copy is not None and fate is Fate.DOUBT
+        if doubt and isinstance(copy, Publication):
+            copy = _doubted(copy)
+        return _Step(found, mark, copy, doubt)
+
+    def _underway(self) -> int:
+        """How many are done when all that has been gathered is."""
+        ours = sum(batch in self._own and batch not in self._counted for _, batch, _ in self._moved)
+        return self._tally.done + len(self._batch) + ours
+
+    def _count(self, steps: Sequence[_Step], batch: str = "") -> None:
+        """Count letters that have been taken away. Only then: what a lost connection interrupts is gathered once more."""
+        self._counted.add(batch)
+        self._tally.done += len(steps)
+        self._tally.doubtful += sum(step.doubt for step in steps)
+        self._tally.targets.update(s.copy.routing_key for s in steps if s.copy is not None)
 
     def _flush(self, transfer: Transfer) -> bool:
         """Carry out what has been gathered. False when the run must end; the tally tells why."""
         batch, self._batch, self._weight = self._batch, [], 0
         self._size = min(self._size * 2, self._most)
         if self._moved:
-            transfer.settle(self._moved)
+            transfer.settle([delivery for delivery, _, _ in self._moved])
+            for _, name, which in self._moved:
+                if name not in self._own:
+                    self._tally.finished += 1
+                elif name not in self._counted:  # or a broker that restarted has forgotten the acks
+                    self._tally.done += 1
+                    self._tally.doubtful += (name, which) in self._doubted
+                    if (to := self._own[name]) is not None:
+                        self._tally.targets[to] += 1
             self._moved.clear()
         if not batch:
             return True
@@ -503,12 +532,10 @@ class _Run:
             if self._action.before is not None:
                 self._action.before([step.found for step in batch])
             transfer.settle([step.found.delivery for step in batch])
+            self._count(batch)
             good = True
         else:
             good = self._send(transfer, batch)
-        if good:
-            self._tally.done += len(batch)
-            self._tally.targets.update(s.copy.routing_key for s in batch if s.copy is not None)
         self._progress(self._tally)
         self._keep_pace(transfer)
         return good
@@ -531,6 +558,7 @@ class _Run:
             return False
         name = uuid.uuid4().hex
         self._own[name] = next(iter(targets)) if len(targets) == 1 else None
+        self._doubted.update((name, step.mark) for step in batch if step.doubt)
         marks = tuple(step.mark for step in batch)
         transfer.publish_all(
             [
@@ -551,13 +579,14 @@ class _Run:
         if good:
             moved = () if len(good) == len(batch) else tuple(step.mark for step in good)
             note = self._entry(Entry(Step.MOVED, name, moved))
+            self._unsure[name] = good
             transfer.settle([step.found.delivery for step in good], note)
+            del self._unsure[name]
+            self._count(good, name)
         if not missing:
             return True
         if not good:
             transfer.publish_all([self._entry(Entry(Step.FAILED, name))])
-        self._tally.done += len(good)
-        self._tally.targets.update(s.copy.routing_key for s in good if s.copy is not None)
         self._tally.kept += len(missing)
         gone = next(copies[place].routing_key for place in missing)
         return self.stop(Stopped.GONE, f"Queue {gone!r} was deleted meanwhile; its messages are among the dead letters as before.")  # fmt: skip

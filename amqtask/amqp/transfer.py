@@ -244,7 +244,10 @@ class Transfer(Session):
                     raise
             self.wait(IDLE)
         self.publish_all([mark])
-        self._pump(lambda: mark.body in self._log[-1:], self._timeout)
+        before = -1
+        while mark.body not in self._log[-1:] and len(self._log) > before:
+            before = len(self._log)  # it may be long: what must not take long is the next entry
+            self._pump(lambda: mark.body in self._log[-1:], self._timeout)
         if mark.body not in self._log[-1:]:
             raise ConfirmTimeout(f"{journal.name!r} could not be read within {self._timeout:g} s.")
         self._log_read = True

@@ -731,7 +731,7 @@ def _tell(tally: Tally, what: str, wanted: Filter, as_json: bool) -> None:
     if tally.finished:
         typer.echo(f"{_letters(tally.finished)} had been sent back before, by a command that was ended in the middle.", err=True)  # fmt: skip
     if tally.doubtful:
-        typer.echo(f"{_letters(tally.doubtful)} may go back twice: the broker or a full queue left that open. The second ones carry the header amqtask-dead-doubt.", err=True)  # fmt: skip
+        typer.echo(f"{_letters(tally.doubtful)} may go back twice: the broker, a full queue or a command that was ended left that open. The second ones carry the header amqtask-dead-doubt.", err=True)  # fmt: skip
     if tally.problem:
         typer.echo(output.safe(tally.problem), err=True)
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.transfer import Raw, Transfer
 from amqtask.core.dead import DOUBT
+from amqtask.core.letters import Filter
 from amqtask.core.message import Properties
 from amqtask.core.moves import KEEP, Entry, Step, encode, journal_of, mark
-from amqtask.dead import Retry, identify
+from amqtask.dead import Mover, Retry, Tally, identify
+from amqtask.errors import ConnectionLost
 from amqtask.testing import Proxy
 from amqtask.topology.plan import DeclareQueue
 from tests.brokers import Broker
@@ -467,6 +469,38 @@ def test_what_a_queue_may_have_refused_is_not_taken_away(one_yard: Graveyard) ->
     assert (done["done"], done["finished"], done["doubtful"]) == (2, 0, 2)
     one_yard.settles(work=2, dead=0)
     assert all(DOUBT in (each.headers or {}) for each, _ in one_yard.all(one_yard.work))
+
+
+@pytest.mark.parametrize("taken_away", [False, True])
+def test_a_connection_lost_at_the_last_step_counts_each_once(one_yard: Graveyard, taken_away: bool) -> None:  # fmt: skip
+    cuts = [taken_away]
+
+    class Cut(Transfer):
+        """Loses its connection once, just before or after the letters are taken away."""
+
+        def settle(self, deliveries: Sequence[Delivery], note: Raw | None = None) -> None:
+            if cuts and not cuts[0]:
+                cuts.clear()
+                raise ConnectionLost("cut before")
+            super().settle(deliveries, note)
+            if cuts:
+                cuts.clear()
+                raise ConnectionLost("cut after")
+
+    one_yard.bury("a", "b", "c")
+    with one_yard.transfer() as transfer:
+        (found, *_) = (identify(one_yard.dead, each) for each in begin(one_yard, transfer))
+        which = mark(found.properties, found.delivery.body, found.letter)
+        # of a command that was killed, and the broker restarted
+        intent = Entry(Step.INTENT, "1", (which,), (one_yard.work,))
+        transfer.publish_all([one_yard.entry(intent)])
+    tally = Tally()
+    mover = Mover(lambda: Cut([Address.parse(one_yard.broker.url)], name="test"))
+    mover.run(one_yard.dead, Filter(), Retry(), tally=tally, limit=2)
+
+    assert (tally.done, tally.doubtful, tally.finished) == (2, 1, 0)
+    assert tally.targets == {one_yard.work: 2}
+    one_yard.settles(work=2, dead=1)
 
 
 def test_one_command_at_a_time(one_yard: Graveyard, monkeypatch: pytest.MonkeyPatch) -> None:
