@@ -47,6 +47,8 @@ _PORTS = range(20_000, 32_000)
 # identity of the server it becomes. So there is no moment with a server and no record of it.
 _LAUNCH = 'cat /proc/$$/stat >"$1.new" && mv "$1.new" "$1" && shift && exec "$@"'
 
+# Seconds in which the threads of a broker that was killed may still hold its ports, after the kernel calls it a zombie.
+PORTS_FREED = 2.0
 # What RabbitMQ, 3.10 to 4.3, says when it finds a port in use.
 _TAKEN = ("eaddrinuse", "dist_port_already_used")
 _LOG_PREFIX = re.compile(r"^\S+ \S+ \[\w+\] <[\d.]+>")
@@ -415,8 +417,12 @@ class PrivateNode:
     def _ports(self, record: NodeRecord | None) -> Ports:
         """The ports of last time while they are free, else new ones."""
         epmd = None if self.member is None else self.member.epmd
-        if record is not None and record.ports.free(epmd) and epmd in (None, record.ports.epmd):
-            return record.ports
+        if record is not None and epmd in (None, record.ports.epmd):
+            deadline = time.monotonic() + PORTS_FREED
+            while time.monotonic() < deadline:
+                if record.ports.free(epmd):
+                    return record.ports
+                time.sleep(0.02)
         ports = _free_ports()
         return ports if epmd is None else msgspec.structs.replace(ports, epmd=epmd)
 

@@ -62,8 +62,9 @@ class Link:
         return self.client.connection_tune.frame_max
 
     def write(self, data: bytes) -> None:
-        """Put whole frames on the wire."""
-        self._writer.write(data)
+        """Put whole frames on the wire; nowhere when the connection is ending, which its owner is about to be told."""
+        if not self._writer.is_closing():  # asyncio refuses what is written behind an end of file
+            self._writer.write(data)
 
     @property
     def congested(self) -> bool:

@@ -97,3 +97,13 @@ def test_tls_to_a_plain_port_is_named(broker: Broker) -> None:
             await connect(address, name="aio-test", heartbeat=10, within=5)
 
     asyncio.run(main())
+
+
+def test_what_is_written_behind_the_goodbye_goes_nowhere(broker: Broker) -> None:
+    async def main() -> None:
+        link = await connect(Address.parse(broker.url), name="aio-test", heartbeat=10, within=10)
+        await link.close()
+        link.write(b"an ack whose timer was still running")
+        assert link.wire.lost.done()
+
+    asyncio.run(main())
