@@ -524,7 +524,7 @@ class ThreadedConsumer:
         self._stopped()
 
     def _stopped(self) -> None:
-        if any(lane.consuming for lane in self._lanes.values()):
+        if any(lane.consuming or lane.leaving for lane in self._lanes.values()):
             return
         callbacks, self._on_stopped = self._on_stopped, []
         for callback in callbacks:
