@@ -677,11 +677,8 @@ def test_a_consumer_that_is_not_confirmed_yet_is_cancelled_too(
     monkeypatch.setattr(Lane, "_begin", and_stop)
     with broker.channel() as channel, reading(broker, queue_name, ready=False) as reader:
         assert stopped.wait(10)
-        eventually(
-            lambda: (
-                channel.queue_declare(queue_name, durable=True, passive=True).method.consumer_count
-                == 0
-            )
+        assert (
+            channel.queue_declare(queue_name, durable=True, passive=True).method.consumer_count == 0
         )
         channel.basic_publish("", queue_name, b"[]")
         eventually(
