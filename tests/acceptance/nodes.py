@@ -178,15 +178,17 @@ class Place:
 
     def declare(self) -> None:
         """Declare the topology before any worker does."""
-        subprocess.run(
+        done = subprocess.run(
             [AMQTASK, "-A", "work", "topology", "apply"],
             cwd=self.path,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            text=True,
             timeout=30,
-            check=True,
+            check=False,
         )
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def depth(self, queue: str | None = None) -> int:
         """Messages ready in a queue."""
