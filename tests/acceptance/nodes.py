@@ -1,7 +1,7 @@
 """Worker nodes as a user starts them, and what they did.
 
-A ``Place`` is a folder with the app ``work``, its topology and settings; ``place.node(...)`` runs ``amqtask worker`` there. The
-app's tasks write a ledger, so that a test can account for every message: done, dead or still in the queue.
+A ``Place`` is a folder with an app (``work`` unless another is named), its topology and settings; ``place.node(...)`` runs
+``amqtask worker`` there. The app's tasks write a ledger, so that a test can account for every message: done, dead or still in the queue.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Place:
         type: of the queues, ``classic`` or ``quorum``.
         more: further queues of the topology; their names get the place's tag.
         queue: further arguments of all queues, as the topology file has them.
+        tasks: the file that has the app; its nodes run it under the file's name.
         settings: of the app.
     """
 
@@ -53,15 +54,17 @@ class Place:
         type: str = "classic",  # noqa: A002  # the word of the topology file
         more: Sequence[str] = (),
         queue: Mapping[str, object] | None = None,
+        tasks: Path = APP,
         **settings: object,
     ) -> None:
         self.path = path
+        self.module = tasks.stem
         self.broker = broker
         tag = uuid.uuid4().hex[:10]
         self.queue = f"work-{tag}"
         self.dead = f"{self.queue}.dead"
         self.queues = [self.queue, *(f"{name}-{tag}" for name in more)]
-        shutil.copy(APP, path / "work.py")
+        shutil.copy(tasks, path / tasks.name)
         self.write_topology({"type": type, "dead_letter": True, **(queue or {})})
         (path / "settings.json").write_text(
             json.dumps({"task_default_queue": self.queue, **settings})
@@ -103,7 +106,7 @@ class Place:
     def worker(self, *flags: str) -> subprocess.CompletedProcess[str]:
         """Run a worker that is expected to end by itself."""
         return subprocess.run(
-            [AMQTASK, "-A", "work", "worker", *flags],
+            [AMQTASK, "-A", self.module, "worker", *flags],
             cwd=self.path,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -154,7 +157,7 @@ class Place:
 
     def send(self, name: str, *args: object, **options: Any) -> Any:
         """Send a task of the app by its short name; its handle."""
-        return self.app.send_task(f"work.{name}", args, **options)
+        return self.app.send_task(f"{self.module}.{name}", args, **options)
 
     def send_notes(self, count: int, seconds: float = 0.0, prefix: str = "") -> list[str]:
         """Publish ``note`` so many times, confirmed, without results; what was sent."""
@@ -179,7 +182,7 @@ class Place:
     def declare(self) -> None:
         """Declare the topology before any worker does."""
         done = subprocess.run(
-            [AMQTASK, "-A", "work", "topology", "apply"],
+            [AMQTASK, "-A", self.module, "topology", "apply"],
             cwd=self.path,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -259,7 +262,7 @@ class Node:
         self.log = place.path / f"node-{uuid.uuid4().hex[:6]}.log"
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen(
-                [AMQTASK, "-A", "work", "worker", "--json-logs", *flags],
+                [AMQTASK, "-A", place.module, "worker", "--json-logs", *flags],
                 cwd=place.path,
                 env=place.environment,
                 stdin=subprocess.DEVNULL,
