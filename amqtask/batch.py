@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 
 from amqtask.amqp.ports import Publisher
+from amqtask.amqp.waits import Condition
 from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, OperationRefused
 from amqtask.results.pending import Awaited
@@ -26,7 +26,7 @@ class Batch:
         self._resume = (
             most // 2
         )  # waits end when half of them have ended: fewer wake-ups, and always enough to send
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._left = 0  # guarded by _changed, like the three below
         self._waiting = -1  # at which number left somebody wants to be woken
         self._total = 0

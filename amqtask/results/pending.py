@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
+from amqtask.amqp.waits import closed_gate
 from amqtask.core.message import Envelope
 from amqtask.results.record import Known
 
@@ -66,8 +67,7 @@ class Awaited:
         """Block until settled; false when ``timeout`` seconds passed first. Any thread but an I/O thread."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.settled():
-            gate = threading.Lock()
-            gate.acquire()
+            gate = closed_gate()
             self.on_change(gate.release)
             try:
                 # Looked at again after the registration: what another thread decoded in between rang no bell of ours.

@@ -17,6 +17,7 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
+from amqtask.amqp.waits import Flag
 from amqtask.core.message import Envelope
 from amqtask.core.outcome import Verdict
 from amqtask.errors import BrokerError, ConnectFailed, DecodeError
@@ -85,7 +86,7 @@ class ReplyQueue:
         self.name = name
         self._pending = pending
         self._addresses = addresses
-        self._consuming = threading.Event()  # set and cleared by the I/O thread
+        self._consuming = Flag()  # set and cleared by the I/O thread
         self._consumer = ThreadedConsumer(
             io,
             addresses,

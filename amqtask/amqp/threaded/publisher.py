@@ -26,6 +26,7 @@ from amqtask.amqp.ports import Settled
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.paver import Paver
+from amqtask.amqp.waits import Condition, closed_gate
 from amqtask.amqp.ways import Ways, target_of
 from amqtask.core.confirms import STALLED, STALLED_CAP, InFlight
 from amqtask.core.message import Properties, Publication
@@ -135,7 +136,7 @@ class ThreadedPublisher:
         self._closing: threading.Event | None = None
         self._closed = False
         self._shut_down = False  # I/O thread: nothing is sent any more
-        self._space = threading.Condition()
+        self._space = Condition()
         self._starved = False  # a caller waits for space; guarded by _space
         self._connection = Connection(
             io,
@@ -683,8 +684,7 @@ class _Barrier:
         self.error: BrokerError | None = None
         self._left = count
         self._lock = threading.Lock()
-        self._done = threading.Lock()
-        self._done.acquire()
+        self._done = closed_gate()
         if count == 0:
             self._done.release()
         self._total = count
