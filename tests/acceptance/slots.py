@@ -259,18 +259,30 @@ async def atroubled(self: Task[[str, int], int], what: str, times: int) -> int:
     return self.request.retries
 
 
-STEERS = {"ignore": Ignore(), "reject": Reject("not now")}
+@app.task
+def ignored(what: str) -> None:
+    log("start", what)
+    raise Ignore
 
 
 @app.task
-def steer(how: str) -> None:
-    raise STEERS[how]
-
-
-@app.task
-async def asteer(how: str) -> None:
+async def aignored(what: str) -> None:
+    log("start", what)
     await asyncio.sleep(0)
-    raise STEERS[how]
+    raise Ignore
+
+
+@app.task
+def rejected(what: str) -> None:
+    log("start", what)
+    raise Reject("not now")
+
+
+@app.task
+async def arejected(what: str) -> None:
+    log("start", what)
+    await asyncio.sleep(0)
+    raise Reject("not now")
 
 
 @app.task
