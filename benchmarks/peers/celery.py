@@ -1,0 +1,147 @@
+"""Celery on py-amqp: late acks and no results, as amqtask runs tasks, and its own defaults for the rest."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, group
+
+from benchmarks.peers import side
+
+QUEUE = "bench.celery" + side.SUFFIX
+ROUND = 1000  # tasks of one group
+
+app = Celery(
+    "bench",
+    broker=side.URL.replace("amqp://", "pyamqp://", 1),
+    backend="rpc://" if os.environ.get("BENCH_RESULTS") else None,
+)
+app.conf.update(
+    task_acks_late=True,
+    task_default_queue=QUEUE,
+    task_default_queue_type="quorum" if side.QUORUM else "classic",
+    broker_connection_retry_on_startup=True,
+)
+if os.environ.get("BENCH_CONFIRMS"):
+    app.conf.broker_transport_options = {"confirm_publish": True}
+if os.environ.get("BENCH_PREFETCH"):
+    app.conf.worker_prefetch_multiplier = int(os.environ["BENCH_PREFETCH"])
+if os.environ.get("BENCH_NO_HEARTBEAT"):
+    app.conf.broker_heartbeat = 0
+
+
+@app.task(name="noop", ignore_result=True)
+def noop() -> None:
+    side.hit()
+
+
+@app.task(name="add")
+def add(number: int) -> int:
+    return number + 1
+
+
+@app.task(name="nap", ignore_result=True)
+def nap() -> None:
+    side.begin()
+    time.sleep(side.NAP)
+    side.hit()
+
+
+def describe() -> dict[str, Any]:
+    celery = str(Path(sys.executable).with_name("celery"))
+
+    def worker(
+        label: str, pool: str, children: int, *, processes: int = 1, **env: str
+    ) -> dict[str, Any]:
+        command = [celery, "-A", "benchmarks.peers.celery", "worker", "-l", "WARNING"]
+        command += ["-P", pool, "-c", str(children)]
+        return {"label": label, "command": command, "env": env, "processes": processes}
+
+    return {
+        "workers": {
+            "drain": worker("prefork, 2 children", "prefork", 2),
+            "best": worker("2 × solo, prefetch 256", "solo", 1, processes=2, BENCH_PREFETCH="256"),
+            "quorum": worker("prefork, 2 children", "prefork", 2, BENCH_QUORUM="1"),
+            "results": worker("prefork, 2 children", "prefork", 2, BENCH_RESULTS="1"),
+            # With heartbeats, its loop on gevent waits 0.1 s for each message.
+            "sleeping": worker("gevent, 1,000 slots", "gevent", 1000, BENCH_NO_HEARTBEAT="1"),
+            "sleeping-threads": worker("threads, 200 slots", "threads", 200),
+            "eight": worker("prefork, 8 children", "prefork", 8),
+            "four": worker("prefork, 4 children", "prefork", 4),
+        },
+        "publish": {
+            "one": "`delay()`, each confirmed",
+            "many": "`group`, unconfirmed",
+        },
+        "queues": ["bench.celery", "bench.celery.quorum"],
+        "exchanges": [
+            "bench.celery",
+            "bench.celery.quorum",
+            "celeryev",
+            "celery.pidbox",
+            "reply.celery.pidbox",
+        ],
+        "versions": side.versions("celery", "kombu", "amqp", "billiard"),
+        "imports": "import celery; celery.Celery",
+        "results": "rpc://",
+    }
+
+
+def setup() -> None:
+    with app.connection_for_write() as connection:
+        queue = app.amqp.queues[QUEUE].bind(connection.default_channel)
+        queue.declare()
+        queue.purge()
+
+
+def publish(way: str, tasks: int) -> dict[str, float]:
+    if way == "one":
+        app.conf.broker_transport_options = {"confirm_publish": True}
+    noop.delay()
+    with side.timed(tasks) as answer:
+        if way == "many":
+            _send(noop, tasks)
+        else:
+            for _ in range(tasks):
+                noop.delay()
+    return answer
+
+
+def fill(tasks: int, task: str) -> None:
+    _send(noop if task == "noop" else nap, tasks)
+
+
+def _send(task: Any, tasks: int) -> None:
+    for size in side.chunks(tasks, ROUND):
+        group(task.si() for _ in range(size)).apply_async()
+
+
+def calls(calls: int) -> dict[str, float]:
+    add.delay(0).get(timeout=30)
+    taken = []
+    for number in range(calls):
+        start = time.monotonic()
+        if add.delay(number).get(timeout=30) != number + 1:
+            raise SystemExit("a wrong result")
+        taken.append(time.monotonic() - start)
+    return side.latencies(taken)
+
+
+def flight(tasks: int) -> dict[str, float]:
+    add.delay(0).get(timeout=30)
+    with side.timed(tasks) as answer:
+        results = group(add.s(number) for number in range(tasks)).apply_async()
+        total = sum(results.get(timeout=300))
+    if total != tasks * (tasks + 1) // 2:
+        raise SystemExit("wrong results")
+    return answer
+
+
+if __name__ == "__main__":
+    side.main(
+        describe=describe, setup=setup, publish=publish, fill=fill, calls=calls, flight=flight
+    )
