@@ -21,7 +21,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup fmt lint type layers test test-unit test-weather test-all chaos bench demo up down clean
+.PHONY: help setup fmt lint type layers test test-unit test-weather test-all chaos bench bench-peers demo up down clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET, where TARGET is one of:\n"} \
@@ -58,8 +58,12 @@ test-all: $(READY) ## Run what CI runs: linters, and the tests on RabbitMQ 3.10 
 chaos: $(READY) ## Break a system of workers on purpose and account for every task
 	$(BIN)/amqtask chaos $(ARGS)
 
-bench: $(READY) ## Run the benchmark; finds or starts a RabbitMQ
+bench: $(READY) ## Measure the inner parts, then amqtask beside Celery; finds or starts a RabbitMQ
+	$(BIN)/python -m benchmarks.micro
 	$(BIN)/python -m amqtask.broker.run -- $(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(READY) ## The same beside Celery, Dramatiq, taskiq and FastStream, each in .venv-bench
+	$(BIN)/python -m amqtask.broker.run -- $(BIN)/python -m benchmarks --peers celery,dramatiq,taskiq,faststream $(ARGS)
 
 demo: $(READY) ## Run the example shop on real files; finds or starts a RabbitMQ
 	@$(BIN)/python -m amqtask.broker.run -- $(BIN)/python examples/shop/demo.py $(ARGS)
@@ -70,8 +74,8 @@ up: $(READY) ## Start a private RabbitMQ for development and show its URL
 down: $(READY) ## Stop the private RabbitMQ of `make up`
 	@$(BIN)/amqtask broker stop
 
-clean: ## Remove what was made here: the virtual environment and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## Remove what was made here: the virtual environments and caches
+	rm -rf $(VENV) .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made again when the dependencies change.

@@ -26,6 +26,7 @@ WORDS = [
     "test-all",
     "chaos",
     "bench",
+    "bench-peers",
     "demo",
     "up",
     "down",

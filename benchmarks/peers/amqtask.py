@@ -9,6 +9,7 @@ from typing import Any
 
 from amqtask import App
 from amqtask.amqp.session import Session
+from amqtask.core.verdicts import STREAM
 from amqtask.topology import plan
 from amqtask.topology.parse import parse
 from benchmarks.peers import side
@@ -69,7 +70,6 @@ def describe() -> dict[str, Any]:
             "sleeping": worker("asyncio, 1,000 slots", "-P", "asyncio", "-c", "1000"),
             "sleeping-threads": worker("threads, 200 slots", "-P", "threads", "-c", "200"),
             "eight": worker("prefork, 8 children", "-c", "8"),
-            "four": worker("prefork, 4 children", "-c", "4"),
         },
         "publish": {
             "one": "`delay()`, each confirmed",
@@ -78,6 +78,7 @@ def describe() -> dict[str, Any]:
         "queues": [
             "bench.amqtask",
             "bench.amqtask.quorum",
+            STREAM,
             *(one.name for one in declared if isinstance(one, plan.DeclareQueue)),
         ],
         "exchanges": [one.name for one in declared if isinstance(one, plan.DeclareExchange)],

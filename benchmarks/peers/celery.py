@@ -26,8 +26,6 @@ app.conf.update(
     task_default_queue_type="quorum" if side.QUORUM else "classic",
     broker_connection_retry_on_startup=True,
 )
-if os.environ.get("BENCH_CONFIRMS"):
-    app.conf.broker_transport_options = {"confirm_publish": True}
 if os.environ.get("BENCH_PREFETCH"):
     app.conf.worker_prefetch_multiplier = int(os.environ["BENCH_PREFETCH"])
 if os.environ.get("BENCH_NO_HEARTBEAT"):
@@ -58,9 +56,10 @@ def describe() -> dict[str, Any]:
         label: str, pool: str, children: int, *, processes: int = 1, **env: str
     ) -> dict[str, Any]:
         command = [celery, "-A", "benchmarks.peers.celery", "worker", "-l", "WARNING"]
-        command += ["-P", pool, "-c", str(children)]
+        command += ["-P", pool, "-c", str(children), "-n", "bench{number}@%h"]
         return {"label": label, "command": command, "env": env, "processes": processes}
 
+    steps = [f"celery_delayed_{step}" for step in range(28)]
     return {
         "workers": {
             "drain": worker("prefork, 2 children", "prefork", 2),
@@ -71,14 +70,16 @@ def describe() -> dict[str, Any]:
             "sleeping": worker("gevent, 1,000 slots", "gevent", 1000, BENCH_NO_HEARTBEAT="1"),
             "sleeping-threads": worker("threads, 200 slots", "threads", 200),
             "eight": worker("prefork, 8 children", "prefork", 8),
-            "four": worker("prefork, 4 children", "prefork", 4),
         },
         "publish": {
             "one": "`delay()`, each confirmed",
             "many": "`group`, unconfirmed",
         },
-        "queues": ["bench.celery", "bench.celery.quorum"],
+        # With quorum queues its workers declare a ladder for delayed tasks.
+        "queues": ["bench.celery", "bench.celery.quorum", *steps],
         "exchanges": [
+            *steps,
+            "celery_delayed_delivery",
             "bench.celery",
             "bench.celery.quorum",
             "celeryev",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -49,7 +48,6 @@ def describe() -> dict[str, Any]:
             "sleeping": worker("2 × 500 threads", 2, 500),
             "sleeping-threads": worker("1 × 200 threads", 1, 200),
             "eight": worker("8 processes × 1 thread", 8, 1),
-            "four": worker("4 processes × 1 thread", 4, 1),
         },
         "publish": {
             "one": "`send()`, each confirmed",
@@ -89,5 +87,4 @@ def _send(actor: Any, tasks: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("dramatiq_prom_port", "0")
     side.main(describe=describe, setup=setup, publish=publish, fill=fill)

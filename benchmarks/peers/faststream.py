@@ -67,7 +67,6 @@ def describe() -> dict[str, Any]:
             "results": worker("2 workers", 2),
             "sleeping": worker("1 worker, 1,000 tasks", 1, BENCH_PREFETCH="1000"),
             "eight": worker("8 workers", 8),
-            "four": worker("4 workers", 4),
         },
         "publish": {
             "one": "`publish()`, persistent, each confirmed",

@@ -3,8 +3,8 @@
 A module's words, each printing one JSON object as its last line:
 
 ``describe``
-    ``workers``: commands by what they are for (see below), each with a ``label``; ``env`` where it needs one. ``publish``:
-    ways to publish, with a label. ``queues`` and ``exchanges``: everything the framework may leave on the broker.
+    ``workers``: by what they are for (see below) a ``command`` with a ``label``, an ``env``, and how many ``processes`` of it
+    to start; ``{number}`` in it tells them apart. ``publish``: ways to publish, with a label. ``queues`` and ``exchanges``: everything the framework may leave on the broker.
     ``versions``: of the packages. ``imports``: the statement a program begins with. ``results``: where results go, or null.
 ``setup``
     Declares the queues, and leaves those for tasks empty as far as the framework can.
@@ -17,7 +17,7 @@ A module's words, each printing one JSON object as its last line:
 
 Workers are for: ``drain`` (as shipped, two processes), ``best`` (the same work at the best setting known), ``quorum``
 (as ``drain``, on a quorum queue), ``results``, ``sleeping`` (1,000 tasks that sleep 50 ms at a time), ``sleeping-threads``
-(200 of them), ``eight`` and ``four`` (child processes). What a framework does not have is left out.
+(200 of them), ``eight`` (eight child processes). What a framework does not have is left out.
 """
 
 from __future__ import annotations

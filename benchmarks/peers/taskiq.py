@@ -68,7 +68,6 @@ def describe() -> dict[str, Any]:
             "quorum": worker("2 workers", 2, BENCH_QUORUM="1"),
             "sleeping": worker("1 worker, 1,000 tasks", 1, *thousand, BENCH_PREFETCH="1200"),
             "eight": worker("8 workers", 8),
-            "four": worker("4 workers", 4),
         },
         "publish": {
             "one": "`kiq()`, each confirmed",

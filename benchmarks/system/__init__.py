@@ -1,1 +1,1 @@
-"""Whole workers on a real RabbitMQ, beside Celery in the same run."""
+"""Work for whole workers on a real broker: each module gives the jobs of one kind of work for one framework."""

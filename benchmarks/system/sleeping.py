@@ -1,0 +1,34 @@
+"""Sleeping tasks: each waits 50 ms, as for a network; 1,000 slots, and 200 threads. Ideal are 20,000 and 4,000 a second."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.frameworks import Framework
+from benchmarks.place import Place
+from benchmarks.system.jobs import Job, Size, drain
+
+WORK = "sleeping"
+FEWER = 5  # 200 threads get a fifth of the tasks of 1,000 slots
+
+
+def jobs(framework: Framework, place: Place, size: Size) -> list[Job]:
+    """One job for each kind of slots the framework has."""
+    ours = framework.who == "amqtask"
+    ways = {
+        "sleeping": (size.naps, "nap"),
+        # amqtask's other sleeping task is a coroutine function, and threads are for plain ones
+        "sleeping-threads": (size.naps // FEWER, "nap-in-thread" if ours else "nap"),
+    }
+    return [
+        Job(
+            place,
+            WORK,
+            framework.who,
+            how,
+            framework.purposes[how]["label"],
+            partial(drain, framework, place, how, tasks, task),
+        )
+        for how, (tasks, task) in ways.items()
+        if how in framework.purposes
+    ]
