@@ -27,6 +27,7 @@ from amqtask.core.fleet import (
     KillServer,
     Mode,
     Phase,
+    Rescale,
     RetireServer,
     Say,
     ServerExited,
@@ -489,6 +490,150 @@ def test_lost_fork_server_is_started_again_after_a_pause() -> None:
     assert node.tell(ServerReady(2)) == [Spawn(0, 2), Spawn(1, 2)]
 
 
+# ---------------------------------------------------------------- another number of children
+
+SCALED = Config(children=1, seats=12, most=4)
+
+
+def test_it_grows_and_says_so() -> None:
+    node = running(SCALED)
+
+    spawns = node.tell(Rescale(3, waiting=40, busy=1))
+    assert spawns == [Spawn(1, 1), Spawn(2, 1)]
+    assert node.up(spawns) == []
+    assert node.said[-1] == Say(
+        "info",
+        "more children",
+        {"children": 3, "before": 1, "waiting": 40, "busy": 1},
+    )
+
+
+def test_it_shrinks_in_the_order_it_is_told_and_charges_nobody() -> None:
+    node = running(SCALED)
+    node.up(node.tell(Rescale(4)))
+
+    commands = node.tell(Rescale(2, order=(2, 0, 1, 3)))
+    assert commands == [
+        SignalChild(2, node.pid(2), "TERM"),
+        SignalChild(0, node.pid(0), "TERM"),
+    ]
+    assert node.tell(ChildExited(2, node.pid(2), 0)) == []
+    # one had begun a task in that moment, and dies of it: that is its doing, and not replaced
+    dies = node.tell(ChildExited(0, node.pid(0), 0, 11, (TASK,)))
+    assert [type(command) for command in dies] == [Charge]
+    assert sorted(node.state.children) == [1, 3]
+
+
+def test_one_that_was_told_to_go_has_all_the_time_it_needs_until_the_node_stops() -> None:
+    node = running(Config(children=1, seats=12, most=4, shutdown_timeout=30.0))
+    node.up(node.tell(Rescale(2)))
+
+    node.tell(Rescale(1, order=(0,)))
+    assert deadline(node.state) is None
+    node.tell(SignalArrived("TERM"))
+    assert deadline(node.state) == node.now + 30.0
+    assert node.tell(Tick(), after=30.0) == [
+        SignalChild(0, node.pid(0), "QUIT"),
+        SignalChild(1, node.pid(1), "QUIT"),
+    ]
+
+
+def test_a_refill_turns_a_shrink_around() -> None:
+    node = running(SCALED)
+    node.up(node.tell(Rescale(4)))
+    node.tell(Rescale(2, order=(3, 2)))
+
+    # those that were told go; others come at once
+    spawns = node.tell(Rescale(4))
+    assert spawns == [Spawn(4, 1), Spawn(5, 1)]
+    node.up(spawns)
+    assert node.tell(ChildExited(3, node.pid(3), 0)) == []
+
+
+def test_those_on_their_way_go_first() -> None:
+    node = running(SCALED)
+    asked = node.tell(Rescale(3))
+    starting = node.fork(asked[0])
+
+    assert node.tell(Rescale(1)) == [SignalChild(1, starting, "TERM")]
+    # the fork server has yet to answer for the other
+    assert isinstance(asked[1], Spawn)
+    assert node.tell(ChildStarted(2, 2000, 1)) == [SignalChild(2, 2000, "TERM")]
+    assert node.state.children[0].phase is Phase.READY
+
+
+def test_a_stop_while_it_grows_takes_all_along() -> None:
+    node = running(SCALED)
+    node.tell(Rescale(3))
+    ready = node.pid(0)
+
+    assert node.tell(SignalArrived("TERM")) == [SignalChild(0, ready, "TERM")]
+    assert node.tell(Rescale(4)) == []
+    assert node.tell(ChildStarted(1, 2001, 1)) == [SignalChild(1, 2001, "TERM")]
+    assert node.tell(ChildStarted(2, 2002, 1)) == [SignalChild(2, 2002, "TERM")]
+    for index, pid in ((0, ready), (1, 2001)):
+        assert node.tell(ChildExited(index, pid, 0)) == []
+    # it had not learned to answer the signal yet
+    assert node.tell(ChildExited(2, 2002, 0, 15)) == [RetireServer(1)]
+    assert node.tell(ServerExited(1, "exit code 0")) == [Exit(0)]
+
+
+def test_a_reload_brings_up_as_many_as_are_wanted_now() -> None:
+    node = running(SCALED)
+    node.up(node.tell(Rescale(3)))
+    node.tell(SignalArrived("HUP"))
+    spawns = node.tell(ServerReady(2))
+    assert len(spawns) == 3
+    node.up(spawns[:1])
+
+    # wanted meanwhile: fewer of both generations
+    commands = node.tell(Rescale(2, order=(0, 1, 2)))
+    assert commands == [SignalChild(0, node.pid(0), "TERM")]
+    followed = node.up(spawns[1:])
+    assert followed == [SignalChild(1, node.pid(1), "TERM"), SignalChild(2, node.pid(2), "TERM")]
+    working = [c for c in node.state.children.values() if c.phase is Phase.READY]
+    assert [c.generation for c in working] == [2, 2]
+    assert node.state.current == 2
+
+
+def test_a_node_of_no_children_starts_reloads_and_stops() -> None:
+    node = running(Config(children=0, seats=6, most=2))
+    assert [say.event for say in node.said] == ["ready"]
+
+    assert node.tell(SignalArrived("HUP")) == [StartServer(2)]
+    assert node.state.current == 1  # not before it is imported
+    assert node.tell(ServerReady(2)) == [RetireServer(1)]
+    assert node.tell(ServerExited(1, "exit code 0")) == []
+    assert node.tell(Rescale(1)) == [Spawn(0, 2)]
+    node.tell(Rescale(0))
+    assert node.tell(ChildStarted(0, 2000, 2)) == [SignalChild(0, 2000, "TERM")]
+    assert node.tell(ChildExited(0, 2000, 0)) == []
+    assert node.tell(SignalArrived("TERM")) == [RetireServer(2)]
+    assert node.tell(ServerExited(2, "exit code 0")) == [Exit(0)]
+
+
+def test_growth_waits_while_children_crash() -> None:
+    node = running(SCALED)
+    spawns = node.tell(Rescale(2))
+    assert isinstance(spawns[0], Spawn)
+    assert node.tell(ChildExited(spawns[0].index, node.fork(spawns[0]), 1)) == []
+
+    assert node.tell(Rescale(4)) == []
+    due = deadline(node.state)
+    assert due is not None
+    assert len(node.tell(Tick(), after=due - node.now)) == 3
+
+
+def test_a_number_that_is_fixed_or_out_of_bounds() -> None:
+    node = running()
+    before = node.state
+    assert node.tell(Rescale(5)) == []
+    assert node.state == before
+
+    node = running(SCALED)
+    assert len(node.tell(Rescale(50))) == 3
+
+
 def test_usr1_goes_to_every_child() -> None:
     node = running()
 
@@ -530,7 +675,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = Config(children=3, seats=9, shutdown_timeout=20.0)
+        self.config = Config(children=2, seats=12, most=4, shutdown_timeout=20.0)
+        self.told: set[int] = set()  # children that were told to end
         self.now = 0.0
         self.pids = 0
         self.servers: dict[int, str] = {}  # generation → importing | serving
@@ -540,6 +686,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.orphans: set[int] = set()  # of a fork server that just died
         self.exit: int | None = None
         self.stopping = False
+        self.blame = True  # whether what ends now may be charged
         self.state, commands = begin(self.config)
         self.obey(commands)
 
@@ -564,8 +711,11 @@ class AnyOrder(RuleBasedStateMachine):
                     taken |= {spawn.index for spawn in self.asked}
                     assert command.index not in taken, "two children in one seat"
                     self.asked.append(command)
-                case SignalChild(_, pid):
+                case SignalChild(_, pid, name):
                     assert pid in self.alive, "a signal to a process that is not there"
+                    if name == "TERM":
+                        assert pid not in self.told, "told twice"
+                        self.told.add(pid)
                 case KillChild(_, pid):
                     assert pid in self.alive or pid in self.orphans
                     if pid in self.orphans:
@@ -579,6 +729,7 @@ class AnyOrder(RuleBasedStateMachine):
                     self.exit = code
                 case Charge(task):
                     assert task.id.startswith("task-")
+                    assert self.blame, "charged for an exit as it was told"
                 case Say():
                     pass
         assert sum(isinstance(c, Exit) for c in commands) <= 1
@@ -674,7 +825,27 @@ class AnyOrder(RuleBasedStateMachine):
         seat, _, _ = self.alive.pop(pid)
         self.dying.discard(pid)
         tasks = (Task(f"task-{pid}", "t"),) if busy else ()
+        self.blame = not (pid in self.told and how in ((0, 0), (0, 15)))
         self.tell(ChildExited(seat, pid, how[0], how[1], tasks))
+        self.blame = True
+
+    @rule(data=st.data(), number=st.integers(0, 5))
+    def another_number(self, data: st.DataObject, number: int) -> None:
+        order = data.draw(st.permutations(range(self.config.seats)))
+        before = self.state
+        self.tell(Rescale(number, tuple(order)))
+        if self.state.wanted == before.wanted:
+            return
+        ready = {
+            index
+            for index, child in before.children.items()
+            if child.phase is Phase.READY and child.generation == before.current
+        }
+        kept = {i for i in ready if self.state.children[i].phase is Phase.READY}
+        if self.state.current == before.current and kept != ready:
+            assert len(kept) >= min(len(ready), self.state.wanted) or self.state.incoming
+            last_kept = min((order.index(index) for index in kept), default=len(order))
+            assert all(order.index(index) < last_kept for index in ready - kept)
 
     @rule(name=st.sampled_from(["HUP", "USR1", "HUP"]))
     def signal(self, name: SignalName) -> None:
@@ -699,7 +870,11 @@ class AnyOrder(RuleBasedStateMachine):
                 if child.generation == generation
                 and child.phase in (Phase.ASKED, Phase.STARTING, Phase.READY)
             ]
-            assert len(members) <= self.config.children
+            assert len(members) <= 4
+            if self.state.mode is Mode.RUNNING:
+                # one that was asked for cannot be told before it is there
+                started = [child for child in members if child.phase is not Phase.ASKED]
+                assert len(started) <= self.state.wanted
         assert len(self.alive) + len(self.asked) <= self.config.seats
 
     @invariant()
@@ -726,7 +901,7 @@ class AnyOrder(RuleBasedStateMachine):
             and child.phase in (Phase.ASKED, Phase.STARTING, Phase.READY)
             for child in self.state.children.values()
         )
-        if serving and members < self.config.children:
+        if serving and members < self.state.wanted:
             assert self.state.hold_until > self.now
         if not current and not self.state.incoming:
             assert self.state.server_at is not None

@@ -7,6 +7,10 @@ A *generation* is one import of the app: one fork server and the children forked
 below ``Config.seats``. There are more seats than children, for the overlap in which replacements become ready before those
 they replace are told to drain.
 
+How many children there should be may change while the node lives (``Rescale``). Those that are too many are told to drain and not
+replaced; who tells of another number also tells who goes first. A child that was told goes, whatever comes next: when more are
+wanted again meanwhile, another takes its place.
+
 A node may keep an *agent* beside its children: a process, forked like them, that holds the node's connection to the rest of the
 cluster. It sits in the seat ``AGENT``, which is not one of the board's. It is started before the children, follows the current
 generation, is started again when it dies, and leaves after the last child.
@@ -24,6 +28,7 @@ from amqtask.core.fleet.values import (
     MEMBERS,
     MOVES,
     SIGNALS,
+    STARTED,
     WORKING,
     Agent,
     Charge,
@@ -43,6 +48,7 @@ from amqtask.core.fleet.values import (
     Life,
     Mode,
     Phase,
+    Rescale,
     RetireServer,
     Say,
     Server,
@@ -66,6 +72,7 @@ __all__ = [
     "MEMBERS",
     "MOVES",
     "SIGNALS",
+    "STARTED",
     "WORKING",
     "Agent",
     "Charge",
@@ -85,6 +92,7 @@ __all__ = [
     "Life",
     "Mode",
     "Phase",
+    "Rescale",
     "RetireServer",
     "Say",
     "Server",

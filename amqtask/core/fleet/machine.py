@@ -12,6 +12,7 @@ from amqtask.core.fleet.values import (
     MEMBERS,
     MOVES,
     SIGNALS,
+    STARTED,
     WORKING,
     Agent,
     Charge,
@@ -31,6 +32,7 @@ from amqtask.core.fleet.values import (
     Life,
     Mode,
     Phase,
+    Rescale,
     RetireServer,
     Say,
     Server,
@@ -53,7 +55,9 @@ Step = tuple[State, tuple[Command, ...]]
 
 def begin(config: Config) -> Step:
     """Return the first state and the commands that start the node."""
-    state = State(config, servers={1: Server(1, Life.IMPORTING)}, incoming=1, newest=1)
+    state = State(
+        config, config.children, servers={1: Server(1, Life.IMPORTING)}, incoming=1, newest=1
+    )
     return state, (StartServer(1),)
 
 
@@ -96,6 +100,8 @@ def step(state: State, event: Event, now: float) -> Step:
             work.child_stuck(event)
         case ChildExited():
             work.child_exited(event)
+        case Rescale():
+            work.rescale(event)
         case SignalArrived():
             work.signal_arrived(event)
         case Tick():
@@ -119,7 +125,7 @@ def _wanted(state: State, generation: int) -> int:
     server = state.servers.get(generation)
     if server is None or server.life is not Life.SERVING:
         return 0
-    return state.config.children - _count(state.children.values(), generation, MEMBERS)
+    return state.wanted - _count(state.children.values(), generation, MEMBERS)
 
 
 def _lacks_agent(state: State) -> bool:
@@ -149,6 +155,7 @@ class _Work:
         self.state = state
         self.now = now
         self.commands: list[Command] = []
+        self.order: tuple[int, ...] = ()  # of seats, in which children are let go
 
     # ------------------------------------------------------------ fork servers
 
@@ -438,20 +445,24 @@ class _Work:
         elif agent is not None and current not in (0, agent.generation):
             self._release_agent()
 
-    def _drain(self, child: Child) -> None:
+    def _drain(self, child: Child, *, patiently: bool = False) -> None:
+        """Tell a child to finish what it runs and to go, within the shutdown timeout unless ``patiently``."""
+        timeout = None if patiently else self.state.config.shutdown_timeout
+        quit_at = None if timeout is None else self.now + timeout
+        if child.phase is Phase.DRAINING and child.quit_at is None and quit_at is not None:
+            # it had all the time there is, and now somebody waits for it
+            self._child(msgspec.structs.replace(child, quit_at=quit_at))
         phase = MOVES.get((child.phase, "drain"))
         if phase is None:
             return
-        config = self.state.config
-        timeout = config.shutdown_timeout
         self._do(SignalChild(child.index, child.pid, "TERM"))
         self._child(
             msgspec.structs.replace(
                 child,
                 phase=phase,
-                quit_at=None if timeout is None else self.now + timeout,
+                quit_at=quit_at,
                 # a child that never got ready holds no work: it may not delay the stop
-                kill_at=None if child.was_ready else self.now + config.cold_grace,
+                kill_at=None if child.was_ready else self.now + self.state.config.cold_grace,
             )
         )
 
@@ -471,6 +482,43 @@ class _Work:
         self._child(
             msgspec.structs.replace(child, phase=phase, quit_at=None, kill_at=None, expected=True)
         )
+
+    # ------------------------------------------------------------ another number of children
+
+    def rescale(self, event: Rescale) -> None:
+        most, before = self.state.config.most, self.state.wanted
+        if self.state.mode is not Mode.RUNNING or most is None:
+            return
+        wanted = max(0, min(most, event.children))
+        if wanted == before:
+            return
+        self._set(wanted=wanted)
+        self.order = event.order
+        self._say(
+            "info",
+            "more children" if wanted > before else "fewer children",
+            children=wanted,
+            before=before,
+            waiting=event.waiting,
+            busy=event.busy,
+        )
+
+    def _let_go(self, generation: int) -> None:
+        """Drain the children of a generation that are too many: first those that hold no work yet, then by the order given.
+
+        They may take all the time they need: nobody waits for them.
+        """
+        members = [
+            child
+            for child in self.state.children.values()
+            if child.generation == generation and child.phase in STARTED
+        ]
+        ranks = {index: rank for rank, index in enumerate(self.order)}
+        members.sort(
+            key=lambda child: (child.phase is Phase.READY, ranks.get(child.index, len(ranks)))
+        )
+        for child in members[: max(0, len(members) - self.state.wanted)]:
+            self._drain(child, patiently=True)
 
     # ------------------------------------------------------------ signals and time
 
@@ -591,6 +639,8 @@ class _Work:
             for generation in (self.state.current, self.state.incoming):
                 self._spawn(generation)
         self._drain_retiring()
+        for generation in (self.state.current, self.state.incoming):
+            self._let_go(generation)
         for server in list(self.state.servers.values()):
             needed = server.generation in (self.state.current, self.state.incoming) or any(
                 child.generation == server.generation for child in self.state.children.values()
@@ -609,9 +659,14 @@ class _Work:
             self._do(Spawn(index, generation))
 
     def _hand_over(self) -> None:
-        full = self.state.config.children
+        full = self.state.wanted
         children = list(self.state.children.values())
-        if self.state.incoming and _count(children, self.state.incoming, WORKING) >= full:
+        following = self.state.servers.get(self.state.incoming)
+        if (
+            following is not None
+            and following.life is Life.SERVING
+            and _count(children, self.state.incoming, WORKING) >= full
+        ):
             old = self.state.current
             self._set(current=self.state.incoming, incoming=0, announced=False)
             for child in children:
@@ -626,7 +681,7 @@ class _Work:
             self._say("info", "ready", generation=self.state.current, children=full)
 
     def _drain_retiring(self) -> None:
-        full, seats = self.state.config.children, self.state.config.seats
+        full, seats = self.state.wanted, self.state.config.seats
         for child in list(self.state.children.values()):
             if child.phase is not Phase.RETIRING:
                 continue

@@ -108,13 +108,15 @@ MEMBERS = frozenset(
     {Phase.ASKED, Phase.STARTING, Phase.READY}
 )  # those that count towards the wanted number
 WORKING = frozenset({Phase.READY, Phase.RETIRING})
+STARTED = frozenset({Phase.STARTING, Phase.READY})  # members that can be told to go
 
 
 class Config(msgspec.Struct, frozen=True):
     """What does not change while the node lives. Times are seconds."""
 
-    children: int
+    children: int  # with ``most``: those to begin with
     seats: int
+    most: int | None = None  # children there may be at most; None: their number stays as it is
     shutdown_timeout: float | None = None  # TERM becomes QUIT after this
     soft_timeout: float = 0.0  # what runs is given so long before a QUIT
     cold_grace: float = 5.0  # QUIT becomes SIGKILL after this
@@ -203,6 +205,22 @@ class ChildExited(msgspec.Struct, frozen=True):
     running: tuple[Task, ...] = ()
 
 
+class Rescale(msgspec.Struct, frozen=True):
+    """There should be another number of children. Ignored while stopping, and by a node whose number is fixed.
+
+    Args:
+        children: how many.
+        order: seats in the order in which children are let go, when there are too many. Others come last.
+        waiting: messages in the queues, for the log.
+        busy: slots that run a task, for the log.
+    """
+
+    children: int
+    order: tuple[int, ...] = ()
+    waiting: int = 0
+    busy: int = 0
+
+
 class SignalArrived(msgspec.Struct, frozen=True):
     """The supervisor received a signal."""
 
@@ -223,6 +241,7 @@ Event = (
     | ChildRetiring
     | ChildStuck
     | ChildExited
+    | Rescale
     | SignalArrived
     | Tick
 )
@@ -335,6 +354,7 @@ class State(msgspec.Struct, frozen=True):
     """Everything the supervisor knows. Make the first with ``begin``."""
 
     config: Config
+    wanted: int  # children of each generation
     mode: Mode = Mode.BOOTING
     servers: dict[int, Server] = {}
     children: dict[int, Child] = {}
