@@ -82,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # workers
     worker_concurrency: Count | None = None  # None: one slot per CPU
+    worker_autoscale_keepalive: Positive = (
+        30.0  # with --autoscale, a child that was not needed for so long goes
+    )
     worker_prefetch_multiplier: Count | None = None  # None: hold about 100 ms of work per slot
     worker_pool: str = "prefork"
     worker_max_tasks_per_child: Count | None = None

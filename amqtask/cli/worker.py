@@ -17,6 +17,7 @@ app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": 
 # The settings that stand in for a flag that is not given.
 FROM_SETTINGS = {
     "concurrency": "worker_concurrency",
+    "autoscale_keepalive": "worker_autoscale_keepalive",
     "pool": "worker_pool",
     "prefetch_multiplier": "worker_prefetch_multiplier",
     "max_tasks_per_child": "worker_max_tasks_per_child",
@@ -79,6 +80,16 @@ def worker(
         int,
         typer.Option("--processes", min=1, help="Multiplies the pool: so many of it side by side."),
     ] = 1,
+    autoscale: Annotated[
+        str | None,
+        typer.Option(
+            "--autoscale",
+            metavar="MAX,MIN",
+            show_default=False,
+            help="As many processes as the work needs, between these. Takes the place of -c for prefork; for pools with"
+            " several slots, -c is the slots of each process. MAX alone: at least 1.",
+        ),
+    ] = None,
     prefetch_multiplier: Annotated[
         int | None,
         typer.Option(
@@ -176,6 +187,7 @@ def worker(
         "node": hostname,
         "loglevel": loglevel.lower(),
         "processes": processes,
+        "autoscale": None if autoscale is None else split_bounds(autoscale),
         "prefetch_multiplier": prefetch_multiplier,
         "max_tasks_per_child": max_tasks_per_child,
         "max_memory_per_child": max_memory_per_child,
@@ -201,6 +213,24 @@ def split_names(values: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
+def split_bounds(text: str) -> tuple[int, int]:
+    """The bounds in ``--autoscale``, most and fewest children. In either order, as in Celery; one number is the most.
+
+    Raises:
+        ConfigurationError: it is not one or two whole numbers.
+    """
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ConfigurationError(
+            f"--autoscale {text!r} is not MAX,MIN: write --autoscale 10,3 for three to ten processes."
+        )
+    numbers = sorted(int(part) for part in parts)
+    most, least = numbers[-1], numbers[0] if len(numbers) == 2 else 1
+    if most == 0:
+        raise ConfigurationError("--autoscale 0 would never run a task: its maximum is at least 1.")
+    return most, least
+
+
 def _run(flags: dict[str, Any], json_logs: bool | None) -> int:
     # imported here, and before the fork: the processes of the node share it
     from amqtask.worker import node, supervisor
@@ -219,6 +249,11 @@ def _run(flags: dict[str, Any], json_logs: bool | None) -> int:
     defaults = {flag: getattr(settings, name) for flag, name in FROM_SETTINGS.items()}
     given = {name: value for name, value in flags.items() if value is not None}
     options = WorkerOptions.parse(**{**defaults, **given})
+    if options.autoscale is not None and options.one_slot and "concurrency" in given:
+        logger.warning(
+            "-c has no effect beside --autoscale, which says how many processes there are",
+            pool=options.pool,
+        )
 
     def show(info: Mapping[str, object]) -> None:
         if as_json:
@@ -239,8 +274,12 @@ def banner(info: Mapping[str, object], processes: int = 1) -> list[tuple[str, st
         processes: the ``--processes`` option.
     """
     children, slots = info["children"], info["slots"]
-    if children:
-        shape = f"{info['pool']}, {_many(children, 'process')} \N{MULTIPLICATION SIGN} {_many(slots, 'slot')}"
+    most = info["most_children"]
+    if most:
+        count = _many(children, "process")
+        if most != children:
+            count = f"{children} to {_many(most, 'process')}"
+        shape = f"{info['pool']}, {count} \N{MULTIPLICATION SIGN} {_many(slots, 'slot')}"
         if processes > 1:
             shape += f" (--processes {processes})"
     else:

@@ -4,7 +4,9 @@ Forked like a child, it shares the children's memory and holds no message and no
 which alone writes the board; what the supervisor has charged comes from there and is published until it is confirmed. The
 supervisor keeps its own copy of that until then, so an agent may die at any moment and nothing is forgotten.
 
-Two threads: the I/O thread owns both connections, the main thread reads the mailbox and the signals.
+In a node that scales itself the agent also tells the supervisor, about once a second, how many messages wait in the queues.
+
+Two threads: the I/O thread owns the connections, the main thread reads the mailbox and the signals.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from amqtask.amqp.threaded.gauge import QueueGauge
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.verdicts import Record, key, parts
@@ -29,6 +32,8 @@ from amqtask.worker.prepared import AgentContext
 
 log = get_logger("amqtask.worker")
 
+EVERY = 1.0  # seconds between two counts of what waits, at most
+LOOKS = 10  # of them in a keepalive, at least
 FLUSH = 2.0  # seconds a stopping agent waits for the confirms of what its node charged
 CLOSE_GRACE = 1.0
 IDS = 400  # of one record in a frame: each takes at most 66 bytes
@@ -65,6 +70,20 @@ class Agent:
             on_replayed=lambda: self._mailbox.send(link.AgentReplayed()),
             on_cannot=lambda reason: self._mailbox.send(link.AgentCannot(reason)),
         )
+        self._gauge: QueueGauge | None = None
+        if job.measured:
+            self._gauge = QueueGauge(
+                self._io,
+                job.addresses,
+                name=f"{context.node} gauge",
+                heartbeat=settings.broker_heartbeat,
+                connect_timeout=settings.broker_connection_timeout,
+                queues=job.measured,
+                on_measured=self._io_measured,
+                # often enough to see what happens in a keepalive
+                every=min(EVERY, settings.worker_autoscale_keepalive / LOOKS),
+                fast=settings.broker_fast_frames,
+            )
         # I/O thread: not the board's own, on which what was sent last may not be yet
         self._sent_up_to = context.board.offset
 
@@ -74,6 +93,8 @@ class Agent:
         wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
         self._io.start()
         self._io.post(self._feed.start)
+        if self._gauge is not None:
+            self._gauge.start()
         self._mailbox.send(link.AgentListens())
         with selectors.DefaultSelector() as selector:
             selector.register(self._mailbox, selectors.EVENT_READ)
@@ -98,6 +119,8 @@ class Agent:
             log.warning("stopping with verdicts that the broker has not confirmed")
         closed = threading.Event()
         self._io.post(lambda: self._feed.close(closed.set))
+        if self._gauge is not None:
+            self._gauge.close(_nothing)
         self._publisher.close(0.0)
         closed.wait(CLOSE_GRACE)
         self._io.stop(CLOSE_GRACE)
@@ -127,11 +150,19 @@ class Agent:
         self._send(offset, batch)
         self._sent_up_to = offset
 
+    def _io_measured(self, waiting: int | None) -> None:
+        # one that finds no room is no loss: the next is newer
+        self._mailbox.offer(link.AgentMeasured(waiting))
+
     def _send(self, offset: int, records: list[Record]) -> None:
         try:
             self._mailbox.send(link.AgentRead(offset, records))
         except OSError as error:
             log.error("verdicts could not be passed on", reason=str(error), count=len(records))
+
+
+def _nothing() -> None:
+    """Nobody waits for this close: what it has asked need not be answered."""
 
 
 def _call_it(name: str) -> None:

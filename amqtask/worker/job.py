@@ -34,6 +34,7 @@ class Job:
         max_tasks: tasks after which a child is replaced.
         max_memory: KiB of resident memory after which a child is replaced.
         single_active: one of the queues has a single active consumer.
+        measured: queues whose messages the node's agent counts, for a node that scales itself.
     """
 
     app: App
@@ -51,3 +52,4 @@ class Job:
     max_tasks: int | None
     max_memory: int | None
     single_active: bool = False
+    measured: tuple[str, ...] = ()

@@ -130,7 +130,13 @@ class AgentCannot(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-FromAgent = AgentListens | AgentRead | AgentReplayed | AgentConfirmed | AgentCannot
+class AgentMeasured(msgspec.Struct, frozen=True, tag=True):
+    """So many messages wait in the node's queues; None: the broker cannot be asked now."""
+
+    waiting: int | None
+
+
+FromAgent = AgentListens | AgentRead | AgentReplayed | AgentConfirmed | AgentCannot | AgentMeasured
 
 # ---------------------------------------------------------------- supervisor → agent
 

@@ -116,6 +116,7 @@ def prepare(options: WorkerOptions) -> Node:
         max_tasks=options.max_tasks_per_child,
         max_memory=options.max_memory_per_child,
         single_active=single_active,
+        measured=_measured(topology, queues, options),
     )
     info: dict[str, object] = {
         "node": options.node,
@@ -126,6 +127,7 @@ def prepare(options: WorkerOptions) -> Node:
         "pool": options.pool,
         "children": options.children,
         "slots": options.slots,
+        "most_children": options.most_children,
         "prefetch": prefetch,
         "tasks": sorted(app.tasks),
     }
@@ -159,6 +161,25 @@ def _single_active(topology: Topology, queues: tuple[str, ...]) -> bool:
     return any(
         name in topology.queues and topology.queues[name].single_active_consumer for name in queues
     )
+
+
+def _measured(
+    topology: Topology, queues: tuple[str, ...], options: WorkerOptions
+) -> tuple[str, ...]:
+    """The queues whose length tells how many children there should be: those that several can work on.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if options.autoscale is None:
+        return ()
+    shared = tuple(queue for queue in queues if not _single_active(topology, (queue,)))
+    if not shared:
+        raise ConfigurationError(
+            "Only one process at a time can work on a queue with a single active consumer, so --autoscale would add idle ones: "
+            "leave it out."
+        )
+    return shared
 
 
 def _prefetch(single_active: bool, options: WorkerOptions) -> int | None:

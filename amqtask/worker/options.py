@@ -42,6 +42,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     queues: tuple[str, ...] = ()  # empty: the app's default queue
     concurrency: Count = 1
     processes: Count = 1
+    autoscale: tuple[Count, Annotated[int, msgspec.Meta(ge=0)]] | None = None  # most, fewest
+    autoscale_keepalive: Seconds = 30.0  # a child that was not needed for so long goes
     pool: str = "prefork"
     node: str = ""
     loglevel: str = "info"
@@ -86,11 +88,49 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ConfigurationError(
                 f"The soft time limit ({soft:g} s) must be shorter than the time limit ({hard:g} s)."
             )
+        if options.autoscale is not None:
+            options.check_autoscale(*options.autoscale)
         return options
+
+    def check_autoscale(self, most: int, least: int) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigurationError: one sentence.
+        """
+        if least > most:
+            raise ConfigurationError(
+                f"--autoscale {most},{least} has its minimum above its maximum: write {least},{most}."
+            )
+        if self.in_process:
+            raise ConfigurationError(
+                f"The {self.pool} pool runs tasks in the worker's own process, so --autoscale cannot add any: use another pool."
+            )
+        if self.processes > 1:
+            raise ConfigurationError(
+                "--autoscale says how many processes there are, so leave out --processes."
+            )
+
+    @property
+    def in_process(self) -> bool:
+        """Whether tasks run in the worker's own process."""
+        return POOLS[self.pool].children == 0
+
+    @property
+    def one_slot(self) -> bool:
+        """Whether every process of the pool runs one task at a time, and ``concurrency`` is how many processes there are."""
+        return POOLS[self.pool].slots == 1
+
+    @property
+    def most_children(self) -> int:
+        """How many child processes the node keeps at most."""
+        return self.children if self.autoscale is None else self.autoscale[0]
 
     @property
     def children(self) -> int:
-        """How many child processes the node keeps; 0 when the pool runs in the worker's own process."""
+        """How many child processes the node keeps, at the start and at least; see ``in_process``."""
+        if self.autoscale is not None:
+            return self.autoscale[1]
         per_process = POOLS[self.pool].children
         return (self.concurrency if per_process is None else per_process) * self.processes
 

@@ -44,6 +44,7 @@ from amqtask.worker.docket import Docket
 from amqtask.worker.lineage import ASK_SIGNAL, Wakeup, kill_group
 from amqtask.worker.options import WorkerOptions
 from amqtask.worker.prepared import ChildContext, ChildExit, Prepare
+from amqtask.worker.scaling import Scaling
 
 log = get_logger("amqtask.supervisor")
 
@@ -55,7 +56,7 @@ KILL_GRACE = 0.25  # s: the same, when the order was to kill
 ORDER_STANDS = 2.0  # s in which a task that is to be terminated is looked for
 ORDER_LOOK = 0.1  # s between two such looks
 REPLAY_WITHIN = 30.0  # s the children wait for the verdicts of the others before they go on without; a broker may be away
-SEATS = 3  # seats per child: those that work, those that follow, and those that still drain from the reload before
+SEATS = 3  # seats per child there may be: those that work, those that follow, and those that still drain from the reload before
 
 _NAMES: dict[int, fleet.SignalName] = {
     signal.SIGTERM: "TERM",
@@ -78,7 +79,7 @@ def run(options: WorkerOptions, prepare: Prepare, on_ready: OnReady = lambda inf
             before is not imported anew by a reload, so it should not have imported the app.
         on_ready: called once with ``Prepared.info`` when the app is imported and before the first child is forked.
     """
-    if options.children == 0:
+    if options.in_process:
         return _run_solo(options, prepare, on_ready)
     shell = _Shell(options, prepare, on_ready)
     try:
@@ -119,7 +120,8 @@ class _Shell:
         self._log = log.bind(node=options.node)
         config = fleet.Config(
             children=options.children,
-            seats=options.children * SEATS,
+            seats=options.most_children * SEATS,
+            most=None if options.autoscale is None else options.most_children,
             shutdown_timeout=options.warm_timeout,
             soft_timeout=options.soft_shutdown_timeout,
             agent=True,
@@ -131,6 +133,9 @@ class _Shell:
             executions=options.remembered,
             max_age=options.verdict_max_age,
         )
+        self._scaling: Scaling | None = None
+        if options.autoscale is not None:
+            self._scaling = Scaling(options, self._board)
         self._notify_read, self._notify_write = os.pipe()
         os.set_blocking(self._notify_read, False)
         self._notify = link.Reader[link.FromChild](link.FromChild)
@@ -185,7 +190,7 @@ class _Shell:
 
     def _timeout(self) -> float:
         due = fleet.deadline(self._state)
-        times = [self._next_look] if self._state.children else []
+        times = [self._next_look] if self._state.children or self._state.agent else []
         if due is not None:
             times.append(due)
         # never a busy loop, whatever the times say
@@ -414,9 +419,11 @@ class _Shell:
                         reason=frame.reason,
                     )
                     self._board.release()
+                case link.AgentMeasured():
+                    if self._scaling is not None:
+                        yield from self._scaling.look(frame.waiting, self._state, time.monotonic())
                 case _:
                     assert_never(frame)
-        yield from ()
 
     def _look(self) -> Iterator[fleet.Event]:
         """Look for tasks past their hard limit, revoked ones that go on, and for frozen children."""

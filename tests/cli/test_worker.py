@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from amqtask.cli.worker import banner, split_names
+from amqtask.cli.worker import banner, split_bounds, split_names
 from amqtask.errors import ConfigurationError
 from tests.brokers import Broker
 from tests.cli.running import Shop
@@ -23,6 +23,7 @@ INFO = {
     "pool": "prefork",
     "children": 4,
     "slots": 1,
+    "most_children": 4,
     "prefetch": 4,
     "tasks": ["shop.add", "shop.fail"],
 }
@@ -45,8 +46,18 @@ def test_the_banner() -> None:
         ("prefetch", "4 messages per process"),
         ("tasks", "shop.add\nshop.fail"),
     ]
-    solo = dict(banner({**INFO, "pool": "solo", "children": 0, "tasks": []}))
+    solo = dict(banner({**INFO, "pool": "solo", "children": 0, "most_children": 0, "tasks": []}))
     assert (solo["pool"], solo["tasks"]) == ("solo, in this process", "none")
+    scaled = dict(banner({**INFO, "children": 0}))
+    assert scaled["pool"] == "prefork, 0 to 4 processes \N{MULTIPLICATION SIGN} 1 slot"
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [("10,3", (10, 3)), ("3,10", (10, 3)), ("10", (10, 1)), (" 4 , 0 ", (4, 0)), ("1,1", (1, 1))],
+)
+def test_the_bounds_of_autoscale(text: str, bounds: tuple[int, int]) -> None:
+    assert split_bounds(text) == bounds
 
 
 @pytest.mark.parametrize(
@@ -58,6 +69,10 @@ def test_the_banner() -> None:
         (("-Q", ","), "names no queue"),
         (("--time-limit", "5", "--soft-time-limit", "9"), "must be shorter"),
         (("--time-limit", "-1"), "time_limit"),
+        (("--autoscale", "many"), "write --autoscale 10,3 for three to ten processes"),
+        (("--autoscale", "1,2,3"), "is not MAX,MIN"),
+        (("--autoscale", "0"), "its maximum is at least 1"),
+        (("--autoscale", "4", "-P", "solo"), "--autoscale cannot add any"),
     ],
 )
 def test_a_wrong_flag_is_one_sentence(offline: Shop, flags: tuple[str, ...], message: str) -> None:

@@ -87,6 +87,9 @@ def test_bad_node_names(pattern: str, words: str) -> None:
         ({"time_limit": -1.0}, "time_limit"),
         ({"soft_time_limit": 5.0, "time_limit": 5.0}, "must be shorter"),
         ({"colour": "red"}, "colour"),
+        ({"autoscale": (2, 3)}, "--autoscale 2,3 has its minimum above its maximum: write 3,2."),
+        ({"autoscale": (2, 1), "processes": 3}, "leave out --processes"),
+        ({"autoscale": (2, 1), "pool": "solo"}, "--autoscale cannot add any: use another pool"),
     ],
 )
 def test_bad_options_are_one_sentence(values: dict[str, object], words: str) -> None:
@@ -95,3 +98,31 @@ def test_bad_options_are_one_sentence(values: dict[str, object], words: str) -> 
 
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pool", "concurrency", "autoscale", "children", "most", "slots"),
+    [
+        ("prefork", 8, (10, 3), 3, 10, 1),
+        ("prefork", 8, (4, 0), 0, 4, 1),
+        ("shared", 32, (5, 1), 1, 5, 32),
+        ("shared", 32, None, 1, 1, 32),
+        ("prefork", 8, None, 8, 8, 1),
+    ],
+)
+def test_children_between_two_numbers(
+    pool: str,
+    concurrency: int,
+    autoscale: tuple[int, int] | None,
+    children: int,
+    most: int,
+    slots: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(options.POOLS, "shared", PoolShape(children=1, slots=None))
+    parsed = WorkerOptions.parse(
+        app="shop", pool=pool, concurrency=concurrency, autoscale=autoscale
+    )
+
+    assert (parsed.children, parsed.most_children, parsed.slots) == (children, most, slots)
+    assert not parsed.in_process
