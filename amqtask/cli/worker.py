@@ -241,7 +241,7 @@ def _run(flags: dict[str, Any], json_logs: bool | None) -> int:
     as_json = log.configure(checked.loglevel, json=json_logs, node=checked.node)
     logger = log.get_logger("amqtask.worker")
     try:
-        settings = app_settings(checked.app)
+        settings = app_settings(checked.app, checked.pool)
     except AppRefused as error:
         if error.traceback:
             logger.debug("import failed", traceback=error.traceback)

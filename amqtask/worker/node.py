@@ -32,6 +32,7 @@ from amqtask.worker.agent import Agent
 from amqtask.worker.child import Child
 from amqtask.worker.job import Job
 from amqtask.worker.options import WorkerOptions
+from amqtask.worker.pools.patching import patch
 from amqtask.worker.prepared import AgentContext, ChildContext
 
 log = get_logger("amqtask.worker")
@@ -59,7 +60,7 @@ class Node:
 
 
 def prepare(options: WorkerOptions) -> Node:
-    """Import the app, connect, declare or check its queues. Holds no thread and no connection when it returns.
+    """Patch the standard library where the pool wants it, import the app, connect, declare or check its queues. Holds no thread and no connection when it returns.
 
     A broker that does not answer, or that is busy with itself, is waited for; everything else that is wrong ends the start.
 
@@ -68,6 +69,7 @@ def prepare(options: WorkerOptions) -> Node:
         LoginRefused: user, password or virtual host.
         BootFailed: a queue is missing and may not be declared, or differs from the topology.
     """
+    patch(options.pool)
     app = load_app(options.app)
     if options.broker is not None:
         app.broker_url = options.broker

@@ -12,6 +12,7 @@ import msgspec
 from amqtask.core.prefetch import MOST
 from amqtask.errors import ConfigurationError
 from amqtask.settings import Limit
+from amqtask.worker.pools.patching import require
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -79,6 +80,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ConfigurationError(
                 f"There is no pool {pool!r}: choose one of {', '.join(POOLS)}."
             )
+        require(str(pool))
         try:
             options = msgspec.convert(given, cls, strict=True)
         except msgspec.ValidationError as error:

@@ -19,6 +19,7 @@ from amqtask.loading import load_app
 from amqtask.settings import Settings
 from amqtask.worker.forkserver import refusal
 from amqtask.worker.lineage import die_with
+from amqtask.worker.pools.patching import patch
 
 
 class AppRefused(BootFailed):
@@ -35,11 +36,13 @@ class _Answer(msgspec.Struct):
     traceback: str = ""
 
 
-def app_settings(target: str) -> Settings:
+def app_settings(target: str, pool: str = "") -> Settings:
     """The settings of an app, imported in a short-lived process. The main thread of a process without threads.
 
     Args:
         target: the app's name, as ``load_app`` takes it.
+        pool: the pool that the command line names. A pool of greenlets patches the standard library, with which an app may be
+            imported otherwise than without.
 
     Raises:
         AppRefused: the app cannot be imported, in one sentence.
@@ -49,7 +52,7 @@ def app_settings(target: str) -> Settings:
     pid = os.fork()
     if pid == 0:
         os.close(ours)
-        _answer(target, parent, theirs)
+        _answer(target, pool, parent, theirs)
     os.close(theirs)
     try:
         with os.fdopen(ours, "rb") as pipe:
@@ -69,7 +72,7 @@ def app_settings(target: str) -> Settings:
     return answer.settings
 
 
-def _answer(target: str, parent: int, pipe: int) -> NoReturn:
+def _answer(target: str, pool: str, parent: int, pipe: int) -> NoReturn:
     """Import the app in a process just forked, write its settings to the pipe, and end."""
     try:
         die_with(parent)
@@ -78,6 +81,7 @@ def _answer(target: str, parent: int, pipe: int) -> NoReturn:
             os.dup2(null, stream)
         sys.stdout = sys.stderr = os.fdopen(null, "w")  # they may be something else than 1 and 2
         try:
+            patch(pool)
             answer = _Answer(settings=load_app(target).settings)
         except BaseException as error:  # noqa: BLE001  # SystemExit in the user's module is a failed import too
             # load_app puts the user's exception into a sentence; behind it are the user's frames
