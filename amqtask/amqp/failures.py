@@ -7,7 +7,9 @@ import ssl
 
 from amqtask.amqp.address import Address
 from amqtask.core.message import Publication
+from amqtask.core.outgoing import Ending, Refused, Why
 from amqtask.errors import (
+    AmqtaskError,
     BrokerError,
     CertificateRefused,
     ConfirmTimeout,
@@ -126,6 +128,23 @@ def refused(publication: Publication, error: OperationRefused) -> BrokerError:
         error.text,
         f"RabbitMQ refused a message for exchange {publication.exchange!r}: {error.code} {error.text}.",
     )
+
+
+def ended(publication: Publication, why: Why, late: BrokerError) -> AmqtaskError | None:
+    """How a publication ended, as the error its caller gets; ``None`` when it was confirmed.
+
+    Args:
+        publication: what was published.
+        why: how it ended.
+        late: what it means when its time is over.
+    """
+    if why is None or isinstance(why, AmqtaskError):
+        return why
+    if isinstance(why, Refused):
+        return refused(publication, why.error)
+    if isinstance(why, str):
+        return unroutable(publication, why)
+    return nacked(publication) if why is Ending.NACKED else late
 
 
 def blocked(address: Address, reason: str) -> PublishBlocked:

@@ -13,7 +13,6 @@ import msgspec
 from amqtask.amqp import failures
 from amqtask.amqp.declaration import declaration_text
 from amqtask.core.message import Publication
-from amqtask.core.refusals import Target
 from amqtask.errors import OperationRefused, TopologyConflict, Unroutable
 from amqtask.log import get_logger
 from amqtask.topology import plan
@@ -32,16 +31,6 @@ CONFLICT = 406
 
 Refusal = tuple[OperationRefused, Declaration]
 Paving = Generator[tuple[Declaration, ...], Refusal | None, None]
-
-
-def target_of(publication: Publication, due_in: str | None) -> Target:
-    """What a nack of a publication is about: of the ladder it is the step, whatever the routing key says of the time left.
-
-    Args:
-        publication: as it was sent.
-        due_in: the queue it is due in, when it went into the ladder.
-    """
-    return publication.exchange, publication.routing_key if due_in is None else ""
 
 
 class Ways:

@@ -9,7 +9,7 @@ Pure: no I/O, no clock. One thread at a time (the publisher's I/O thread).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -49,6 +49,29 @@ class InFlight(Generic[T]):
         self._next = number + 1
         self._entries[number] = entry
         return number
+
+    def sent_all(self, entries: Iterable[T]) -> int:
+        """Note several publishes; returns the sequence number of the first."""
+        first = number = self._next
+        noted = self._entries
+        for entry in entries:
+            noted[number] = entry
+            number += 1
+        self._next = number
+        return first
+
+    def drop(self, number: int, entry: T) -> bool:
+        """Stop following this one, if it is in flight under this number; whether it was."""
+        if self._entries.get(number) is not entry:
+            return False
+        del self._entries[number]
+        self._returned.pop(number, None)
+        return True
+
+    @property
+    def any_returned(self) -> bool:
+        """Whether something came back whose ack has not come yet."""
+        return bool(self._returned)
 
     def returned(self, matches: Callable[[T], bool], reason: str) -> bool:
         """Note a ``basic.return``: the oldest matching entry will settle as returned when its ack comes."""

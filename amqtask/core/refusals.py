@@ -9,6 +9,8 @@ Pure: no I/O, no clock. One thread at a time.
 
 from __future__ import annotations
 
+from amqtask.core.message import Publication
+
 BELIEVED = 2.0  # seconds of refusals after which a target is taken at its word; elections take less
 FORGOTTEN = 6.0  # seconds from then when that word is questioned again, and without a nack when the first is forgotten
 SOONEST = 0.1  # seconds before a refused message is sent again, at first and at most: few tries, since a message
@@ -19,6 +21,16 @@ LATEST = 1.0  # for several queues, one of which is full, comes to the others wi
 DRAIN = 1.0
 
 Target = tuple[str, str]  # exchange and routing key
+
+
+def target_of(publication: Publication, due_in: str | None) -> Target:
+    """What a nack of a publication is about: of the ladder it is the step, whatever the routing key says of the time left.
+
+    Args:
+        publication: as it was sent.
+        due_in: the queue it is due in, when it went into the ladder.
+    """
+    return publication.exchange, publication.routing_key if due_in is None else ""
 
 
 class Refusals:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amqtask.amqp.ways import Ways, target_of
+from amqtask.amqp.ways import Ways
 from amqtask.core.message import Envelope, Properties, Publication
-from amqtask.core.refusals import Refusals
+from amqtask.core.refusals import Refusals, target_of
 from amqtask.topology.ladder import STEPS, TICK, Ladder
 
 LADDER = Ladder("shop")

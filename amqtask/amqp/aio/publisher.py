@@ -1,9 +1,8 @@
 """The asyncio publisher: every message confirmed, mandatory, in order, across reconnects.
 
 Coroutines hand publications over; what one turn of the event loop produced goes out in one write, and confirms are followed
-without a future per message. What was sent and not confirmed when a channel went is sent again with the same id on the next
-one, until its deadline. A channel that the broker closes over one message takes its neighbours with it, so those are then
-sent one at a time, until the one to blame is alone and gets the error.
+without a future or a task per message. What any of that means is decided in ``amqtask.core.outgoing``; here are the event
+loop, the clock and the socket.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 
 from aiormq.abc import AbstractChannel
@@ -20,28 +19,23 @@ from amqtask.amqp import failures, frames
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.connection import Connection, Link
 from amqtask.amqp.aio.declare import pave
-from amqtask.amqp.ways import PAVE_TIMEOUT, Ways, target_of
-from amqtask.core.confirms import STALLED, STALLED_CAP, InFlight
-from amqtask.core.message import Properties, Publication
-from amqtask.core.refusals import DRAIN, Refusals
+from amqtask.amqp.ways import PAVE_TIMEOUT, Ways
+from amqtask.core.message import Publication
+from amqtask.core.outgoing import NEVER, Ended, Entry, Outgoing
 from amqtask.errors import (
     AmqtaskError,
     BrokerError,
     ConnectFailed,
     ConnectionLost,
-    LoginRefused,
     MessageError,
-    OperationRefused,
 )
 from amqtask.log import get_logger
 from amqtask.topology.ladder import Ladder
 
 log = get_logger("amqtask.amqp")
 
-SEND_BATCH = 256  # messages per write: enough to amortise the system call, few enough to keep the loop lively
 
-
-class _Batch:
+class _Caller:
     """The publications of one call, and the future its caller waits for."""
 
     __slots__ = ("done", "error", "left")
@@ -51,26 +45,13 @@ class _Batch:
         self.done = done
         self.error: AmqtaskError | None = None
 
-
-class _Entry:
-    """One publication on its way."""
-
-    __slots__ = ("again", "batch", "due_in", "properties", "publication", "since")
-
-    def __init__(
-        self,
-        publication: Publication,
-        properties: bytes,
-        batch: _Batch,
-        since: float,
-        due_in: str | None,
-    ) -> None:
-        self.publication = publication
-        self.properties = properties
-        self.batch = batch
-        self.since = since  # monotonic time from which a delay in its routing key counts
-        self.due_in = due_in
-        self.again = False  # it came back from a ladder that was not whole, and has a second try
+    def __call__(self, error: AmqtaskError | None) -> None:
+        """One of them has ended."""
+        self.left -= 1
+        if error is not None and self.error is None:
+            self.error = error
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
 
 
 class AioPublisher:
@@ -115,25 +96,16 @@ class AioPublisher:
         self._reset()
 
     def _reset(self) -> None:
-        self._permits = asyncio.Semaphore(self._buffer)
         self._idle = asyncio.Event()  # nothing is handed over that has not ended
         self._idle.set()
         self._open = 0  # so much is
-        self._waiting: deque[_Entry] = deque()  # not sent yet, in order
-        self._in_flight: InFlight[_Entry] = InFlight()
-        self._suspects = 0  # so many entries at the head of _waiting are sent one at a time
-        # what waits for its way through the ladder, by target queue, and the task that makes it
-        self._parked: dict[str, list[_Entry]] = {}
-        self._paver: asyncio.Task[None] | None = None
+        self._line: deque[asyncio.Future[None]] = deque()  # callers that wait for room
+        self._admitted = 0  # so many of them have been let in and not run since
         self._ways = Ways(self._ladder)
-        self._refusals = Refusals()
-        self._refused: list[_Entry] = []  # nacked, to be sent again on the next channel
-        self._renewal: asyncio.TimerHandle | None = None
-        self._renewing = False  # nothing is sent on this channel until all is answered
-        self._silent = 0  # the channel was kept since one below this number had no answer
-        self._stall: asyncio.TimerHandle | None = None  # looks whether confirms still come
-        self._stall_after = STALLED
-        self._confirms_seen = 0
+        self._outgoing = Outgoing(self._window, self._ways)
+        self._paver: asyncio.Task[None] | None = None  # makes the ways through the ladder
+        self._timer: asyncio.TimerHandle | None = None  # calls _tick
+        self._timer_at = NEVER
         self._link: Link | None = None  # with a channel in confirm mode
         self._channel = 0
         self._pump_due = False
@@ -184,34 +156,52 @@ class AioPublisher:
 
         ``due_in`` as for ``publish``, one for each. All delays, and ``timeout``, count from this call. An ``EncodeError`` of one is raised before any is sent.
         """
-        encoded = [
+        headers = [
             frames.encode_properties(publication.envelope.properties)
             for publication in publications
         ]
-        if not encoded:
+        if not headers:
             return
         since = time.monotonic()
         loop = self._enter()
-        batch = _Batch(len(encoded), loop.create_future())
+        caller = _Caller(len(headers), loop.create_future())
+        entries: list[Entry] = []
+        queues = due_in or repeat(None, len(headers))
         try:
-            async with asyncio.timeout(timeout):
-                queues = due_in or repeat(None, len(encoded))
-                for publication, properties, queue in zip(
-                    publications, encoded, queues, strict=True
-                ):
-                    await self._permits.acquire()
-                    self._hand_over(_Entry(publication, properties, batch, since, queue))
-                await batch.done
-        except TimeoutError:
-            refused = next((entry for entry in self._refused if entry.batch is batch), None)
-            if refused is not None and batch.error is None:
-                raise failures.nacked(refused.publication) from None
-            raise batch.error or self._timeout_error() from None
+            for publication, header, queue in zip(publications, headers, queues, strict=True):
+                if self._full:
+                    await self._room(since + timeout)
+                entry = Entry(publication, header, caller, since, since + timeout, queue)
+                entries.append(entry)
+                self._hand_over(entry)
+            await caller.done
         finally:
-            if batch.left:
-                self._give_up(batch)
-        if batch.error is not None:
-            raise batch.error
+            if caller.left:
+                self._ended(self._outgoing.give_up(entries))
+                self._pump_soon()  # the window has room again
+        if caller.error is not None:
+            raise caller.error
+
+    def submit(
+        self,
+        publication: Publication,
+        on_settled: Callable[[AmqtaskError | None], None],
+        timeout: float,
+        *,
+        due_in: str | None = None,
+    ) -> None:
+        """Hand a publication over; ``on_settled`` runs once in the event loop, with ``None`` or the error.
+
+        Never waits: the caller bounds how many it has on their way. ``due_in`` as for ``publish``.
+
+        Raises:
+            EncodeError, PayloadTooLarge: the message cannot be framed; nothing was handed over.
+            ConnectionLost: the publisher is closed.
+        """
+        header = frames.encode_properties(publication.envelope.properties)
+        since = time.monotonic()
+        self._enter()
+        self._hand_over(Entry(publication, header, on_settled, since, since + timeout, due_in))
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  # as ports.Publisher
         """Wait until what was handed over has ended, then close the connection. Idempotent."""
@@ -225,9 +215,10 @@ class AioPublisher:
             pass  # the callers learn it below
         await self._connection.close()
         self._end_all(ConnectionLost("The publisher is closed."))
-        for task in (self._draining, self._paver, self._renewal, self._stall):
+        for task in (self._draining, self._paver, self._timer):
             if task is not None:
                 task.cancel()
+        self._timer, self._timer_at = None, NEVER
 
     def _enter(self) -> asyncio.AbstractEventLoop:
         """The running loop, which must be the publisher's; connects on first use."""
@@ -243,31 +234,49 @@ class AioPublisher:
             self._connection.start()
         return loop
 
-    def _hand_over(self, entry: _Entry) -> None:
+    def _hand_over(self, entry: Entry) -> None:
         self._open += 1
         self._idle.clear()
-        queue = entry.due_in
-        if queue is None or self._ways.open(queue, time.monotonic()):
-            self._waiting.append(entry)
-            self._pump_soon()
-        else:
-            self._park(entry, queue)
+        self._outgoing.add(entry, entry.since)
+        self._pump_soon()
 
-    def _give_up(self, batch: _Batch) -> None:
-        """Stop following the publications of a caller that waits no more; a late confirm will be ignored."""
-        given_up = len(self._in_flight.give_up(lambda entry: entry.batch is batch))
-        kept = deque(entry for entry in self._waiting if entry.batch is not batch)
-        given_up += len(self._waiting) - len(kept)
-        self._waiting = kept
-        wanted = [entry for entry in self._refused if entry.batch is not batch]
-        given_up += len(self._refused) - len(wanted)
-        self._refused = wanted
-        for parked in self._parked.values():
-            left = [entry for entry in parked if entry.batch is not batch]
-            given_up += len(parked) - len(left)
-            parked[:] = left
-        self._ended(given_up)
-        self._pump_soon()  # the window has room again
+    @property
+    def _full(self) -> bool:
+        """Whether a caller must wait for room, behind those that do."""
+        return self._open + self._admitted >= self._buffer or bool(self._line)
+
+    async def _room(self, deadline: float) -> None:
+        """Wait in line until something more may be handed over; it must be, in the same turn of the loop.
+
+        Raises:
+            PublishBlocked, ConfirmTimeout, ConnectFailed: there was none until the deadline.
+        """
+        assert self._loop is not None
+        turn = self._loop.create_future()
+        self._line.append(turn)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await turn
+        except TimeoutError:
+            self._leave(turn)
+            raise self._timeout_error() from None
+        except BaseException:
+            self._leave(turn)
+            raise
+        self._admitted -= 1
+
+    def _leave(self, turn: asyncio.Future[None]) -> None:
+        if not turn.cancel() and not turn.cancelled():  # let in as it gave up: the next one's turn
+            self._admitted -= 1
+            self._admit()
+
+    def _admit(self) -> None:
+        line = self._line
+        while line and self._open + self._admitted < self._buffer:
+            turn = line.popleft()
+            if not turn.done():
+                self._admitted += 1
+                turn.set_result(None)
 
     def _timeout_error(self) -> BrokerError:
         connection = self._connection
@@ -290,30 +299,31 @@ class AioPublisher:
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
+        """Do what ``Outgoing`` asks for by now."""
         self._pump_due = False
+        outgoing = self._outgoing
+        if outgoing.wanted:
+            outgoing.wanted.clear()
+            self._pave()
+        if outgoing.renewal():
+            self._connection.renew_channel()
+        now = time.monotonic()
         link = self._link
-        waiting = self._waiting
-        if self._renewing:
-            if link is not None and not len(self._in_flight):
-                self._connection.renew_channel()
-            return
-        while waiting and link is not None and link.wire.blocked is None:
+        while link is not None and outgoing.backlog:
             if link.congested:
                 self._pump_when_drained(link)
-                return
-            window = 1 if self._suspects else self._window
-            room = min(window - len(self._in_flight), SEND_BATCH, len(waiting))
-            if room <= 0:
-                return
-            self._send(link, [waiting.popleft() for _ in range(room)])
+                break
+            entries = outgoing.take(now)
+            if not entries:
+                break
+            self._send(link, entries, now)
+        if outgoing.due < self._timer_at:
+            self._tick_later(now)
 
-    def _send(self, link: Link, entries: list[_Entry]) -> None:
-        chunks = []
+    def _send(self, link: Link, entries: list[Entry], now: float) -> None:
+        frame_max = link.frame_max
+        sent, chunks = [], []
         for entry in entries:
-            if entry.due_in is not None:
-                entry.publication, entry.since = self._ways.in_time(
-                    entry.publication, entry.since, time.monotonic()
-                )
             publication = entry.publication
             try:
                 chunks.append(
@@ -321,42 +331,38 @@ class AioPublisher:
                         self._channel,
                         publication.exchange,
                         publication.routing_key,
-                        entry.properties,
+                        entry.header,
                         publication.envelope.body,
-                        link.frame_max,
+                        frame_max,
                         publication.mandatory,
                     )
                 )
             except MessageError as error:  # belongs to this caller alone
                 self._settle(entry, error)
-                continue
-            self._in_flight.sent(entry)
+            else:
+                sent.append(entry)
+        self._outgoing.sent(sent, now)
         link.write(b"".join(chunks))
-        if self._stall is None and len(self._in_flight):
-            self._watch()
 
-    def _watch(self) -> None:
-        """Look again later whether confirms still come."""
+    def _tick_later(self, now: float) -> None:
         assert self._loop is not None
-        self._stall = self._loop.call_later(self._stall_after, self._look, self._confirms_seen)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._outgoing.due
+        self._timer = self._loop.call_later(max(0.0, self._timer_at - now), self._tick)
 
-    def _look(self, seen: int) -> None:
-        self._stall = None
-        link = self._link
-        if link is None or not len(self._in_flight):
-            return
-        told = self._confirms_seen != seen
-        if told or link.wire.blocked is not None or link.congested:  # then it has not all of it yet
-            self._watch()
-            return
-        log.warning(
-            "no confirm for a while; sending again on a new channel",
-            in_flight=len(self._in_flight),
-            seconds=self._stall_after,
-        )
-        self._stall_after = min(self._stall_after * 2, STALLED_CAP)
-        self._renewing = True
-        self._connection.renew_channel()
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        outgoing, link = self._outgoing, self._link
+        congested = link is not None and link.congested
+        self._end(outgoing.tick(time.monotonic(), congested=congested))
+        if outgoing.stalled is not None:
+            log.warning(
+                "no confirm for a while; sending again on a new channel",
+                in_flight=len(outgoing.in_flight),
+                seconds=outgoing.stalled,
+            )
+        self._pump()
 
     def _pump_when_drained(self, link: Link) -> None:
         if self._draining is None:
@@ -369,19 +375,15 @@ class AioPublisher:
 
     # ------------------------------------------------------------ the delay ladder
 
-    def _park(self, entry: _Entry, queue: str) -> None:
-        self._parked.setdefault(queue, []).append(entry)
-        self._pave()
-
     def _pave(self) -> None:
-        if self._paver is None and self._parked and self._link is not None:
+        if self._paver is None and self._outgoing.parked and self._link is not None:
             self._paver = asyncio.ensure_future(self._make_ways(self._link))
 
     async def _make_ways(self, link: Link) -> None:
         """Open the way to one queue after the other, until nothing waits or the connection is lost."""
         try:
-            while self._parked:
-                queue = next(iter(self._parked))
+            while self._outgoing.parked:
+                queue = next(iter(self._outgoing.parked))
                 error: AmqtaskError | None = None
                 try:
                     async with asyncio.timeout(PAVE_TIMEOUT):
@@ -403,28 +405,8 @@ class AioPublisher:
                 self._pave()  # on the connection that came meanwhile
 
     def _paved(self, queue: str, error: AmqtaskError | None) -> None:
-        entries = self._parked.pop(queue, [])
-        if error is None:
-            self._waiting.extend(entries)
-            self._pump_soon()
-        else:
-            for entry in entries:
-                self._settle(entry, error)
-
-    def _park_delayed(self, entries: list[_Entry]) -> list[_Entry]:
-        """An exchange is missing: what was on its way into the ladder gets a second try once that is whole; the others."""
-        others = []
-        for entry in entries:
-            if entry.due_in is None or entry.again:
-                others.append(entry)
-            else:
-                self._try_again(entry, entry.due_in)
-        return others
-
-    def _try_again(self, entry: _Entry, queue: str) -> None:
-        entry.again = True
-        self._ways.forget()
-        self._park(entry, queue)
+        self._end(self._outgoing.paved(queue, error))
+        self._pump_soon()
 
     # ------------------------------------------------------------ the channel
 
@@ -436,32 +418,19 @@ class AioPublisher:
         wire.on_blocked = self._blocked
         self._channel = channel.number
         self._link = link
-        self._silent = 0
-        if self._renewal is not None:
-            self._renewal.cancel()
-            self._renewal = None
-        self._take_up_refused()
+        self._outgoing.blocked = wire.blocked
+        self._outgoing.opened()
         self._pave()
         self._pump_soon()
 
     def _channel_lost(self, error: BrokerError) -> None:
         self._link = None
-        unconfirmed = self._in_flight.lost()
-        if isinstance(error, OperationRefused) and error.code == failures.NOT_FOUND:
-            unconfirmed = self._park_delayed(unconfirmed)
-        if isinstance(error, OperationRefused) and unconfirmed:
-            if len(unconfirmed) == 1:
-                (culprit,) = unconfirmed
-                self._suspects = max(0, self._suspects - 1)
-                self._settle(culprit, failures.refused(culprit.publication, error))
-                return
-            self._suspects = max(self._suspects, len(unconfirmed))
-        self._waiting.extendleft(reversed(unconfirmed))
-        if isinstance(error, LoginRefused) and not self._connection.ever_open:
-            # A wrong password does not become right within a publish timeout: tell the callers now.
-            self._end_all(error)
+        self._outgoing.blocked = None
+        self._end(self._outgoing.lost(error, ever_open=self._connection.ever_open))
+        self._pump_soon()
 
     def _blocked(self, reason: str | None) -> None:
+        self._outgoing.blocked = reason
         if reason is None:
             log.info("the broker accepts publishes again", connection=self.name)
             self._pump_soon()
@@ -471,106 +440,43 @@ class AioPublisher:
     def _confirmed(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
         if channel != self._channel:
             return
-        self._confirms_seen += 1
-        self._stall_after = STALLED
-        for entry, returned in self._in_flight.confirmed(tag, multiple):
-            if self._suspects:
-                self._suspects -= 1
-            if not ok:
-                self._nacked(entry)
-            elif returned is not None:
-                if entry.due_in is not None and not entry.again:
-                    self._try_again(entry, entry.due_in)
-                else:
-                    self._settle(entry, failures.unroutable(entry.publication, returned))
-            else:
-                if self._refusals:
-                    self._refusals.accepted(target_of(entry.publication, entry.due_in))
-                self._settle(entry, None)
-        if self._waiting or self._renewing:
-            self._pump_soon()
-
-    def _nacked(self, entry: _Entry) -> None:
-        """Send it again on a new channel in a moment, unless what it leads to has refused for long."""
-        wait = self._refusals.refused(target_of(entry.publication, entry.due_in), time.monotonic())
-        if wait is None or self._loop is None:
-            self._settle(entry, failures.nacked(entry.publication))
-            return
-        self._refused.append(entry)
-        if self._renewal is None:
-            self._renewal = self._loop.call_later(wait, self._renew)
-
-    def _take_up_refused(self) -> None:
-        """Put what was held back in front of all that waits."""
-        self._renewing = False
-        if self._suspects:  # these are still the same ones, further behind
-            self._suspects += len(self._refused)
-        self._waiting.extendleft(reversed(self._refused))
-        self._refused.clear()
-
-    def _renew(self) -> None:
-        self._renewal = None
-        if not self._refused or self._loop is None:  # another channel has come meanwhile
-            return
-        if self._link is not None and self._in_flight.oldest < self._silent:
-            self._take_up_refused()
-        else:
-            self._renewing = True
-            self._renewal = self._loop.call_later(DRAIN, self._keep_channel)
-        self._pump_soon()
-
-    def _keep_channel(self) -> None:
-        """The broker leaves something unanswered: the others go on, and what was refused is tried on this channel."""
-        self._renewal = None
-        if self._renewing and self._link is not None and len(self._in_flight):
-            self._silent = self._in_flight.next
-            self._take_up_refused()
+        outgoing = self._outgoing
+        self._end(outgoing.confirmed(tag, multiple, ok, time.monotonic()))
+        if outgoing.more or outgoing.due < self._timer_at:
             self._pump_soon()
 
     def _returned(self, returned: frames.Returned) -> None:
-        header = returned.header
-
-        def matches(entry: _Entry) -> bool:
-            publication = entry.publication
-            return (
-                publication.routing_key == returned.routing_key
-                and publication.exchange == returned.exchange
-                and _same_message(publication.envelope.properties, properties)
-            )
-
-        properties = frames.decode_properties(header)
-        self._in_flight.returned(matches, f"{returned.code} {returned.text}")
+        self._outgoing.returned(
+            returned.exchange,
+            returned.routing_key,
+            frames.decode_properties(returned.header),
+            f"{returned.code} {returned.text}",
+        )
 
     # ------------------------------------------------------------ endings
 
-    def _settle(self, entry: _Entry, error: AmqtaskError | None) -> None:
-        batch = entry.batch
-        batch.left -= 1
-        if error is not None and batch.error is None:
-            batch.error = error
-        if not batch.left and not batch.done.done():
-            batch.done.set_result(None)
+    def _end(self, ended: Sequence[Ended]) -> None:
+        for entry, why in ended:
+            if why is None:
+                self._settle(entry, None)
+            else:
+                self._settle(entry, failures.ended(entry.publication, why, self._timeout_error()))
+
+    def _settle(self, entry: Entry, error: AmqtaskError | None) -> None:
+        entry.gone = True
+        try:
+            entry.on_settled(error)
+        except Exception:  # a caller's callback must not stop the others' confirms
+            log.exception("a publish callback failed")
         self._ended(1)
 
     def _ended(self, count: int) -> None:
         self._open -= count
-        for _ in range(count):
-            self._permits.release()
+        if self._line:
+            self._admit()
         if not self._open:
             self._idle.set()
 
     def _end_all(self, error: BrokerError) -> None:
-        entries = [*self._in_flight.lost(), *self._waiting, *self._refused]
-        self._waiting.clear()
-        self._refused.clear()
-        for parked in self._parked.values():
-            entries += parked
-        self._parked.clear()
-        for entry in entries:
+        for entry in self._outgoing.give_up_all():
             self._settle(entry, error)
-
-
-def _same_message(sent: Properties, came_back: Properties) -> bool:
-    return (
-        sent.message_id == came_back.message_id and sent.correlation_id == came_back.correlation_id
-    )

@@ -1,10 +1,7 @@
 """The synchronous publisher: every message confirmed, mandatory, in order, across reconnects.
 
-Callers from any thread hand a publication over; the I/O thread sends it, follows its confirm and tells the caller. What
-was sent and not confirmed when a channel went is sent again with the same id on the next one, until its deadline. A channel
-that the broker closes over one message (a missing exchange, a refused permission, a body above the broker's limit) takes
-its neighbours with it, so those are then sent one at a time, until the one to blame is alone and gets the error. What the
-broker refuses with a nack is sent again on a new channel for a moment: see ``amqtask.core.refusals``.
+Callers from any thread hand a publication over; the I/O thread sends it, follows its confirm and tells the caller. What any
+of that means is decided in ``amqtask.core.outgoing``; here are the threads, the clock and pika.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 from typing import Any
 
@@ -27,52 +24,23 @@ from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.paver import Paver
 from amqtask.amqp.waits import Condition, closed_gate
-from amqtask.amqp.ways import Ways, target_of
-from amqtask.core.confirms import STALLED, STALLED_CAP, InFlight
+from amqtask.amqp.ways import Ways
 from amqtask.core.message import Properties, Publication
-from amqtask.core.refusals import DRAIN, Refusals
+from amqtask.core.outgoing import NEVER, Ended, Entry, Outgoing
 from amqtask.errors import (
     AmqtaskError,
     BrokerError,
     ConnectFailed,
     ConnectionLost,
     EncodeError,
-    LoginRefused,
-    OperationRefused,
-    PayloadTooLarge,
 )
 from amqtask.log import get_logger
 from amqtask.topology.ladder import Ladder
 
 log = get_logger("amqtask.amqp")
 
-SEND_BATCH = 256  # messages per write: enough to amortise the system call, few enough to keep the loop lively
-
 REOPEN_CAP = 0.05  # seconds: a message that closes the channel must not hold its neighbours up
 GRACE = 5.0  # seconds beyond a publish timeout in which the I/O thread must have given its verdict
-
-
-class _Entry:
-    """One publication on its way. Written by the I/O thread only, after it was handed over."""
-
-    __slots__ = ("again", "deadline", "due_in", "on_settled", "properties", "publication", "since")
-
-    def __init__(
-        self,
-        publication: Publication,
-        properties: bytes,
-        on_settled: Settled,
-        since: float,
-        deadline: float | None,
-        due_in: str | None,
-    ) -> None:
-        self.publication = publication
-        self.properties = properties
-        self.on_settled = on_settled
-        self.since = since  # monotonic time from which a delay in its routing key counts
-        self.deadline = deadline
-        self.due_in = due_in
-        self.again = False  # it came back from a ladder that was not whole, and has a second try
 
 
 class ThreadedPublisher:
@@ -106,32 +74,15 @@ class ThreadedPublisher:
         ladder: Ladder | None = None,
     ) -> None:
         self._io = io
-        self._window = window
         self._buffer = buffer
         self._fast = fast
-        self._inbox: deque[_Entry] = deque()  # appended by any thread, drained by the I/O thread
-        self._waiting: deque[_Entry] = deque()  # I/O thread: not sent yet, in order
-        self._in_flight: InFlight[_Entry] = InFlight()  # I/O thread
-        self._suspects = (
-            0  # I/O thread: so many entries at the head of _waiting are sent one at a time
-        )
-        # I/O thread: what waits for its way through the ladder, by target queue; and how many these are
-        self._parked: dict[str, list[_Entry]] = {}
-        self._parked_count = 0
-        self._ways = Ways(ladder or Ladder())
-        self._refusals = Refusals()  # I/O thread, these five
-        self._refused: list[_Entry] = []  # nacked, to be sent again on the next channel
-        self._renewal_timer: Any = None
-        self._renewing = False  # nothing is sent on this channel until all is answered
-        self._silent = 0  # the channel was kept since one below this number had no answer
-        self._blocked: str | None = None  # I/O thread writes, others read
-        self._ready = False  # I/O thread: the channel is in confirm mode
+        self._inbox: deque[Entry] = deque()  # appended by any thread, drained by the I/O thread
+        ways = Ways(ladder or Ladder())
+        # Written by the I/O thread; others read its backlog, and whether it is blocked.
+        self._outgoing = Outgoing(window, ways)
         self._channel_number = 0
-        self._sweep_at: float | None = None
-        self._sweep_timer: Any = None
-        self._stall_timer: Any = None  # I/O thread, these three
-        self._stall_after = STALLED
-        self._confirms_seen = 0
+        self._timer: Any = None  # I/O thread: calls _tick
+        self._timer_at = NEVER
         self._opened = False
         self._closing: threading.Event | None = None
         self._closed = False
@@ -150,7 +101,7 @@ class ThreadedPublisher:
             on_blocked=self._set_blocked,
             reopen_cap=REOPEN_CAP,
         )
-        self._paver = Paver(io, self._connection, self._ways, self._paved)
+        self._paver = Paver(io, self._connection, ways, self._paved)
 
     # ------------------------------------------------------------ any thread
 
@@ -221,7 +172,7 @@ class ThreadedPublisher:
             ConnectionLost: the publisher is closed.
         """
         since = time.monotonic()
-        deadline = None if timeout is None else since + timeout
+        deadline = NEVER if timeout is None else since + timeout
         self._submit(publication, on_settled, since, deadline, due_in)
 
     def _submit(
@@ -229,11 +180,11 @@ class ThreadedPublisher:
         publication: Publication,
         on_settled: Settled,
         since: float,
-        deadline: float | None,
+        deadline: float,
         due_in: str | None,
     ) -> None:
         properties = frames.encode_properties(publication.envelope.properties)
-        entry = _Entry(publication, properties, on_settled, since, deadline, due_in)
+        entry = Entry(publication, properties, on_settled, since, deadline, due_in)
         if self._backlog() >= self._buffer and not self._io.inside:
             self._wait_for_space(deadline)
         if self._closed:
@@ -255,7 +206,7 @@ class ThreadedPublisher:
             self._io.post(self._give_up_all)
             self._closing.wait(3.0)
 
-    def _came_late(self, entry: _Entry) -> bool:
+    def _came_late(self, entry: Entry) -> bool:
         """Whether the publisher was closed meanwhile and the I/O thread has not taken the entry, and now never will."""
         if not self._closed:
             return False
@@ -266,18 +217,18 @@ class ThreadedPublisher:
         return True
 
     def _backlog(self) -> int:
-        return len(self._inbox) + len(self._waiting) + self._parked_count + len(self._refused)
+        return len(self._inbox) + self._outgoing.backlog
 
-    def _wait_for_space(self, deadline: float | None) -> None:
+    def _wait_for_space(self, deadline: float) -> None:
         with self._space:
             while True:
                 self._starved = True  # before the look: space that comes after it must be told
                 if self._closed or self._backlog() < self._buffer:
                     return
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     raise self._timeout_error()
-                self._space.wait(remaining)
+                self._space.wait(min(remaining, threading.TIMEOUT_MAX))
 
     # ------------------------------------------------------------ I/O thread
 
@@ -292,100 +243,51 @@ class ThreadedPublisher:
             channel.confirm_delivery(self._confirmed_by_pika, callback=self._confirm_mode)
 
     def _confirm_mode(self, _frame: object) -> None:
-        self._ready = True
-        self._silent = 0
-        if self._renewal_timer is not None:
-            self._io.cancel(self._renewal_timer)
-            self._renewal_timer = None
-        self._take_up_refused()
+        self._outgoing.opened()
         self._paver.resume()
         self._pump()
 
     def _channel_lost(self, error: BrokerError) -> None:
-        self._ready = False
-        unconfirmed = self._in_flight.lost()
-        if isinstance(error, OperationRefused) and error.code == failures.NOT_FOUND:
-            unconfirmed = self._park_delayed(unconfirmed)
-        if isinstance(error, OperationRefused) and unconfirmed:
-            if len(unconfirmed) == 1:
-                (culprit,) = unconfirmed
-                self._suspects = max(0, self._suspects - 1)
-                self._settle(culprit, failures.refused(culprit.publication, error))
-                return
-            self._suspects = max(self._suspects, len(unconfirmed))
-        self._waiting.extendleft(reversed(unconfirmed))
-        if isinstance(error, LoginRefused) and not self._connection.ever_open:
-            # A wrong password does not become right within a publish timeout: tell the callers now.
-            refused = [entry for entry in self._waiting if entry.deadline is not None]
-            self._waiting = deque(entry for entry in self._waiting if entry.deadline is None)
-            for entry in refused:
-                self._settle(entry, error)
-
-    def _park_delayed(self, entries: list[_Entry]) -> list[_Entry]:
-        """An exchange is missing: what was on its way into the ladder gets a second try once that is whole; the others."""
-        others = []
-        for entry in entries:
-            if entry.due_in is None or entry.again:
-                others.append(entry)
-            else:
-                self._try_again(entry, entry.due_in)
-        return others
-
-    def _try_again(self, entry: _Entry, queue: str) -> None:
-        entry.again = True
-        self._ways.forget()
-        self._park(entry, queue)
-
-    def _park(self, entry: _Entry, queue: str) -> None:
-        parked = self._parked.setdefault(queue, [])
-        parked.append(entry)
-        self._parked_count += 1
-        if len(parked) == 1:
-            self._paver.want(queue)
+        self._end(self._outgoing.lost(error, ever_open=self._connection.ever_open))
+        self._go_on()
 
     def _paved(self, queue: str, error: AmqtaskError | None) -> None:
-        """The way to a queue is open, or cannot be opened."""
-        entries = self._parked.pop(queue, [])
-        self._parked_count -= len(entries)
-        if error is None:
-            self._waiting.extend(entries)
-        else:
-            for entry in entries:
-                self._settle(entry, error)
+        self._end(self._outgoing.paved(queue, error))
         self._pump()
 
     def _set_blocked(self, reason: str | None) -> None:
-        self._blocked = reason
+        self._outgoing.blocked = reason
         if reason is None:
             self._pump()
 
     def _pump(self) -> None:
-        """Send what may be sent now."""
+        """Take over what was handed over, and send what may be sent now."""
         if self._shut_down:
             self._refuse_late()
             return
         if not self._opened:
             self._opened = True
             self._connection.open()
-        inbox, waiting = self._inbox, self._waiting
+        inbox, outgoing = self._inbox, self._outgoing
+        now = time.monotonic()
         for _ in range(len(inbox)):
-            entry = inbox.popleft()
-            deadline = entry.deadline
-            if deadline is not None and (self._sweep_at is None or deadline < self._sweep_at):
-                self._sweep_later(deadline)
-            queue = entry.due_in
-            if queue is None or self._ways.open(queue, time.monotonic()):
-                waiting.append(entry)
-            else:
-                self._park(entry, queue)
-        if self._renewing:
-            self._renew_when_answered()
-        while waiting and self._ready and self._blocked is None and not self._renewing:
-            window = 1 if self._suspects else self._window
-            room = min(window - len(self._in_flight), SEND_BATCH, len(waiting))
-            if room <= 0:
-                break
-            self._send([waiting.popleft() for _ in range(room)])
+            outgoing.add(inbox.popleft(), now)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Do what ``Outgoing`` asks for by now."""
+        if self._shut_down:
+            return
+        outgoing = self._outgoing
+        while outgoing.wanted:
+            self._paver.want(outgoing.wanted.pop(0))
+        if outgoing.renewal():
+            self._connection.renew_channel()
+        now = time.monotonic()
+        while entries := outgoing.take(now):
+            self._send(entries, now)
+        if outgoing.due < self._timer_at:
+            self._tick_later(now)
         if self._starved and self._backlog() < self._buffer:
             with self._space:
                 self._starved = False
@@ -393,68 +295,39 @@ class ThreadedPublisher:
         if self._closing is not None:
             self._close_when_empty()
 
-    def _send(self, entries: list[_Entry]) -> None:
+    def _send(self, entries: list[Entry], now: float) -> None:
         channel = self._channel_number
         frame_max = self._connection.raw.params.frame_max
-        chunks = []
+        sent, chunks = [], []
         for entry in entries:
-            if entry.due_in is not None:
-                entry.publication, entry.since = self._ways.in_time(
-                    entry.publication, entry.since, time.monotonic()
-                )
             publication = entry.publication
-            if not self._fast:
-                self._send_by_pika(entry, frame_max)
-                continue
             try:
-                data = frames.encode_publish(
-                    channel,
-                    publication.exchange,
-                    publication.routing_key,
-                    entry.properties,
-                    publication.envelope.body,
-                    frame_max,
-                    publication.mandatory,
-                )
+                if self._fast:
+                    chunks.append(
+                        frames.encode_publish(
+                            channel,
+                            publication.exchange,
+                            publication.routing_key,
+                            entry.header,
+                            publication.envelope.body,
+                            frame_max,
+                            publication.mandatory,
+                        )
+                    )
+                else:
+                    self._send_by_pika(entry, frame_max)
             except Exception as error:  # noqa: BLE001  # belongs to this caller, not to the loop
                 self._settle(entry, error)
-                continue
-            self._in_flight.sent(entry)
-            chunks.append(data)
+            else:
+                sent.append(entry)
+        self._outgoing.sent(sent, now)
         if chunks:
             self._connection.raw.send(b"".join(chunks))
-        if self._stall_timer is None and len(self._in_flight):
-            self._watch()
 
-    def _watch(self) -> None:
-        """Look again later whether confirms still come."""
-        seen = self._confirms_seen
-
-        def look() -> None:
-            self._stall_timer = None
-            if not self._ready or not len(self._in_flight):
-                return
-            if self._confirms_seen == seen and self._blocked is None:
-                log.warning(
-                    "no confirm for a while; sending again on a new channel",
-                    in_flight=len(self._in_flight),
-                    seconds=self._stall_after,
-                )
-                self._stall_after = min(self._stall_after * 2, STALLED_CAP)
-                self._ready = False  # what is sent behind a channel's close ends the connection
-                self._connection.renew_channel()
-                return
-            self._watch()
-
-        self._stall_timer = self._io.call_later(self._stall_after, look)
-
-    def _send_by_pika(self, entry: _Entry, frame_max: int) -> None:
+    def _send_by_pika(self, entry: Entry, frame_max: int) -> None:
         publication = entry.publication
-        try:
-            frames.check_properties(entry.properties, frame_max)
-        except PayloadTooLarge as error:  # pika does not look, and the broker ends the connection
-            self._settle(entry, error)
-            return
+        # pika does not look, and the broker ends the connection
+        frames.check_properties(entry.header, frame_max)
         channel = self._connection.channel
         assert channel is not None
         try:
@@ -466,86 +339,21 @@ class ThreadedPublisher:
                 mandatory=publication.mandatory,
             )
         except pika.exceptions.UnsupportedAMQPFieldException:
-            self._settle(
-                entry,
-                EncodeError(
-                    "A header holds a value that pika cannot send (a float, perhaps); leave broker_fast_frames on."
-                ),
-            )
-            return
+            raise EncodeError(
+                "A header holds a value that pika cannot send (a float, perhaps); leave broker_fast_frames on."
+            ) from None
         except pika.exceptions.ChannelWrongStateError:
             pass  # the channel closes: sent again on the next, like all that is in flight
-        except Exception as error:  # noqa: BLE001  # belongs to this caller, not to its neighbours
-            self._settle(entry, error)
-            return
-        self._in_flight.sent(entry)
 
     def _confirmed(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
         if channel != self._channel_number:
             return
-        self._confirms_seen += 1
-        self._stall_after = STALLED
-        for entry, returned in self._in_flight.confirmed(tag, multiple):
-            if self._suspects:
-                self._suspects -= 1
-            if not ok:
-                self._nacked(entry)
-            elif returned is not None:
-                if entry.due_in is not None and not entry.again:
-                    self._try_again(entry, entry.due_in)
-                else:
-                    self._settle(entry, failures.unroutable(entry.publication, returned))
-            else:
-                if self._refusals:
-                    self._refusals.accepted(target_of(entry.publication, entry.due_in))
-                self._settle(entry, None)
-        if self._waiting or self._renewing:
-            self._pump()
+        outgoing = self._outgoing
+        self._end(outgoing.confirmed(tag, multiple, ok, time.monotonic()))
+        if outgoing.more or outgoing.due < self._timer_at:
+            self._go_on()
         elif self._closing is not None:
             self._close_when_empty()
-
-    def _nacked(self, entry: _Entry) -> None:
-        """Send it again on a new channel in a moment, unless what it leads to has refused for long."""
-        wait = self._refusals.refused(target_of(entry.publication, entry.due_in), time.monotonic())
-        if wait is None:
-            self._settle(entry, failures.nacked(entry.publication))
-            return
-        self._refused.append(entry)
-        if self._renewal_timer is None:
-            self._renewal_timer = self._io.call_later(wait, self._renew)
-
-    def _take_up_refused(self) -> None:
-        """Put what was held back in front of all that waits."""
-        self._renewing = False
-        if self._suspects:  # these are still the same ones, further behind
-            self._suspects += len(self._refused)
-        self._waiting.extendleft(reversed(self._refused))
-        self._refused.clear()
-
-    def _renew(self) -> None:
-        self._renewal_timer = None
-        if not self._refused:  # another channel has come meanwhile
-            return
-        if self._ready and self._in_flight.oldest < self._silent:
-            self._take_up_refused()
-        else:
-            self._renewing = True
-            self._renewal_timer = self._io.call_later(DRAIN, self._keep_channel)
-        self._pump()
-
-    def _renew_when_answered(self) -> None:
-        """Open another channel, but not before the broker has answered for all on this one: that would make repeats."""
-        if self._ready and not len(self._in_flight):
-            self._ready = False  # what is sent behind a channel's close ends the connection
-            self._connection.renew_channel()
-
-    def _keep_channel(self) -> None:
-        """The broker leaves something unanswered: the others go on, and what was refused is tried on this channel."""
-        self._renewal_timer = None
-        if self._renewing and self._ready:
-            self._silent = self._in_flight.next
-            self._take_up_refused()
-            self._pump()
 
     def _confirmed_by_pika(self, frame: Any) -> None:
         method = frame.method
@@ -553,85 +361,49 @@ class ThreadedPublisher:
         self._confirmed(self._channel_number, method.delivery_tag, bool(method.multiple), ok)
 
     def _returned(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
-        key = (
+        self._outgoing.returned(
             method.exchange,
             method.routing_key,
-            properties.correlation_id,
-            properties.message_id,
+            Properties(correlation_id=properties.correlation_id, message_id=properties.message_id),
+            f"{method.reply_code} {method.reply_text}",
         )
 
-        def matches(entry: _Entry) -> bool:
-            sent = entry.publication.envelope.properties
-            return key == (
-                entry.publication.exchange,
-                entry.publication.routing_key,
-                sent.correlation_id,
-                sent.message_id,
-            )
+    def _end(self, ended: Sequence[Ended]) -> None:
+        for entry, why in ended:
+            if why is None:
+                self._settle(entry, None)
+            else:
+                self._settle(entry, failures.ended(entry.publication, why, self._timeout_error()))
 
-        self._in_flight.returned(matches, f"{method.reply_code} {method.reply_text}")
-
-    def _settle(self, entry: _Entry, error: Exception | None) -> None:
+    def _settle(self, entry: Entry, error: Exception | None) -> None:
         try:
-            entry.on_settled(error)  # type: ignore[arg-type]  # MessageErrors from framing reach the caller as they are
+            entry.on_settled(error)
         except Exception:  # a caller's callback must not stop the others' confirms
             log.exception("a publish callback failed")
 
-    def _sweep_later(self, deadline: float) -> None:
-        if self._sweep_timer is not None:
-            self._io.cancel(self._sweep_timer)
-        self._sweep_at = deadline
-        self._sweep_timer = self._io.call_later(max(0.0, deadline - time.monotonic()), self._sweep)
+    def _tick_later(self, now: float) -> None:
+        if self._timer is not None:
+            self._io.cancel(self._timer)
+        self._timer_at = self._outgoing.due
+        self._timer = self._io.call_later(max(0.0, self._timer_at - now), self._tick)
 
-    def _sweep(self) -> None:
-        """Give up what is past its deadline."""
-        self._sweep_timer = self._sweep_at = None
-        now = time.monotonic()
-
-        def overdue(entry: _Entry) -> bool:
-            return entry.deadline is not None and entry.deadline <= now
-
-        expired = self._in_flight.give_up(overdue)
-        late = [entry for entry in self._waiting if overdue(entry)]
-        if late:
-            self._waiting = deque(entry for entry in self._waiting if not overdue(entry))
-        if self._parked_count:
-            late += self._unpark(overdue)
-        refused = [entry for entry in self._refused if overdue(entry)]
-        self._refused = [entry for entry in self._refused if not overdue(entry)]
-        for entry in refused:
-            self._settle(entry, failures.nacked(entry.publication))
-        for entry in expired + late:
-            self._settle(entry, self._timeout_error())
-        deadlines = [
-            entry.deadline
-            for entry in (
-                *self._in_flight.entries(),
-                *self._waiting,
-                *self._all_parked(),
-                *self._refused,
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        outgoing = self._outgoing
+        self._end(outgoing.tick(time.monotonic()))
+        if outgoing.stalled is not None:
+            log.warning(
+                "no confirm for a while; sending again on a new channel",
+                in_flight=len(outgoing.in_flight),
+                seconds=outgoing.stalled,
             )
-            if entry.deadline is not None
-        ]
-        if deadlines:
-            self._sweep_later(min(deadlines))
         self._pump()
-
-    def _all_parked(self) -> list[_Entry]:
-        return [entry for parked in self._parked.values() for entry in parked]
-
-    def _unpark(self, chosen: Callable[[_Entry], bool]) -> list[_Entry]:
-        """Take out of the parked entries those that are chosen."""
-        taken = [entry for entry in self._all_parked() if chosen(entry)]
-        for parked in self._parked.values():
-            parked[:] = [entry for entry in parked if not chosen(entry)]
-        self._parked_count -= len(taken)
-        return taken
 
     def _timeout_error(self) -> BrokerError:
         connection = self._connection
-        if self._blocked is not None:
-            return failures.blocked(connection.address, self._blocked)
+        blocked = self._outgoing.blocked
+        if blocked is not None:
+            return failures.blocked(connection.address, blocked)
         if connection.channel is not None:
             return failures.unconfirmed(connection.address)
         error = connection.last_error
@@ -642,18 +414,15 @@ class ThreadedPublisher:
     def _close_when_empty(self) -> None:
         if self._shut_down:
             return
-        if not self._backlog() and not len(self._in_flight):
+        if not self._backlog() and not len(self._outgoing.in_flight):
             self._shut()
         elif self._opened is False:
             self._pump()
 
     def _give_up_all(self) -> None:
         error = self._timeout_error()
-        left = [*self._in_flight.lost(), *self._waiting, *self._inbox, *self._refused]
-        left += self._unpark(lambda entry: True)
-        self._waiting.clear()
+        left = [*self._outgoing.give_up_all(), *self._inbox]
         self._inbox.clear()
-        self._refused.clear()
         for entry in left:
             self._settle(entry, error)
         self._shut()
@@ -670,10 +439,9 @@ class ThreadedPublisher:
         assert closing is not None
         self._shut_down = True
         self._refuse_late()
-        for timer in (self._sweep_timer, self._stall_timer, self._renewal_timer):
-            if timer is not None:
-                self._io.cancel(timer)
-        self._sweep_timer = self._stall_timer = self._renewal_timer = None
+        if self._timer is not None:
+            self._io.cancel(self._timer)
+        self._timer, self._timer_at = None, NEVER
         self._connection.close(closing.set)
 
 

@@ -252,12 +252,12 @@ def test_a_full_queue_beside_a_silent_one_stops_nobody(
     declare(broker, full, **{"x-max-length": 1, "x-overflow": "reject-publish"})
 
     async def scenario(publisher: AioPublisher) -> None:
-        publisher._in_flight = Unanswered(silent)
+        publisher._outgoing.in_flight = Unanswered(silent)
         await publisher.publish(publication(full, 0), 30)
         unanswered = asyncio.create_task(publisher.publish(publication(silent, 1), 30))
-        await aeventually(lambda: len(publisher._in_flight))
+        await aeventually(lambda: len(publisher._outgoing.in_flight))
         refused = asyncio.create_task(publisher.publish(publication(full, 2), 30))
-        await aeventually(lambda: publisher._renewing)
+        await aeventually(lambda: publisher._outgoing.renewing)
         await publisher.publish(publication(queue_name, 3), 2.5)  # held up for a second at most
         with pytest.raises(PublishNacked):
             await refused
@@ -273,7 +273,7 @@ def test_a_full_queue_beside_a_silent_one_stops_nobody(
 def test_what_is_never_confirmed_is_sent_again_on_a_new_channel(
     broker: Broker, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("amqtask.amqp.aio.publisher.STALLED", 0.3)
+    monkeypatch.setattr("amqtask.core.outgoing.STALLED", 0.3)
     declare(broker, queue_name)
     losses: list[BrokerError] = []
 
@@ -283,10 +283,10 @@ def test_what_is_never_confirmed_is_sent_again_on_a_new_channel(
         def lost(error: BrokerError) -> None:
             losses.append(error)
             on_lost(error)
-            publisher._in_flight = InFlight()  # the next channel is answered
+            publisher._outgoing.in_flight = InFlight()  # the next channel is answered
 
         publisher._connection._on_lost = lost
-        publisher._in_flight = Unanswered(queue_name)
+        publisher._outgoing.in_flight = Unanswered(queue_name)
         await publisher.publish_many([publication(queue_name, n) for n in range(3)], 10)
 
     run(publisher(broker), scenario)

@@ -199,11 +199,11 @@ def test_a_full_queue_beside_a_silent_one_stops_nobody(
         declared(broker, silent.routing_key) as sent,
         publisher(broker.url) as out,
     ):
-        out._in_flight = Unanswered(silent.routing_key)
+        out._outgoing.in_flight = Unanswered(silent.routing_key)
         out.publish(full, timeout=20)
         out.submit(silent, lambda error: None, timeout=20)
         out.submit(full, ended.append, timeout=20)
-        eventually(lambda: out._renewing)
+        eventually(lambda: out._outgoing.renewing)
         out.publish(to_queue(queue_name), timeout=2.5)  # held up for a second at most
         eventually(lambda: ended, timeout=5)
 
@@ -245,7 +245,7 @@ def test_refused_messages_do_not_take_the_place_of_suspects(
         out.publish(full, timeout=20)
         for _ in range(2):
             out.submit(full, lambda error: None, timeout=20)
-        eventually(lambda: len(out._refused) == 2)
+        eventually(lambda: len(out._outgoing.refused) == 2)
         out._io.post(submit_both)
         eventually(lambda: len(ended) == 2)
         with broker.channel() as channel:
@@ -366,7 +366,7 @@ def test_headers_above_a_frame_are_refused_and_end_no_connection(
 def test_sending_again_on_a_new_channel_keeps_the_connection(
     broker: Broker, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("amqtask.amqp.threaded.publisher.STALLED", 0.0005)  # as if it were slow
+    monkeypatch.setattr("amqtask.core.outgoing.STALLED", 0.0005)  # as if it were slow
     losses: list[object] = []
     with declared(broker, queue_name) as depth, publisher(broker.url, window=500) as subject:
         on_lost = subject._connection._on_lost
