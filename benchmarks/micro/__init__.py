@@ -1,1 +1,4 @@
-"""Microseconds per operation of the pure parts; each module runs as a script."""
+"""Nanoseconds per call of the inner parts that lie on the path of every task, without a broker.
+
+Each module has ``cases()``; ``python -m benchmarks.micro`` runs them all.
+"""

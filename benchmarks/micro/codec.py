@@ -1,18 +1,14 @@
-"""Microseconds per operation of the message codec, on the messages a queue of small tasks holds.
-
-Run: ``python benchmarks/micro/bench_codec.py``
-"""
+"""The message codec, on the messages a queue of small tasks holds."""
 
 from __future__ import annotations
 
-import sys
-import timeit
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 
 from amqtask.core import codec, result, serialization
 from amqtask.core.message import Envelope, Message, Properties
 from amqtask.errors import ContentRefused
+from benchmarks.micro.timing import Case
 
 ID = "7c5f8e0a-8d0e-4f0c-9c66-3a4f0f0f6e11"
 
@@ -71,32 +67,24 @@ MESSAGES = {
 }
 
 
-def report(name: str, call: Callable[[], object]) -> None:
-    """Print the best of nine timings of ``call`` as microseconds for one."""
-    number = max(1, int(0.02 / max(timeit.timeit(call, number=3) / 3, 1e-7)))
-    best = min(timeit.repeat(call, number=number, repeat=9)) / number
-    print(f"{name:<46}{best * 1e6:8.2f} µs")
-
-
-def main() -> int:
-    """Print one line per operation."""
+def cases() -> Iterator[Case]:
+    """Encoding and decoding of each, and of results."""
     for name, message in MESSAGES.items():
-        report(f"encode: {name}", partial(codec.encode, message))
+        yield Case(f"encode: {name}", partial(codec.encode, message))
     envelopes = {name: codec.encode(message) for name, message in MESSAGES.items()}
     envelopes["Celery's two numbers"] = CELERY
     for name, envelope in envelopes.items():
         properties, body = envelope.properties, envelope.body
         head = codec.read_header(properties, body)
-        report(f"read_header: {name}", partial(codec.read_header, properties, body))
-        report(f"read_body: {name}", partial(codec.read_body, head, properties, body))
+        yield Case(f"read_header: {name}", partial(codec.read_header, properties, body))
+        yield Case(f"read_body: {name}", partial(codec.read_body, head, properties, body))
     record = result.Record(
         task_id=ID, status=result.SUCCESS, result=3, date_done="2030-01-01T00:00:00+00:00"
     )
     reply = result.encode_result(record)
-    report("encode_result", lambda: result.encode_result(record))
-    report("decode_result", lambda: result.decode_result(reply.properties, reply.body))
-    report("refuse a pickle", _refused)
-    return 0
+    yield Case("encode_result", lambda: result.encode_result(record))
+    yield Case("decode_result", lambda: result.decode_result(reply.properties, reply.body))
+    yield Case("refuse a pickle", _refused)
 
 
 def _refused() -> None:
@@ -104,7 +92,3 @@ def _refused() -> None:
         serialization.choose(serialization.PICKLE, "binary", codec.ACCEPT)
     except ContentRefused:
         return
-
-
-if __name__ == "__main__":
-    sys.exit(main())
