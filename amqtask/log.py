@@ -1,4 +1,4 @@
-"""Logging: structlog in front of the standard library's loggers, and the one place that sets both up.
+"""Logging: lines with fields, through the standard library's loggers; and the one place that sets logging up.
 
 A program that only publishes is left alone: amqtask's loggers are standard loggers there, lines reach whatever logging the
 program set up, and nothing is configured. In processes that amqtask owns (workers, commands) ``configure`` puts one handler
@@ -8,20 +8,24 @@ JSON, or lines for people on a terminal.
 Every line logged while a task runs carries ``task_id`` and ``task_name``, whoever logs it. They are read when a line is
 written, so a task that logs nothing pays nothing.
 
-structlog is imported with the first line that is written, because it takes longer to import than all of amqtask.
+structlog's own loggers are set up too, when the app imports structlog. amqtask does not import it to write a line: with what it
+imports for its tracebacks it would cost every worker a tenth of a second at its start and 8 MB (docs/decisions/0022).
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json as jsonlib
 import logging
 import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, Final, TextIO
 
 from amqtask.errors import ConfigurationError, SoftTimeLimitExceeded
@@ -63,17 +67,20 @@ def set_context_provider(provider: ContextProvider) -> None:
 
 
 class Logger:
-    """A logger that costs nothing until it writes: checks the level, then hands over to structlog.
+    """A logger for lines with fields that costs nothing until it writes.
 
     ``logger.info("sent %s", key)`` and ``logger.info("sent", key=key)`` both work, and so does everything else that
-    structlog's ``BoundLogger`` has. Any thread.
+    structlog's ``BoundLogger`` has; for that, structlog is imported. Any thread.
     """
 
-    __slots__ = ("_bound", "_own", "_standard")
+    __slots__ = ("_bound", "_fields", "_own", "_standard")
 
-    def __init__(self, name: str, *, own: bool = False) -> None:
+    def __init__(
+        self, name: str, *, own: bool = False, fields: Mapping[str, Any] | None = None
+    ) -> None:
         self._standard = logging.getLogger(name)
         self._own = own  # a line of amqtask itself
+        self._fields: Mapping[str, Any] = fields or {}
         self._bound: Any = None  # any thread: two that make it at the same time make the same
 
     def debug(self, event: object = None, *args: object, **fields: Any) -> None:
@@ -96,16 +103,34 @@ class Logger:
         if self._standard.isEnabledFor(logging.ERROR):
             self._write("error", event, args, fields)
 
+    def critical(self, event: object = None, *args: object, **fields: Any) -> None:
+        """Log at level CRITICAL."""
+        if self._standard.isEnabledFor(logging.CRITICAL):
+            self._write("critical", event, args, fields)
+
     def exception(self, event: object = None, *args: object, **fields: Any) -> None:
         """Log at level ERROR, with the traceback of the exception being handled."""
         if self._standard.isEnabledFor(logging.ERROR):
-            self._write("exception", event, args, fields)
+            fields.setdefault("exc_info", True)
+            self._write("error", event, args, fields)
+
+    def bind(self, **fields: Any) -> Logger:
+        """The same logger, with fields that every line of it carries."""
+        return Logger(self._standard.name, own=self._own, fields={**self._fields, **fields})
 
     def _write(
         self, method: str, event: object, args: tuple[object, ...], fields: dict[str, Any]
     ) -> None:
         try:
-            getattr(self._structlog(), method)(event, *args, **fields)
+            if fields.get("stack_info"):
+                getattr(self._structlog(), method)(event, *args, **fields)  # it renders stacks
+                return
+            line = {**_of_structlog(), **self._fields, **fields}
+            if event is not None:
+                line["event"] = _filled_in(event, args) if args else event
+            (told,), rest = _hand_over(self._standard, method, line)
+            # the line is that of whoever called the method that called this
+            self._standard.log(LEVELS[method], told, stacklevel=3, **rest)
         except SoftTimeLimitExceeded:
             raise  # struck while the line was written; it is for the task
         except Exception:
@@ -121,9 +146,9 @@ class Logger:
             raise AttributeError(name)
         return getattr(self._structlog(), name)
 
-    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
         # a function sent by value takes the loggers of its module along
-        return (get_logger if self._own else get_task_logger), (self._standard.name,)
+        return _logger, (self._standard.name, self._own, dict(self._fields))
 
     def __repr__(self) -> str:
         return f"<Logger {self._standard.name}>"
@@ -137,12 +162,30 @@ class Logger:
                 processors=_chain(),
                 wrapper_class=structlog.stdlib.BoundLogger,
                 cache_logger_on_first_use=True,
-            ).bind()
+            ).bind(**self._fields)
         return self._bound
 
 
+def _logger(name: str, own: bool, fields: Mapping[str, Any]) -> Logger:
+    return Logger(name, own=own, fields=fields)
+
+
+def _filled_in(event: object, args: tuple[object, ...]) -> object:
+    """An event with its arguments in it, as the standard library fills them in: a lone mapping by its names."""
+    only = args[0]
+    named = len(args) == 1 and isinstance(only, Mapping) and only
+    return event % (only if named else args)  # type: ignore[operator]  # what cannot be filled in raises, as it should
+
+
+def _of_structlog() -> Mapping[str, Any]:
+    """What the program bound to its context with structlog; nothing when it has not imported that."""
+    contextvars = sys.modules.get("structlog.contextvars")
+    merge = getattr(contextvars, "merge_contextvars", None)  # another thread may be importing it
+    return {} if merge is None else merge(None, "", {})
+
+
 def get_logger(name: str) -> Any:
-    """A structlog logger over the standard logger ``name``, for amqtask's own lines; key-values become part of the line.
+    """A logger over the standard logger ``name``, for amqtask's own lines; key-values become part of the line.
 
     What the user's filters and handlers raise goes to stderr and no further. Any thread.
     """
@@ -185,7 +228,7 @@ class _Event(dict[str, Any]):
         return " ".join(words) + (f"\n{stack}" if stack else "")
 
 
-def _hand_over(logger: Any, method: str, fields: Fields) -> tuple[tuple[_Event], dict[str, object]]:
+def _hand_over(logger: Any, method: str, fields: Fields) -> tuple[tuple[_Event], dict[str, Any]]:
     """Turn a line into arguments for the standard logger, keeping its fields for our formatter."""
     extra = fields.pop("extra", None)
     if isinstance(extra, Mapping):
@@ -244,25 +287,12 @@ def configure(level: str, *, json: bool | None = None, node: str | None = None) 
         ConfigurationError: there is no such level.
     """
     number = level_number(level)
-    import structlog
-
     if json is None:
         json = not _is_terminal(sys.stderr)
-    structlog.configure(
-        processors=_chain(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
+    _set_up_structlog_when_imported()
     handler = _StandardError()
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[
-                _Describe(node if json else None),
-                _to_json if json else _ForPeople(colors=_wants_colors(sys.stderr)),
-            ],
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder()],
-        )
+        _Lines(node if json else None, _to_json if json else _ForPeople(_wants_colors(sys.stderr)))
     )
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -311,15 +341,74 @@ class _StandardError(logging.Handler):
         return self.format(bare)
 
 
-class _Describe:
-    """Adds what every line has: time, level, logger, node, process, and the task that runs."""
+def _set_up_structlog() -> None:
+    import structlog
 
-    def __init__(self, node: str | None) -> None:
+    structlog.configure(
+        processors=_chain(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _set_up_structlog_when_imported() -> None:
+    """Have structlog's loggers write as ours do, without importing it for an app that does not."""
+    if "structlog" in sys.modules:
+        _set_up_structlog()
+    elif not any(isinstance(finder, _StructlogFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _StructlogFinder())
+
+
+class _StructlogFinder:
+    """Finds structlog as Python would, once, and sets it up when it has been imported."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "structlog":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                _set_up_structlog()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one loader
+        return spec
+
+
+# What a record has anyway; anything else came as ``extra``.
+_OF_A_RECORD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+
+
+class _Lines(logging.Formatter):
+    """Makes the line of a record, whichever logger it came from.
+
+    Adds what every line has: time, level, logger, node, process, and the task that runs.
+    """
+
+    def __init__(self, node: str | None, render: Callable[[Fields], str]) -> None:
+        super().__init__()
         self._node = node
+        self._render = render
 
-    def __call__(self, logger: Any, method: str, fields: Fields) -> Fields:
-        record: logging.LogRecord = fields.pop("_record")
-        fields.pop("_from_structlog", None)
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end. Raises what a value's own ``__str__`` raises, and for arguments that do not fit."""
+        if isinstance(record.msg, Mapping) and hasattr(record, "_logger"):
+            fields = dict(record.msg)  # ours, or structlog's: other handlers read it too
+        else:
+            fields = {"event": record.getMessage()}
+            if record.exc_info:
+                fields["exc_info"] = record.exc_info
+            if record.stack_info:
+                fields["stack_info"] = record.stack_info
+            for name, value in record.__dict__.items():
+                if name not in _OF_A_RECORD:
+                    fields[name] = value
         moment = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, Any] = {
             "timestamp": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -335,10 +424,10 @@ class _Describe:
         for name in ("timestamp", "level", "logger"):
             fields.pop(name, None)
         line.update(fields)
-        return line
+        return self._render(line)
 
 
-def _to_json(logger: Any, method: str, fields: Fields) -> str:
+def _to_json(fields: Fields) -> str:
     """One line of JSON, whatever the fields hold."""
     exc_info = _exc_info(fields.pop("exc_info", None))
     if exc_info:
@@ -373,56 +462,56 @@ def _plain(value: object, depth: int = 0) -> object:
     return _safe_repr(value)
 
 
+_COLORS: Final = {
+    "debug": "\x1b[32m",
+    "info": "\x1b[32m",
+    "warning": "\x1b[33m",
+    "error": "\x1b[31m",
+    "critical": "\x1b[31m",
+}
+_RESET, _BOLD, _DIM = "\x1b[0m", "\x1b[1m", "\x1b[2m"
+_NAME, _VALUE, _LOGGER = "\x1b[36m", "\x1b[35m", "\x1b[34m"
+_LEVEL_WIDTH: Final = 9
+_EVENT_WIDTH: Final = 24
+
+
 class _ForPeople:
     """A line for a terminal. Nothing that a value holds can start a new line or steer the terminal."""
 
     def __init__(self, colors: bool) -> None:
-        from structlog.dev import ConsoleRenderer
+        self._colors = colors
 
-        self._render = ConsoleRenderer(
-            colors=colors,
-            force_colors=colors,
-            sort_keys=False,
-            exception_formatter=_write_exception,
-            pad_event_to=24,
-        )
-
-    def __call__(self, logger: Any, method: str, fields: Fields) -> str:
+    def __call__(self, fields: Fields) -> str:
         exc_info = _exc_info(fields.pop("exc_info", None))
         blocks = [
             fields.pop(name)
             for name in ("stack", "exception", "traceback")
             if isinstance(fields.get(name), str)
         ]
-        shown: dict[str, Any] = {}
-        for name, value in fields.items():
-            if name in ("event", "level", "logger", "timestamp"):
-                shown[name] = escape(_safe_str(value))
-            else:
-                shown[escape(str(name))] = _Shown(value)
         if exc_info:
-            shown["exc_info"] = exc_info
-        text = str(self._render(logger, method, shown))
-        for block in blocks:
-            text += "\n" + _indented(block.rstrip("\n"))
-        return text
+            blocks.insert(0, "".join(traceback.format_exception(*exc_info)))
+        paint = self._paint
+        level = str(fields.pop("level"))
+        event = escape(_safe_str(fields.pop("event")))
+        words = [
+            paint(_DIM, str(fields.pop("timestamp"))),
+            f"[{paint(_COLORS.get(level, '') + _BOLD, escape(level).ljust(_LEVEL_WIDTH))}]",
+            paint(_BOLD, event.ljust(_EVENT_WIDTH)),
+            f"[{paint(_LOGGER + _BOLD, escape(str(fields.pop('logger'))))}]",
+        ]
+        for name, value in fields.items():
+            words.append(f"{paint(_NAME, escape(str(name)))}={paint(_VALUE, _shown(value))}")
+        return "\n".join((" ".join(words), *(_indented(block.rstrip("\n")) for block in blocks)))
+
+    def _paint(self, color: str, text: str) -> str:
+        return f"{color}{text}{_RESET}" if self._colors else text
 
 
-class _Shown:
-    """A value whose repr is already fit for a terminal: words bare, everything else quoted and escaped."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, value: object) -> None:
-        bare = isinstance(value, str) and _is_word(value)
-        self._text = str(value) if bare else escape(_safe_repr(value))
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _write_exception(stream: TextIO, exc_info: Any) -> None:
-    stream.write("\n" + _indented("".join(traceback.format_exception(*exc_info)).rstrip("\n")))
+def _shown(value: object) -> str:
+    """A value fit for a terminal: words bare, everything else quoted and escaped."""
+    if isinstance(value, str) and _is_word(value):
+        return str(value)
+    return escape(_safe_repr(value))
 
 
 def _indented(block: str) -> str:

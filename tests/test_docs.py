@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 import typer
 
-from amqtask.cli.main import app as command_line
+from amqtask.cli.root import app as command_line
 from amqtask.settings import Settings
 from amqtask.topology.parse import parse
 

@@ -1,101 +1,28 @@
-"""The ``amqtask`` command: finds the sub-command and turns our errors into one sentence.
+"""The ``amqtask`` command: runs the command line and turns our errors into one sentence.
 
 Exit codes: 0 done, 1 an error told in one sentence, 2 wrong usage, 130 interrupted; ``broker status`` and ``topology
 explain`` have their own, told in their help.
-
-Sub-commands are imported when they are called, so that ``amqtask --version`` and completion answer at once.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 import sys
-from importlib.metadata import version
-from typing import Annotated
 
-import typer
-from typer.core import TyperGroup
-
-from amqtask.cli.target import AppOption, BrokerOption, Target
+from amqtask.cli import quick
 from amqtask.errors import AmqtaskError
-
-# name: the module whose `app` it is. The order is that of the help.
-COMMANDS = {
-    "worker": "amqtask.cli.worker",
-    "call": "amqtask.cli.tasks",
-    "revoke": "amqtask.cli.revoke",
-    "topology": "amqtask.cli.topology",
-    "queue": "amqtask.cli.queue",
-    "dead": "amqtask.cli.dead",
-    "doctor": "amqtask.cli.doctor",
-    "broker": "amqtask.cli.broker",
-    "chaos": "amqtask.cli.chaos",
-}
-
-
-class Commands(TyperGroup):
-    """The sub-commands, each imported when somebody asks for it."""
-
-    def list_commands(self, ctx: object) -> list[str]:
-        """Name all sub-commands."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: object, cmd_name: str) -> typer.core.TyperCommand | None:
-        """Import a sub-command; ``None`` when there is none of this name.
-
-        Raises:
-            BadParameter: there is none, and one that is spelt nearly so.
-        """
-        if cmd_name not in COMMANDS:
-            near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
-            if near:
-                raise typer.BadParameter(
-                    f"there is no command {cmd_name!r}; did you mean {near[0]!r}?"
-                )
-            return None
-        command = typer.main.get_command(importlib.import_module(COMMANDS[cmd_name]).app)
-        command.name = cmd_name
-        return command  # type: ignore[return-value]  # as above
-
-
-app = typer.Typer(
-    name="amqtask",
-    help="Background tasks on RabbitMQ.",
-    cls=Commands,
-    no_args_is_help=True,
-    rich_markup_mode=None,  # plain help: a table would cut the names of options
-    pretty_exceptions_enable=False,  # a traceback is for a mistake of ours: plain and whole
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"amqtask {version('amqtask')}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    context: typer.Context,
-    app_name: AppOption = None,
-    broker: BrokerOption = None,
-    show_version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
-        ),
-    ] = False,
-) -> None:
-    """Background tasks on RabbitMQ."""
-    context.obj = Target(app_name, broker)
 
 
 def main() -> None:
     """Run the command line; an error of ours ends as one sentence and exit code 1."""
     try:
+        wanted = quick.worker(sys.argv[1:], os.environ)
+        if wanted is not None:
+            from amqtask.cli.boot import start
+
+            raise SystemExit(start(*wanted))
+        from amqtask.cli.root import app
+
         app()
     except AmqtaskError as error:
         _tell(str(error))

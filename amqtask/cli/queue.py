@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amqtask.cli import output
-from amqtask.cli.target import AppOption, BrokerOption, Target, TopologyOption
+from amqtask.cli.flags import AppOption, BrokerOption, TopologyOption
+from amqtask.cli.target import Target
 from amqtask.errors import ConfigurationError, OperationRefused
 
 if TYPE_CHECKING:

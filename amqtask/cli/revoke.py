@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amqtask.cli.target import AppOption, BrokerOption, Target
+from amqtask.cli.flags import AppOption, BrokerOption
+from amqtask.cli.target import Target
 from amqtask.errors import ConfigurationError
 
 if TYPE_CHECKING:

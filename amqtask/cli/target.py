@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from amqtask.errors import ConfigurationError
 
@@ -30,38 +27,6 @@ if TYPE_CHECKING:
 APP_VARIABLE = "AMQTASK_APP"
 BROKER_VARIABLE = "AMQTASK_BROKER_URL"
 SECONDS = 10.0  # a command waits so long for each answer of the broker
-
-AppOption = Annotated[
-    str | None,
-    typer.Option(
-        "-A",
-        "--app",
-        metavar="MODULE[:APP]",
-        show_default=False,
-        help="The application. Else AMQTASK_APP, else app under [tool.amqtask] in pyproject.toml.",
-    ),
-]
-BrokerOption = Annotated[
-    str | None,
-    typer.Option(
-        "-b",
-        "--broker",
-        metavar="URL",
-        show_default=False,
-        help="The broker's URL. Else AMQTASK_BROKER_URL, else the app's, else the local broker.",
-    ),
-]
-TopologyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "-f",
-        "--topology",
-        "--file",
-        metavar="FILE",
-        show_default=False,
-        help="A topology file. Else the app's topology.",
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +54,8 @@ def find_app(flag: str | None, environment: Mapping[str, str], folder: Path) -> 
 
 
 def _from_pyproject(file: Path) -> str | None:
+    import tomllib  # for those that name their app there
+
     try:
         table = tomllib.loads(file.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError, PermissionError):

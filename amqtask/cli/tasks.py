@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amqtask.cli import output
-from amqtask.cli.target import AppOption, BrokerOption, Target, TopologyOption
+from amqtask.cli.flags import AppOption, BrokerOption, TopologyOption
+from amqtask.cli.target import Target
 from amqtask.errors import AmqtaskError, ConfigurationError, ResultTimeout
 
 if TYPE_CHECKING:

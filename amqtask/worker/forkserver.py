@@ -85,6 +85,9 @@ class Node(msgspec.Struct, frozen=True):
     board: Board
     notify: int  # where children write their frames to the supervisor
     mailbox: Mailbox[ToAgent]  # the agent's end
+    watched: bool = (
+        False  # the folders of the app's sources are wanted, for a reload when one changes
+    )
 
 
 def start(
@@ -167,7 +170,9 @@ def _serve(
     try:
         importlib.invalidate_caches()
         prepared = prepare()
-        ready = ServerIsReady(dict(prepared.info), source_folders())
+        # looking for the folders takes as long as forking a child
+        sources = source_folders() if node.watched else []
+        ready = ServerIsReady(dict(prepared.info), sources)
         encode(ready)
     except BaseException as error:  # noqa: BLE001 - SystemExit in the user's module is a failed import like any other
         link.send(refusal(error))

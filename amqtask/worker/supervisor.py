@@ -148,6 +148,7 @@ class _Shell:
             board=self._board,
             notify=self._notify_write,
             mailbox=self._agents_end,
+            watched=options.reload,
         )
         self._servers: dict[int, _ServerProcess] = {}
         self._reloader = 0

@@ -11,7 +11,7 @@ from importlib.metadata import version
 import pytest
 from typer.testing import CliRunner
 
-from amqtask.cli.main import COMMANDS, app
+from amqtask.cli.root import COMMANDS, app
 from tests.cli.running import AMQTASK, Folder, Shop
 
 pytestmark = pytest.mark.process
@@ -27,7 +27,7 @@ def test_version() -> None:
 
 def test_version_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from amqtask.cli.main import app; app(['--version'], standalone_mode=False);"
+        "import sys; from amqtask.cli.root import app; app(['--version'], standalone_mode=False);"
         "print(*{'pika', 'aio_pika', 'structlog', 'rich', 'ruamel.yaml'} & set(sys.modules))"
     )
 
@@ -121,14 +121,14 @@ def test_an_interrupt_ends_with_130(shop: Shop) -> None:
 
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
     code = (
-        "from amqtask.cli import main\n"
+        "from amqtask.cli import main, root\n"
         "def broken(ctx, name): raise RuntimeError('a bug')\n"
-        "main.Commands.get_command = lambda self, ctx, name: broken(ctx, name)\n"
+        "root.Commands.get_command = lambda self, ctx, name: broken(ctx, name)\n"
         "main.main()"
     )
 
     found = subprocess.run(
-        [sys.executable, "-c", code, "worker"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, "call"], capture_output=True, text=True, check=False
     )
 
     assert found.returncode == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from amqtask.cli.main import app
+from amqtask.cli.root import app
 
 REFERENCE = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
 

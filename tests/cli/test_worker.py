@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from amqtask.cli.worker import banner, split_bounds, split_names
+from amqtask.cli.boot import banner, boxed, split_bounds, split_names
 from amqtask.errors import ConfigurationError
 from tests.brokers import Broker
 from tests.cli.running import Shop
@@ -50,6 +50,19 @@ def test_the_banner() -> None:
     assert (solo["pool"], solo["tasks"]) == ("solo, in this process", "none")
     scaled = dict(banner({**INFO, "children": 0}))
     assert scaled["pool"] == "prefork, 0 to 4 processes \N{MULTIPLICATION SIGN} 1 slot"
+
+
+def test_the_banner_in_its_box() -> None:
+    assert boxed("a 1", [("node", "n@h"), ("tasks", "one\ntwo\x1b")], 80).splitlines() == [
+        "╭───── a 1 ──────╮",
+        "│ node   n@h     │",
+        "│ tasks  one     │",
+        "│        two\\x1b │",
+        "╰────────────────╯",
+    ]
+    narrow = boxed("a", [("queues", "x" * 30)], 30).splitlines()
+    assert [len(line) for line in narrow] == [30] * len(narrow)
+    assert "".join(narrow).count("x") == 30
 
 
 @pytest.mark.parametrize(
