@@ -23,7 +23,12 @@ SAMPLES = {"INTEGER": "3", "FLOAT": "2.5", "TEXT": "word", "QUEUE,…": "a,b", "
 def library(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the library hands on for a command line, ``None`` when it refuses or helps."""
     seen: list[tuple[Target, Flags]] = []
-    monkeypatch.setattr(command, "start", lambda target, flags: seen.append((target, flags)) or 0)
+
+    def start(target: Target, flags: Flags) -> int:
+        seen.append((target, flags))
+        return 0
+
+    monkeypatch.setattr(command, "start", start)
 
     def read(line: list[str]) -> tuple[Target, Flags] | None:
         seen.clear()
