@@ -17,7 +17,7 @@ import importlib.metadata
 import inspect
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import aiormq
 from aiormq.connection import TransportFactory
@@ -94,8 +94,7 @@ class Wire(asyncio.StreamReader):
     def set_transport(self, transport: asyncio.BaseTransport) -> None:
         """Note the transport, for answers and for the abort after bytes that are no AMQP."""
         super().set_transport(transport)
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # asyncio feeds bytes
         """Take the bytes of one read."""

@@ -7,6 +7,7 @@ import dataclasses
 import uuid
 
 import pytest
+import uvloop
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.connection import connect
@@ -107,3 +108,13 @@ def test_what_is_written_behind_the_goodbye_goes_nowhere(broker: Broker) -> None
         assert link.wire.lost.done()
 
     asyncio.run(main())
+
+
+def test_it_connects_on_uvloop_too(broker: Broker) -> None:
+    async def main() -> None:
+        link = await connect(Address.parse(broker.url), name="aio-test", heartbeat=10, within=10)
+        await link.call(link.client.channel(), 10)
+        await link.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
