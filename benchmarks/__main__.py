@@ -43,6 +43,7 @@ SIZES = {
     "full": Size(),
     "tiny": Size(tasks=500, calls=100, flight=200, group=100, naps=2_000, short=500, long=2_000),
 }
+PATIENCE = {"full": 6.0, "tiny": 0.5}  # seconds for a broker to come to rest before a job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = 0
     with ExitStack() as stack:
         try:
-            places = [stack.enter_context(Place(url)) for url in options.broker]
+            places = [
+                stack.enter_context(Place(url, PATIENCE[options.size])) for url in options.broker
+            ]
             frameworks = _frameworks([OURS, *options.peers], left_out)
             for place in places:
                 for framework in frameworks:

@@ -21,10 +21,12 @@ class Place:
 
     Args:
         url: of the broker; with the virtual host the jobs use.
+        patience: seconds to wait, before a job, for a broker that is busy with something else.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: float = 6.0) -> None:
         self.url = url
+        self._patience = patience
         self.address = Address.parse(url)
         local = self.address.host in _LOCAL
         self.pid = machine.listener(self.address.port) if local else None
@@ -77,9 +79,9 @@ class Place:
         """Seconds of CPU the broker has used; 0 when it is not on this machine."""
         return 0.0 if self.pid is None else machine.cpu(self.pid)
 
-    def settle(self, limit: float = 6.0) -> None:
-        """Wait until the broker has finished what came before, for at most ``limit`` seconds."""
-        deadline = time.monotonic() + limit
+    def settle(self) -> None:
+        """Wait until the broker has finished what came before, as long as patience lasts."""
+        deadline = time.monotonic() + self._patience
         while self.pid is not None and time.monotonic() < deadline:
             used = self.cpu()
             time.sleep(0.4)

@@ -42,7 +42,7 @@ def limit(framework: Framework, place: Place, size: Size) -> list[Job]:
         framework.ask(place, "setup")
         return run(command)
 
-    return [Job(place, WORK, LIMIT, "many", "C, 1,000 unconfirmed at most", publish)]
+    return [Job(place, WORK, LIMIT, "many", "1,000 unconfirmed at most", publish)]
 
 
 def _publish(framework: Framework, place: Place, way: str, tasks: int) -> dict[str, float]:
