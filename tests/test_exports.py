@@ -50,17 +50,49 @@ def in_new_process(program: str) -> str:
     return done.stdout.strip()
 
 
-def test_importing_and_declaring_load_no_amqp_client() -> None:
-    loaded = in_new_process(
-        "import sys, amqtask\n"
+# What takes long to import, or much memory, and is needed by some programs only.
+ASYNC_CLIENT = {"aio_pika", "aiormq", "pamqp", "yarl", "multidict"}
+COMMANDS = {"typer", "click", "rich", "pygments", "pydantic", "importlib.metadata", "watchfiles"}
+FORMATS = {"structlog", "cloudpickle", "zstandard", "pickle", "tomllib"}
+THE_REST = {"pika", "asyncio", "ssl", "ruamel", "ctypes", "email", "http", "multiprocessing"}
+
+
+def loaded_by(program: str) -> set[str]:
+    """The modules and packages that a program has loaded when it ends."""
+    printed = in_new_process(f"import sys\n{program}\nprint('loaded', *sys.modules)").splitlines()[
+        -1
+    ]
+    names = printed.split()[1:]
+    return {
+        ".".join(parts[: n + 1])
+        for name in names
+        for parts in [name.split(".")]
+        for n in range(len(parts))
+    }
+
+
+def test_importing_and_declaring_load_no_amqp_client_and_nothing_else_heavy() -> None:
+    loaded = loaded_by(
+        "import amqtask\n"
         "app = amqtask.App('x')\n"
         "@app.task(bind=True)\n"
         "def f(self): ...\n"
         "app.close()\n"
-        "heavy = {'pika', 'aio_pika', 'aiormq', 'pamqp', 'asyncio', 'ruamel', 'structlog', 'typer', 'cloudpickle'}\n"
-        "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
     )
-    assert loaded == "[]"
+    assert loaded & (ASYNC_CLIENT | COMMANDS | FORMATS | THE_REST) == set()
+
+
+def test_a_worker_starts_without_what_only_some_need() -> None:
+    loaded = loaded_by(
+        "from amqtask.cli import main, quick\n"
+        "assert quick.worker(['-A', 'shop', 'worker', '-c', '2'], {})\n"
+        "from amqtask import log\n"
+        "from amqtask.worker import node, preview, supervisor\n"
+        "log.configure('info', json=True, node='n')\n"
+        "log.get_logger('amqtask').info('a line', key='value')\n"
+    )
+    assert "pika" in loaded
+    assert loaded & (ASYNC_CLIENT | COMMANDS | FORMATS) == set()
 
 
 def test_importing_is_within_its_budget() -> None:

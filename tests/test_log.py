@@ -322,3 +322,64 @@ def test_a_filter_that_raises_reaches_the_users_own_lines_only(
             log.get_task_logger(standard.name).error("theirs")
     finally:
         standard.removeFilter(broken)
+
+
+def test_structlog_is_set_up_when_the_app_imports_it() -> None:
+    program = (
+        "import sys\n"
+        "from amqtask import log\n"
+        "log.configure('info', json=True, node='n')\n"
+        "log.configure('info', json=True, node='n')\n"
+        "log.get_logger('ours').info('before')\n"
+        "assert 'structlog' not in sys.modules\n"
+        "import structlog\n"
+        "structlog.contextvars.bind_contextvars(request=7)\n"
+        "structlog.get_logger('theirs').info('with %s', 'it', y=2)\n"
+        "log.get_task_logger('ours').info('after')\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    before, theirs, after = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (before["event"], before["node"]) == ("before", "n")
+    assert (theirs["logger"], theirs["event"], theirs["y"]) == ("theirs", "with it", 2)
+    assert (after["event"], after["request"]) == ("after", 7)
+
+
+def test_an_apps_own_set_up_of_structlog_has_the_last_word() -> None:
+    program = (
+        "from amqtask import log\n"
+        "log.configure('info', json=True)\n"
+        "import structlog\n"
+        "structlog.configure(processors=[structlog.processors.KeyValueRenderer()])\n"
+        "structlog.get_logger().info('mine', n=1)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert "n=1 event='mine'" in json.loads(done.stderr)["event"]
+
+
+def test_bound_fields_are_on_every_line_and_travel() -> None:
+    logger = log.get_task_logger("shop").bind(order=1).bind(step="pay")
+    with logging_as(as_json=True) as lines:
+        logger.info("a", step="ship")
+        pickle.loads(pickle.dumps(logger)).warning("b")
+        logger.unbind("step").info("c")  # what only structlog's loggers have
+        logger.info("d", stack_info=True)
+
+    a, b, c, d = lines.json()
+    assert (a["order"], a["step"]) == (1, "ship")
+    assert (b["order"], b["step"], b["logger"]) == (1, "pay", "shop")
+    assert (c["order"], "step" in c) == (1, False)
+    assert "test_bound_fields" in d["stack"]
+
+
+def test_a_line_is_of_whoever_wrote_it(caplog: pytest.LogCaptureFixture) -> None:
+    log.get_task_logger("shop").warning("here")
+
+    assert caplog.records[0].funcName == "test_a_line_is_of_whoever_wrote_it"

@@ -6,6 +6,7 @@ Whoever parsed the command line, ``amqtask.cli.worker`` or ``amqtask.cli.quick``
 from __future__ import annotations
 
 import functools
+import gc
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -115,6 +116,8 @@ def _run(flags: dict[str, Any], json_logs: bool | None) -> int:
     from amqtask.worker.options import WorkerOptions
     from amqtask.worker.preview import AppRefused, app_settings
 
+    # What is imported now stays shared with all processes of the node: no collector looks at it again, and so writes to it.
+    gc.freeze()
     checked = WorkerOptions.parse(**flags)
     as_json = log.configure(checked.loglevel, json=json_logs, node=checked.node)
     logger = log.get_logger("amqtask.worker")
