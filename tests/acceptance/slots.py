@@ -319,8 +319,10 @@ async def alinger(what: str, how: str) -> str:
 
 
 @app.task
-def die(what: str) -> None:
+def die(what: str, when: str) -> None:
+    """End the process as soon as a file is there."""
     log("start", what)
+    wait(there(when))
     os._exit(3)
 
 

@@ -141,10 +141,12 @@ class Case:
 
 
 @pytest.fixture
-def case(kind: Kind, shared: tuple[Place, Node]) -> Case:
+def case(kind: Kind, shared: tuple[Place, Node]) -> Iterator[Case]:
     at, node = shared
     assert node.process.poll() is None, node.output
-    return Case(kind, at, node)
+    found = Case(kind, at, node)
+    yield found
+    found.release()  # one that failed leaves nobody waiting
 
 
 @pytest.fixture
@@ -386,7 +388,6 @@ def test_a_killed_child_gives_its_tasks_to_the_next(case: Case) -> None:
         return
     others = [str(n) for n in range(case.kind.slots)]
     results = case.hold("", *others)
-    early = case.send("early", case.name("early"), case.name("never")) if case.kind.many else None
     victim = case.process("0")
     mine = [what for what in others if case.process(what) == victim]
     assert len(mine) == (case.kind.slots if case.kind.many else 1)
@@ -397,8 +398,8 @@ def test_a_killed_child_gives_its_tasks_to_the_next(case: Case) -> None:
     assert values(results) == [case.name(what) for what in others]
     starts = [case.starts(what) for what in others]
     assert starts == [2 if what in mine else 1 for what in others]
-    assert len(case.records("child crashed")) == 1
-    assert early is None or case.starts("early") <= 1
+    charged = [record["task_id"] for record in case.records("child crashed")]
+    assert sorted(charged) == sorted(results[int(what)].id for what in mine)
     case.works()
 
 
@@ -406,14 +407,17 @@ def test_a_task_that_kills_its_child_is_given_up_and_no_other(case: Case) -> Non
     if not case.kind.children:
         assert case.node.children() == []
         return
-    result = case.send("die", case.name("x"))
-    notes = [case.send("note", case.name(n)) for n in range(20)]
+    result = case.send("die", case.name("x"), case.name("go"))
+    case.started("x")
+    notes = [case.send(f"{FORMS[n % 2]}note", case.name(n)) for n in range(20)]
+    assert values(notes) == [case.name(n) for n in range(20)]
+    case.release()
 
     with pytest.raises(WorkerLostError, match="3 times"):
         result.get(timeout=30)
-    assert values(notes) == [case.name(n) for n in range(20)]
     assert case.starts("x") == 3
-    assert {record["task_id"] for record in case.records("child crashed")} == {result.id}
+    assert [record["task_id"] for record in case.records("child crashed")] == [result.id] * 3
+    case.once(*map(str, range(20)))
     case.works()
 
 
