@@ -8,6 +8,8 @@ from __future__ import annotations
 
 HOLD = 0.1  # seconds of work
 MOST = 256  # messages per slot: beyond it nothing gets faster
+MOST_IN_ALL = 4096  # messages per child, unless its slots are more: the same
+QOS_MAX = 65_535  # AMQP has two bytes for it
 FIRST = 4  # per slot, before anything is known
 
 
@@ -25,5 +27,15 @@ def target(current: int, tasks: int, busy: float, slots: int) -> int:
     if tasks == 0:
         return current
     each = max(busy / tasks, 1e-6)
-    wanted = slots * max(1, min(MOST, int(HOLD / each)))
+    wanted = min(slots * max(1, min(MOST, int(HOLD / each))), most(slots))
     return wanted if wanted >= 2 * current or 2 * wanted <= current else current
+
+
+def first(slots: int) -> int:
+    """The prefetch to begin with, before anything is known."""
+    return min(FIRST * slots, QOS_MAX)
+
+
+def most(slots: int) -> int:
+    """The largest prefetch that a child with so many slots ever has."""
+    return min(MOST * slots, max(MOST_IN_ALL, 2 * slots), QOS_MAX)

@@ -3,9 +3,9 @@
 It does not begin before the node has read the verdicts of the cluster: a task that was revoked while no node ran must not start
 because its message was faster. A solo worker reads them itself.
 
-Two threads. The I/O thread owns both connections (one consumes, one publishes results, so that a broker that holds
-publishers back never holds back acks), the timers and the signals' wake-up pipe; the main thread runs tasks. The main thread
-may be stuck in C code for minutes: the I/O thread keeps heartbeats, limits and shutdown going.
+The I/O thread owns both connections (one consumes, one publishes results, so that a broker that holds publishers back never
+holds back acks), the timers and the signals' wake-up pipe; the pool runs tasks, on the main thread or in threads it starts.
+All of these may be stuck in C code for minutes: the I/O thread keeps heartbeats, limits and shutdown going.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from contextvars import Context
+from functools import partial
 
 from amqtask.amqp import ports
 from amqtask.amqp.address import in_order
@@ -25,18 +26,18 @@ from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.fleet import ChildExit
 from amqtask.core.outcome import Settlement, Verdict
-from amqtask.core.prefetch import FIRST
+from amqtask.core.prefetch import first
 from amqtask.errors import BrokerError, DecodeError
 from amqtask.log import get_logger
 from amqtask.request import set_abort_lookup
 from amqtask.worker.board import Ending
-from amqtask.worker.execution import Executor, starved
+from amqtask.worker.execution import Executor, Runner, aborted, starved
 from amqtask.worker.held import Held
 from amqtask.worker.job import Job
 from amqtask.worker.limits import SOFT_SIGNAL, MainThreadLimits
 from amqtask.worker.lineage import ASK_SIGNAL, fork_clean
 from amqtask.worker.pilot import Pilot
-from amqtask.worker.pools.single import SingleSlot
+from amqtask.worker.pools import choice
 from amqtask.worker.prepared import ChildContext
 from amqtask.worker.settle import Key, Settler
 from amqtask.worker.solo import SoloVerdicts
@@ -47,17 +48,16 @@ SETTLE_GRACE = (
     10.0  # seconds a stopping child waits for the broker to confirm what its tasks left behind
 )
 CLOSE_GRACE = 3.0
-HANDLERS_LOOK = (
-    0.1  # seconds between two looks at the signal handlers, which a task may have replaced
-)
 VERDICTS_WITHIN = 33.0  # seconds to wait for a node's word that verdicts were read; longer than the node itself waits
 VERDICTS_LOOK = 0.01
 SPARE = 4  # descriptors
+EVICT_GRACE = 2.0  # seconds for the code of a run that was taken, before its process is replaced
+EVICT_LOOK = 0.05
 COLD_GRACE = 2.0  # seconds a cold stop waits for the broker to confirm what its tasks left behind
 
 
 class Child:
-    """Runs one child until it is told to stop, or until it has reached its limit of tasks.
+    """Runs one child until it is told to stop, or until it has reached its limit of tasks. Implements ``Host`` for its pool.
 
     ``run`` is called once, on the main thread. Methods that begin with ``_io_`` run on the I/O thread.
     """
@@ -82,7 +82,6 @@ class Child:
             fast=job.settings.broker_fast_frames,
             ladder=job.app.ladder,
         )
-        self._limits = MainThreadLimits(self._io, self._io_hard_limit)
         self._consumer = ThreadedConsumer(
             self._io,
             addresses,
@@ -90,7 +89,7 @@ class Child:
             heartbeat=job.settings.broker_heartbeat,
             connect_timeout=job.settings.broker_connection_timeout,
             queues=job.queues,
-            prefetch=job.prefetch or FIRST * context.slots,
+            prefetch=job.prefetch or first(context.slots),
             declarations=job.declarations,
             on_batch=self._io_batch,
             on_lost=self._io_lost,
@@ -104,17 +103,24 @@ class Child:
         self._settler = Settler(
             self._io, self._consumer, self._publisher, job.settings.worker_successful_max, journal
         )
-        self._settler.set_window(job.prefetch or FIRST * context.slots)
+        self._settler.set_window(job.prefetch or first(context.slots))
         self._executor = Executor(
             job,
             context,
             self._settler,
-            self._limits,
             self._consumer.stale,
             lambda delivery, key: self._io.post(lambda: self._io_hold_back(delivery, key)),
             self._io.waker,
         )
-        self._pool = SingleSlot(self._execute, self._idle)
+        self._pool = choice.make(job.pool, context.slots)
+        self._runners: list[Runner] = []
+        for number in range(context.slots):
+            limits = self._pool.limits(self._io, partial(self._io_hard_limit, number))
+            loop = self._pool.loop(job.app.aclose)
+            self._runners.append(Runner(self._executor, number, limits, loop))
+        # Where tasks run on the main thread, a signal carries their soft limit.
+        main = self._runners[0].limits
+        self._main_limits = main if isinstance(main, MainThreadLimits) else None
         self._draining = False  # written by the I/O thread
         self._stopping = False  # I/O thread: a signal has asked for the end
         self._cold = False  # I/O thread
@@ -127,24 +133,22 @@ class Child:
             give_back=self._io_give_back,
             resized=self._io_room,
         )
-        self._prefetch = job.prefetch or FIRST * context.slots  # without the room for what is held
+        self._prefetch = job.prefetch or first(context.slots)  # without the room for what is held
         self._room = 0
         # I/O thread: the prefetch autopilot, when no multiplier was given
         self._pilot: Pilot | None = None
         if job.prefetch is None:
             self._pilot = Pilot(
                 self._io,
-                self._executor,
+                self._runners,
                 self._pool,
                 self._io_prefetch,
                 self._io_pause,
                 self._consumer.resume,
-                context.slots,
             )
         self._told = False  # I/O thread: the supervisor knows that we are ready
         self._exit = ChildExit.DONE
         self._signals: socket.socket | None = None
-        self._looked = 0.0  # main thread: when it last looked at the signal handlers
         self._verdicts: SoloVerdicts | None = None
         if context.solo:
             self._verdicts = SoloVerdicts(
@@ -156,34 +160,45 @@ class Child:
     def run(self) -> int:
         """Work until told to stop; the exit code."""
         self._install_signals()
-        self._limits.install()
         self._io.start()
         self._job.app.adopt(self._io, self._publisher)  # what tasks publish goes the same way
         self._io.post(self._io_start)
         try:
-            self._pool.run()
+            self._pool.run(self)
         finally:
             self._finish()
         return int(self._exit)
 
-    def _execute(self, delivery: Any) -> None:
-        self._executor.execute(delivery)
-        now = time.monotonic()
-        if now - self._looked > HANDLERS_LOOK:
-            self._looked = now
-            self._restore_signals()
+    # ------------------------------------------------------------ the slots
+
+    @property
+    def runners(self) -> Sequence[Runner]:
+        """The slots."""
+        return self._runners
+
+    def after(self) -> None:
+        """A run has ended: see whether the child has reached its limit."""
         if self._executor.exhausted and not self._draining:
             self._exit = ChildExit.RECYCLE
             self._pool.stop()  # nothing more starts; the I/O thread gives the rest back
-            self._io.post(self._io_drain)
+            self._io.post(self._io_worn_out)
 
-    def _idle(self) -> None:
-        """The slot has run out of work."""
+    def idle(self) -> None:
+        """A slot has run out of work."""
         self._settler.flush()
-        self._restore_signals()
         pilot = self._pilot
         if pilot is not None and pilot.paused:
             self._io.post(pilot.slot_free)
+
+    def context(self) -> Context:
+        """A context for a run, with nothing in it of other runs."""
+        return self._executor.base.copy()
+
+    async def aclose(self) -> None:
+        """Close what the app holds on the running event loop."""
+        await self._job.app.aclose()
+
+    # ------------------------------------------------------------ main thread
 
     def _finish(self) -> None:
         """Wait until everything is settled, then close both connections and the I/O thread."""
@@ -195,7 +210,6 @@ class Child:
                 "stopping with unsettled tasks; the broker will give them to another worker",
                 unsettled=self._consumer.unsettled,
             )
-        self._executor.close()
         self._job.app.close(CLOSE_GRACE)
         if self._verdicts is not None:
             self._io.post(self._verdicts.close)
@@ -221,8 +235,9 @@ class Child:
         writer.setblocking(False)
         self._signals = reader
         self._writer = writer
-        set_abort_lookup(self._executor.is_aborted)
-        self._take_signals()
+        standing = self._context.board.standing
+        set_abort_lookup(lambda task_id: aborted(self._runners, standing, task_id))
+        self.take_signals()
         fork_clean(signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGHUP)
         os.register_at_fork(after_in_child=self._copied)
         self._io.post(
@@ -231,7 +246,10 @@ class Child:
             )
         )
 
-    def _take_signals(self) -> None:
+    def take_signals(self) -> None:
+        """Have the worker's signals arrive at its socket."""
+        if self._main_limits is not None:
+            self._main_limits.install()
         for number in self._taken():
             signal.signal(number, _noted)
             signal.siginterrupt(number, False)
@@ -242,15 +260,14 @@ class Child:
         taken = (signal.SIGTERM, signal.SIGQUIT, ASK_SIGNAL)
         return (*taken, signal.SIGINT) if self._context.solo else taken
 
-    def _restore_signals(self) -> None:
+    def look_at_signals(self) -> None:
         """Put back handlers, wake-up socket and mask, if a task has left others behind (an event loop of its own does)."""
         number = self._writer.fileno()
         replaced = signal.set_wakeup_fd(number, warn_on_full_buffer=False) != number
         replaced |= any(signal.getsignal(number) is not _noted for number in self._taken())
-        if replaced or not self._limits.installed:
+        if replaced or (self._main_limits is not None and not self._main_limits.installed):
             log.warning("a task replaced the worker's signal handlers; they are put back")
-            self._take_signals()
-            self._limits.install()
+            self.take_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*self._taken(), SOFT_SIGNAL))
 
     def _copied(self) -> None:
@@ -303,7 +320,7 @@ class Child:
         kept = [each for each in self._pool.take_back() if not self._consumer.stale(each)]
         self._pool.hand_over(kept)  # the broker has the others again
         self._running_elsewhere.forget(self._consumer.stale)
-        self._executor.released.clear()  # at worst one waits a second more
+        self._executor.admission.released.clear()  # at worst one waits a second more
         self._journal.lose()
         log.warning("the broker took its messages back; consuming again soon", reason=str(error))
 
@@ -342,7 +359,7 @@ class Child:
         self._io_give_back(given)
 
     def _io_give_back(self, deliveries: Sequence[ports.Delivery]) -> None:
-        released = self._executor.released
+        released = self._executor.admission.released
         if released:
             released.difference_update([(each.epoch, each.tag) for each in deliveries])
         for delivery in deliveries:
@@ -365,7 +382,7 @@ class Child:
     def _io_release(self, delivery: ports.Delivery, unconcerned: bool) -> None:
         """Run a redelivery that was held after all."""
         if unconcerned:
-            self._executor.released.add((delivery.epoch, delivery.tag))
+            self._executor.admission.released.add((delivery.epoch, delivery.tag))
         self._io_batch([delivery])
 
     def _io_signal(self, reader: socket.socket) -> None:
@@ -444,27 +461,32 @@ class Child:
         self._io_parted()
         os._exit(int(code))
 
-    def _io_hard_limit(self) -> None:
+    def _io_hard_limit(self, number: int, run: int) -> None:
         """A task is past its hard limit."""
-        self._draining = True
-        self._io_leave(self._executor.timed_out(), ChildExit.LIMIT)
+        runner = self._runners[number]
+        if runner.take(run):
+            self._io_end_run(runner, run, runner.timed_out(), ChildExit.LIMIT)
 
     def _io_asked(self, tries: int = 20) -> None:
-        """The supervisor asks for the end of a run."""
-        slot = self._context.record.slot(0)
-        asked = slot.asked()
-        if asked is None:
-            return
-        if self._io_revoked_run() != asked[0]:
-            # it has ended meanwhile, or if it is the same still, it is not what was revoked: only we know its headers
-            slot.decline(asked[0])
-            return
-        run, how = asked
-        if how is Ending.NOW and self._limits.take(run):
-            self._draining = True
-            self._io_leave(self._executor.terminated(), ChildExit.REVOKED)
-        elif (how is Ending.NOW or not self._limits.interrupt(run)) and tries:
-            # on the board already and not yet begun, or about to end
+        """The supervisor asks for the end of runs."""
+        again = False
+        for number, runner in enumerate(self._runners):
+            slot = self._context.record.slot(number)
+            asked = slot.asked()
+            if asked is None:
+                continue
+            run, how = asked
+            now = slot.read()
+            if now is None or now.sequence != run:
+                continue  # it has ended
+            if self._io_revoked_run(runner) != run:
+                # it has ended meanwhile, or if it is the same still, it is not what was revoked: only we know its headers
+                slot.decline(run)
+            elif how is Ending.NOW and runner.take(run):
+                self._io_end_run(runner, run, runner.terminated(), ChildExit.REVOKED)
+            elif how is Ending.NOW or not runner.limits.interrupt(run):
+                again = True  # on the board already and not yet begun, or about to end
+        if again and tries:
             self._io.call_later(0.02, lambda: self._io_asked(tries - 1))
 
     def _io_end_solo(self, looks: int = 20) -> None:
@@ -472,20 +494,62 @@ class Child:
 
         It looks again for a moment, for a task that was looked up before the record came and is about to start.
         """
-        run = self._io_revoked_run()
-        ended = run is not None and self._limits.interrupt(run)
+        (runner,) = self._runners
+        run = self._io_revoked_run(runner)
+        ended = run is not None and runner.limits.interrupt(run)
         if looks and not ended:
             self._io.call_later(0.1, lambda: self._io_end_solo(looks - 1))
 
-    def _io_revoked_run(self) -> int | None:
-        """The number of the run that goes on now, if it is of a task that was revoked."""
-        slot = self._context.record.slot(0)
+    def _io_revoked_run(self, runner: Runner) -> int | None:
+        """The number of the run that goes on in a slot now, if it is of a task that was revoked."""
+        slot = self._context.record.slot(runner.number)
         before = slot.read()
-        revoked = self._executor.revoked()
+        head = runner.current
+        revoked = head is not None and self._executor.admission.revoked(head)
         now = slot.read()
         if before is None or now is None or now.sequence != before.sequence or not revoked:
             return None  # what was asked about may have been another
         return now.sequence
+
+    def _io_end_run(
+        self,
+        runner: Runner,
+        run: int,
+        ended: tuple[ports.Delivery, Settlement, Key],
+        code: ChildExit,
+    ) -> None:
+        """Settle a run that was taken from its slot, and have its code end: by itself, or with this process."""
+        if self._main_limits is not None:
+            self._draining = True
+            self._io_leave(ended, code)
+            return
+        self._settler.settle_now(*ended)
+        runner.evict(run)
+        self._io_await_eviction(runner, run, code, time.monotonic() + EVICT_GRACE)
+
+    def _io_await_eviction(
+        self, runner: Runner, run: int, code: ChildExit, deadline: float
+    ) -> None:
+        if runner.left(run):
+            return
+        if time.monotonic() < deadline:
+            self._io.call_later(
+                EVICT_LOOK, lambda: self._io_await_eviction(runner, run, code, deadline)
+            )
+            return
+        log.warning(
+            "the code of a task that was ended goes on; its process is replaced when its other tasks have ended"
+        )
+        self._pool.abandon(runner)
+        if self._exit is ChildExit.DONE:
+            self._exit = code
+        self._io_worn_out()
+
+    def _io_worn_out(self) -> None:
+        """This child can take no more tasks: have it replaced, at once where others still run in it."""
+        if len(self._runners) > 1:
+            self._context.retire()
+        self._io_drain()
 
     def _io_leave(self, ended: tuple[ports.Delivery, Settlement, Key], code: ChildExit) -> None:
         """Settle the task that was taken from the slot, give the rest back, and end the process that is stuck in it."""

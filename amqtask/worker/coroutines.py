@@ -1,20 +1,23 @@
-"""A coroutine task under a soft limit: the exception reaches it at its ``await``, as it would reach a function.
+"""Coroutine tasks: an event loop for a slot that has none, and how a soft limit reaches a coroutine at its ``await``.
 
-A signal's exception strikes whatever the main thread does. While the coroutine waits that is the event loop, which would lose
-the exception or be torn by it. So a limit that comes then cancels the coroutine's asyncio task, and the cancellation is turned
-into the limit's exception on its way into the coroutine.
+An exception that is raised wherever a thread happens to be strikes the event loop while the coroutine waits, which would lose
+it or be torn by it. So a limit that comes then cancels the coroutine's asyncio task, and the cancellation is turned into the
+limit's exception on its way into the coroutine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import copy_context
 from typing import Any
+
+from amqtask.errors import SoftTimeLimitExceeded
 
 
 class Interruptible:
-    """One coroutine, to be run once as the main task of an event loop on the main thread.
+    """One coroutine, to be run once as the main task of an event loop.
 
     Args:
         coroutine: the task's own.
@@ -34,7 +37,7 @@ class Interruptible:
     def interrupt(self, error: BaseException) -> bool:
         """Have the coroutine get ``error`` at its ``await``. False when the caller is to raise it right here instead.
 
-        For a signal handler of the main thread.
+        For a signal handler of the loop's thread.
         """
         task = self._task
         if self._inside or task is None or task.done():
@@ -44,11 +47,33 @@ class Interruptible:
         task.get_loop().call_soon_threadsafe(_nothing)  # ends the loop's wait
         return True
 
+    def interrupt_on_loop(self, error: BaseException) -> None:
+        """Have the coroutine get ``error`` at its ``await``. In a callback of its event loop."""
+        task = self._task
+        if task is None:  # it has not begun, and gets it with its first step
+            self._error = error
+        elif not task.done():
+            self._error = error
+            task.cancel()
+
+    def interrupt_from_outside(self, error: BaseException) -> None:
+        """Have the coroutine get ``error`` at its ``await``. Any thread."""
+        task = self._task
+        if task is None:
+            self._error = error
+            task = self._task  # it may have begun just now, without looking
+            if task is None:
+                return
+        try:
+            task.get_loop().call_soon_threadsafe(self.interrupt_on_loop, error)
+        except RuntimeError:
+            pass  # the loop is closed: the coroutine has ended
+
     @types.coroutine
     def _steps(self) -> Generator[Any, Any, object]:
         coroutine = self._coroutine
         value: Any = None
-        error: BaseException | None = None
+        error = self._take()
         while True:
             self._inside = True
             try:
@@ -61,11 +86,52 @@ class Interruptible:
             try:
                 value = yield waits_for
             except asyncio.CancelledError as cancelled:
-                error, self._error = self._error or cancelled, None
+                error = self._take() or cancelled
                 if error is not cancelled and self._task is not None:
                     self._task.uncancel()
             except BaseException as raised:  # noqa: BLE001  # handed on to whom it is for
                 error = raised
+
+    def _take(self) -> BaseException | None:
+        error, self._error = self._error, None
+        return error
+
+
+class SlotLoop:
+    """An event loop for the coroutine tasks of one slot, which run one at a time. The slot's thread only.
+
+    What a task leaves on the loop, a connection pool for example, is there for the next.
+
+    Args:
+        aclose: closes what the app holds on the loop, before it ends.
+    """
+
+    def __init__(self, aclose: Callable[[], Awaitable[None]]) -> None:
+        self._aclose = aclose
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, carried: Interruptible) -> object:
+        """Run a coroutine to its end; its value or its exception."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        try:
+            # In a context of its own: the runner's is that of the first task it ran, whose request it would show.
+            return self._runner.run(carried.run(), context=copy_context())
+        except SoftTimeLimitExceeded:
+            # What the coroutine had started on the loop would go on beside the next task.
+            runner, self._runner = self._runner, None
+            runner.close()
+            raise
+
+    def close(self) -> None:
+        """Close the loop, and what the app and its tasks opened on it."""
+        if self._runner is not None:
+            self._runner.run(self._close_app())
+            self._runner.close()
+            self._runner = None
+
+    async def _close_app(self) -> None:
+        await self._aclose()
 
 
 def _nothing() -> None:

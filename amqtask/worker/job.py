@@ -35,6 +35,7 @@ class Job:
         max_memory: KiB of resident memory after which a child is replaced.
         single_active: one of the queues has a single active consumer.
         measured: queues whose messages the node's agent counts, for a node that scales itself.
+        pool: which pool the children run.
     """
 
     app: App
@@ -53,3 +54,4 @@ class Job:
     max_memory: int | None
     single_active: bool = False
     measured: tuple[str, ...] = ()
+    pool: str = "prefork"

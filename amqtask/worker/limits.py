@@ -1,11 +1,17 @@
-"""How a run ends that does not end by itself: the soft limit raised in the slot, the hard one settled by the I/O thread.
+"""How a run ends that does not end by itself: the soft limit raised in its slot, the hard one settled by the I/O thread.
 
 The slot says what it runs; whoever ends a run from outside means exactly that run, known by a number, so what comes late
 touches nothing that started after it. The supervisor is the backstop for a child whose I/O thread cannot move.
+
+``Limits`` knows whose a run's ending is and when its deadlines are. How an exception gets into a slot is the subclass's:
+a signal (``MainThreadLimits``), an asynchronous exception (``ThreadLimits``), a cancellation (``LoopLimits``).
 """
 
 from __future__ import annotations
 
+import abc
+import asyncio
+import ctypes
 import signal
 import threading
 import time
@@ -16,126 +22,116 @@ from typing import Any
 
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
+from amqtask.worker.coroutines import Interruptible
 
 SOFT_SIGNAL = signal.SIGRTMIN + 5  # real-time signals have no other meaning to a program
 
 AGAIN_AFTER = 0.05  # seconds after which a signal is sent again; twice as long each time
 AGAIN_UNTIL = 10.0
 
+_SLOT, _OUTSIDE = "slot", "outside"
+_NOTHING: tuple[int, list[str]] = (0, [_SLOT])
 
-class MainThreadLimits:
-    """Limits of the one slot on the main thread.
 
-    ``install``, ``begin`` and ``end`` belong to the main thread, the rest to the I/O thread.
+class Evicted(BaseException):
+    """Ends what still goes on in a slot from which the run was taken. Nobody outside the worker sees it."""
+
+
+class Limits(abc.ABC):
+    """The limits of one slot.
+
+    ``begin`` and ``end`` belong to the slot, the rest to the I/O thread.
 
     Args:
         io: owns the timers.
-        on_hard: called on the I/O thread when a run is still going at its hard deadline; the run is then its to settle.
+        on_hard: called on the I/O thread with the number of a run that still goes on at its hard deadline.
     """
 
-    def __init__(self, io: IoThread, on_hard: Callable[[], None]) -> None:
-        # Takes a soft limit that must not be raised where the main thread happens to be, and tells whether it did.
-        self.divert: Callable[[BaseException], bool] | None = None  # main thread
+    def __init__(self, io: IoThread, on_hard: Callable[[int], None]) -> None:
+        # The coroutine that runs in the slot: it takes an exception at its ``await``. Written by the slot.
+        self.carried: Interruptible | None = None
         self._io = io
         self._on_hard = on_hard
-        self._main = threading.main_thread().ident or 0
-        # Holds the number of the current run. Whoever removes it owns the run's ending: removing is atomic, so the main
-        # thread and the I/O thread never both settle one delivery.
-        self._run: list[int] = []
+        # The current run's number, and who has claimed its ending: the first claim counts. Appending is atomic, so the slot
+        # and the I/O thread never both settle one delivery; and it may be repeated, so an exception between two
+        # instructions of the slot does no harm. Each run has a list of its own: a late claim is for the run it means.
+        self._run = _NOTHING
         self._soft: float | None = None
         self._asked = 0  # the run that ``interrupt`` meant last; written by the I/O thread
-        # The run that the signal on its way means. A task may have held signals back: what comes late raises in no other.
-        # Written by the I/O thread, and put back to 0 by the main thread.
-        self._meant = 0
         self._timers: list[Any] = []  # I/O thread
-
-    def install(self) -> None:
-        """Take the signal that carries the soft limit. Main thread."""
-        signal.signal(SOFT_SIGNAL, self._raise)
-        signal.siginterrupt(SOFT_SIGNAL, True)
-
-    @property
-    def installed(self) -> bool:
-        """Whether that signal still comes here."""
-        return signal.getsignal(SOFT_SIGNAL) == self._raise
 
     def begin(self, run: int, soft: float | None, hard: float | None) -> None:
         """A run begins now.
 
         Args:
-            run: its number; no two runs of one process have the same.
+            run: its number; no two runs of one slot have the same.
             soft: seconds from now, None without a limit.
             hard: the same.
         """
         self._soft = soft
         if soft is not None or hard is not None:
             if soft is not None:
-                self._restore()
+                self._make_ready()
             started = time.monotonic()
             self._io.post(lambda: self._arm(run, started, soft, hard))
-        self._run.append(run)
+        self._run = (run, [])
 
     def end(self) -> bool:
-        """The run is over. False when it was taken from outside: its settlement is not the slot's any more."""
-        try:
-            self._run.pop()
-        except IndexError:
-            return False
-        return True
+        """The run is over. False when it was taken from outside: its settlement is not the slot's any more. May be repeated."""
+        claims = self._run[1]
+        claims.append(_SLOT)
+        return claims[0] is _SLOT
 
     def revoked(self, run: int) -> bool:
-        """Whether the exception that ended this run was asked for with ``interrupt``. Main thread."""
+        """Whether the exception that ended this run was asked for with ``interrupt``. The slot."""
         return self._asked == run
 
     # ------------------------------------------------------------ the I/O thread
 
+    @property
+    def current(self) -> int:
+        """The number of the run that goes on; 0 when none does. A hint, unless the caller claims it."""
+        number, claims = self._run
+        return 0 if claims else number
+
     def take(self, run: int) -> bool:
         """Take a run from the slot, whose end is then the caller's to settle. False when it does not go on (any more)."""
-        try:
-            self._run.remove(run)
-        except ValueError:
+        number, claims = self._run
+        if number != run or claims:
             return False
-        return True
+        claims.append(_OUTSIDE)
+        return claims[0] is _OUTSIDE
+
+    def left(self, run: int) -> bool:
+        """Whether the slot has done with a run."""
+        number, claims = self._run
+        return number != run or _SLOT in claims
 
     def interrupt(self, run: int) -> bool:
         """Raise ``SoftTimeLimitExceeded`` in a run, once, as at a soft limit. False when it does not go on (any more)."""
-        if self._run != [run]:
+        if self.current != run:
             return False
         if self._asked == run:
             return True
         self._asked = run
-        self._signal(run)
+        self._strike(run)
         return True
 
-    def _signal(self, run: int) -> None:
-        self._meant = run
-        self._send(run, AGAIN_AFTER)
+    @abc.abstractmethod
+    def evict(self, run: int) -> None:
+        """Have the code of a run that was taken end, where it can be made to."""
 
-    def _send(self, run: int, again: float) -> None:
-        """Send the signal, and again until it was taken: one that comes just before a system call does not end that call."""
-        if self._meant != run or self._run != [run]:
-            return
-        signal.pthread_kill(self._main, SOFT_SIGNAL)
-        if again < AGAIN_UNTIL:  # a task that holds signals back would pile them up
-            self._io.post(lambda: self._io.call_later(again, partial(self._send, run, 2 * again)))
+    def _make_ready(self) -> None:  # noqa: B027  # most ways need nothing
+        """See to it that a soft limit can be raised in the run that begins. The slot."""
 
-    def _restore(self) -> None:
-        """Have the soft limit's signal arrive, whatever an earlier task did to handlers and mask."""
-        if not self.installed:
-            self.install()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (SOFT_SIGNAL,))
+    @abc.abstractmethod
+    def _strike(self, run: int) -> None:
+        """Raise ``SoftTimeLimitExceeded`` in a run."""
 
-    def _raise(self, _signal: int, _frame: FrameType | None) -> None:
-        run = self._run
-        if run and run == [self._meant]:
-            self._meant = 0
-            error = SoftTimeLimitExceeded(
-                "the task was revoked"
-                if run == [self._asked]
-                else f"soft time limit of {self._soft or 0.0:g} s passed"
-            )
-            if self.divert is None or not self.divert(error):
-                raise error
+    def _text(self, run: int) -> str:
+        if run == self._asked:
+            return "the task was revoked"
+        return f"soft time limit of {self._soft or 0.0:g} s passed"
 
     def _arm(self, run: int, started: float, soft: float | None, hard: float | None) -> None:
         for timer in self._timers:
@@ -151,9 +147,172 @@ class MainThreadLimits:
         self._timers.append(self._io.call_later(max(0.0, delay), callback))
 
     def _soft_passed(self, run: int) -> None:
-        if self._run == [run]:
-            self._signal(run)
+        if self.current == run:
+            self._strike(run)
 
     def _hard_passed(self, run: int) -> None:
-        if self.take(run):
-            self._on_hard()
+        if self.current == run:
+            self._on_hard(run)
+
+
+class MainThreadLimits(Limits):
+    """Limits of the one slot on the main thread: a signal interrupts it, in most system calls too.
+
+    ``install`` belongs to the main thread, like ``begin`` and ``end``.
+    """
+
+    def __init__(self, io: IoThread, on_hard: Callable[[int], None]) -> None:
+        super().__init__(io, on_hard)
+        self._main = threading.main_thread().ident or 0
+        # The run that the signal on its way means. A task may have held signals back: what comes late raises in no other.
+        # Written by the I/O thread, and put back to 0 by the main thread.
+        self._meant = 0
+
+    def install(self) -> None:
+        """Take the signal that carries the soft limit. Main thread."""
+        signal.signal(SOFT_SIGNAL, self._raise)
+        signal.siginterrupt(SOFT_SIGNAL, True)
+
+    @property
+    def installed(self) -> bool:
+        """Whether that signal still comes here."""
+        return signal.getsignal(SOFT_SIGNAL) == self._raise
+
+    def evict(self, run: int) -> None:
+        """Nothing: the process ends with the run."""
+
+    def _strike(self, run: int) -> None:
+        self._meant = run
+        self._send(run, AGAIN_AFTER)
+
+    def _send(self, run: int, again: float) -> None:
+        """Send the signal, and again until it was taken: one that comes just before a system call does not end that call."""
+        if self._meant != run or self.current != run:
+            return
+        signal.pthread_kill(self._main, SOFT_SIGNAL)
+        if again < AGAIN_UNTIL:  # a task that holds signals back would pile them up
+            self._io.post(lambda: self._io.call_later(again, partial(self._send, run, 2 * again)))
+
+    def _make_ready(self) -> None:
+        """Have the soft limit's signal arrive, whatever an earlier task did to handlers and mask."""
+        if not self.installed:
+            self.install()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (SOFT_SIGNAL,))
+
+    def _raise(self, _signal: int, _frame: FrameType | None) -> None:
+        run = self.current
+        if run and run == self._meant:
+            self._meant = 0
+            error = SoftTimeLimitExceeded(self._text(run))
+            if self.carried is None or not self.carried.interrupt(error):
+                raise error
+
+
+class ThreadLimits(Limits):
+    """Limits of a slot that is a thread: an asynchronous exception, raised before its next instruction.
+
+    What waits in C code hears of it when that returns. ``adopt`` belongs to the slot, like ``begin`` and ``end``.
+    """
+
+    def __init__(self, io: IoThread, on_hard: Callable[[int], None]) -> None:
+        super().__init__(io, on_hard)
+        self._thread = 0
+        self._lock = threading.Lock()
+        self._struck = False  # an exception may be on its way to the thread
+
+    def adopt(self) -> None:
+        """The calling thread is the slot's from now on."""
+        self._thread = threading.get_ident()
+
+    def end(self) -> bool:
+        """As in ``Limits``; what is still on its way to the thread is called off."""
+        while True:
+            try:
+                mine = super().end()
+                # The I/O thread says that it strikes before it looks for claims, we claim before we look whether it strikes.
+                if self._struck:
+                    with self._lock:
+                        _throw(self._thread, None)
+                        self._struck = False
+                return mine
+            except (SoftTimeLimitExceeded, Evicted):
+                pass  # it came just now; the run is over all the same
+
+    def evict(self, run: int) -> None:
+        """Raise ``Evicted`` in a run that was taken."""
+        carried = self.carried
+        if carried is None:
+            self._throw(run, Evicted)
+        else:
+            carried.interrupt_from_outside(Evicted())
+
+    def _strike(self, run: int) -> None:
+        text = self._text(run)
+        carried = self.carried
+        if carried is None:
+            self._throw(run, _telling(text))
+        else:
+            carried.interrupt_from_outside(SoftTimeLimitExceeded(text))
+
+    def _throw(self, run: int, error: type[BaseException]) -> None:
+        with self._lock:
+            self._struck = True
+            number, claims = self._run
+            if number == run and _SLOT not in claims:
+                _throw(self._thread, error)
+
+
+class LoopLimits(Limits):
+    """Limits of a coroutine on the event loop that all slots of a child share: the exception reaches it at its ``await``.
+
+    ``begin`` and ``end`` are called on the loop.
+
+    Args:
+        io: owns the timers.
+        on_hard: as in ``Limits``.
+        loop: the event loop.
+    """
+
+    def __init__(
+        self, io: IoThread, on_hard: Callable[[int], None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(io, on_hard)
+        self._loop = loop
+
+    def evict(self, run: int) -> None:
+        """Raise ``Evicted`` in a run that was taken."""
+        self._loop.call_soon_threadsafe(self._throw, run, Evicted())
+
+    def _strike(self, run: int) -> None:
+        error = SoftTimeLimitExceeded(self._text(run))
+        self._loop.call_soon_threadsafe(self._throw, run, error)
+
+    def _throw(self, run: int, error: BaseException) -> None:
+        # on the loop, where the run cannot end at the same time
+        number, claims = self._run
+        if number == run and _SLOT not in claims and self.carried is not None:
+            self.carried.interrupt_on_loop(error)
+
+
+def _throw(thread: int, error: type[BaseException] | None) -> None:
+    """Have a thread raise an exception before its next instruction; ``None`` calls it off."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
+    )
+
+
+def _telling(text: str) -> type[SoftTimeLimitExceeded]:
+    """A ``SoftTimeLimitExceeded`` that says something: an asynchronous exception is made by its class, without arguments."""
+
+    def begin(self: SoftTimeLimitExceeded) -> None:
+        SoftTimeLimitExceeded.__init__(self, text)
+
+    return type(
+        SoftTimeLimitExceeded.__name__,
+        (SoftTimeLimitExceeded,),
+        {
+            "__init__": begin,
+            "__module__": SoftTimeLimitExceeded.__module__,
+            "__qualname__": SoftTimeLimitExceeded.__qualname__,
+        },
+    )

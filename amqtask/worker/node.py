@@ -12,7 +12,7 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.session import ServerInfo, Session
 from amqtask.app import App
 from amqtask.core.backoff import exponential, full_jitter
-from amqtask.core.prefetch import FIRST
+from amqtask.core.prefetch import first
 from amqtask.errors import (
     BootFailed,
     BrokerError,
@@ -119,6 +119,7 @@ def prepare(options: WorkerOptions) -> Node:
         max_memory=options.max_memory_per_child,
         single_active=single_active,
         measured=_measured(topology, queues, options),
+        pool=options.pool,
     )
     info: dict[str, object] = {
         "node": options.node,
@@ -191,23 +192,37 @@ def _prefetch(single_active: bool, options: WorkerOptions) -> int | None:
     another node in the middle of a task, so there it is fixed.
     """
     if options.prefetch is None and single_active:
-        return FIRST * options.slots
+        return first(options.slots)
     return options.prefetch
 
 
 def _check_limits(app: App, options: WorkerOptions) -> None:
-    if options.pool != "solo":
-        return
-    if options.time_limit is not None:
-        raise Unsupported(
-            "The solo pool cannot end a task at a hard time limit, because it has no child to end: use --pool prefork."
-        )
-    default = app.settings.task_time_limit
-    limited = sorted(name for name, task in app.tasks.items() if task.options.time_limit or default)
-    if limited:
-        log.warning(
-            "the solo pool does not enforce hard time limits; use --pool prefork", tasks=limited
-        )
+    """Refuse, or warn of, limits that the pool cannot keep."""
+    soft = app.settings.task_soft_time_limit or options.soft_time_limit
+    if options.pool == "solo":
+        if options.time_limit is not None:
+            raise Unsupported(
+                "The solo pool cannot end a task at a hard time limit, because it has no child to end: use --pool prefork."
+            )
+        default = app.settings.task_time_limit
+        limited = [name for name, task in app.tasks.items() if task.options.time_limit or default]
+        if limited:
+            log.warning(
+                "the solo pool does not enforce hard time limits; use --pool prefork",
+                tasks=sorted(limited),
+            )
+    elif options.pool in ("threads", "asyncio"):
+        # These run in threads: plain functions in both pools. A coroutine gets it at its `await`.
+        late = [
+            name
+            for name, task in app.tasks.items()
+            if (task.options.soft_time_limit or soft) and not task.is_coroutine
+        ]
+        if late:
+            log.warning(
+                "a soft time limit does not interrupt a system call in a thread; use --pool prefork where it must",
+                tasks=sorted(late),
+            )
 
 
 def _at_the_broker(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from amqtask.core.prefetch import MOST
+from amqtask.core.prefetch import QOS_MAX, most
 from amqtask.errors import ConfigurationError
 from amqtask.settings import Limit
 from amqtask.worker.pools.patching import require
@@ -28,10 +28,12 @@ class PoolShape(msgspec.Struct, frozen=True):
     slots: int | None
 
 
-# The pools there are. A pool that runs many tasks in one process is the row PoolShape(1, None).
+# The pools there are.
 POOLS: dict[str, PoolShape] = {
     "prefork": PoolShape(children=None, slots=1),
     "solo": PoolShape(children=0, slots=1),
+    "threads": PoolShape(children=1, slots=None),
+    "asyncio": PoolShape(children=1, slots=None),
 }
 
 
@@ -92,6 +94,11 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             )
         if options.autoscale is not None:
             options.check_autoscale(*options.autoscale)
+        if (options.prefetch or 0) > QOS_MAX:
+            raise ConfigurationError(
+                f"A prefetch multiplier of {options.prefetch_multiplier} with {options.slots} slots makes a prefetch of "
+                f"{options.prefetch}, and AMQP knows none above {QOS_MAX}."
+            )
         return options
 
     def check_autoscale(self, most: int, least: int) -> None:
@@ -150,7 +157,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def remembered(self) -> int:
         """How many ended executions the node's journal keeps of each child: twice what a child may hold unacked."""
-        return min(65_536, max(1024, 2 * (self.prefetch or MOST * self.slots)))
+        return min(65_536, max(1024, 2 * (self.prefetch or most(self.slots))))
 
     @property
     def prefetch(self) -> int | None:

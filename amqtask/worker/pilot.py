@@ -1,8 +1,8 @@
 """The prefetch autopilot: how many messages a child holds follows how long its tasks take. I/O thread.
 
-It looks at the executor's counters every few hundredths of a second while work flows, and not at all when none does. When
-a task turns out long, what waits behind it is given back, so that an idle child can run it, and nothing more is consumed
-until the slot is free. (Given back while consuming, it would come again at once, and again, until its delivery limit. Where the
+It looks at the slots' counters every few hundredths of a second while work flows, and not at all when none does. When
+the tasks in all slots turn out long, what waits behind them is given back, so that an idle child can run it, and nothing more
+is consumed until a slot is free. (Given back while consuming, it would come again at once, and again, until its delivery limit. Where the
 broker counts returns, what is half way to that limit stays.)
 """
 
@@ -13,57 +13,55 @@ from collections.abc import Callable, Sequence
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.core.prefetch import FIRST, target
-from amqtask.worker.execution import Executor
+from amqtask.core.prefetch import first, target
+from amqtask.worker.execution import Runner
 from amqtask.worker.pools.base import Pool
 
 LOOK = 0.05  # seconds between two looks
-HOARD = 0.25  # seconds a task may run before what waits behind it is given back
+HOARD = 0.25  # seconds without a free slot after which what waits is given back
 
 
 class Pilot:
-    """Watches one child's slot.
+    """Watches one child's slots.
 
     Args:
         io: the child's I/O thread, on which everything here runs.
-        executor: has the counters.
+        runners: the slots.
         pool: has what waits.
         change: takes a new prefetch.
         pause: stops consuming and gives deliveries back.
         resume: consumes again.
-        slots: slots of the child.
     """
 
     def __init__(
         self,
         io: IoThread,
-        executor: Executor,
+        runners: Sequence[Runner],
         pool: Pool,
         change: Callable[[int], None],
         pause: Callable[[Sequence[Delivery]], None],
         resume: Callable[[], None],
-        slots: int,
     ) -> None:
         self._io = io
-        self._executor = executor
+        self._runners = runners
         self._pool = pool
         self._change = change
         self._pause = pause
         self._resume = resume
-        self._slots = slots
-        self._prefetch = FIRST * slots
+        self._slots = slots = len(runners)
+        self._prefetch = first(slots)
         self._ended = 0
         self._busy = 0.0
         self._looking = False
-        self.paused = False  # read by the slot's thread
+        self.paused = False  # read by the slots
 
     def wake(self) -> None:
         """Work has arrived: look soon, if no look is due."""
         self._look_in(LOOK)
 
     def slot_free(self) -> None:
-        """The slot has run out of work."""
-        if self.paused and not self._executor.running_since:
+        """A slot has run out of work."""
+        if self.paused and not all(each.running_since for each in self._runners):
             self.paused = False
             self._resume()
 
@@ -74,10 +72,12 @@ class Pilot:
 
     def _look(self) -> None:
         self._looking = False
-        executor = self._executor
-        tasks, busy = executor.ended - self._ended, executor.busy - self._busy
-        self._ended, self._busy = executor.ended, executor.busy
-        since = executor.running_since
+        runners = self._runners
+        ended, busy = sum(each.ended for each in runners), sum(each.busy for each in runners)
+        tasks, spent = ended - self._ended, busy - self._busy
+        self._ended, self._busy = ended, busy
+        # when the last free slot was taken; 0 while there is one
+        since = _full_since(runners)
         if since and time.monotonic() - since > HOARD:
             unstarted = self._pool.take_back()
             if unstarted or self._prefetch > self._slots:
@@ -87,12 +87,22 @@ class Pilot:
                     self._prefetch = self._slots
                     self._change(self._slots)
             if self.paused:
-                self._look_in(HOARD)  # the slot may have become free before it saw that we paused
+                self._look_in(HOARD)  # a slot may have become free before it saw that we paused
             return  # else the next batch wakes us
         self.slot_free()
-        prefetch = target(self._prefetch, tasks, busy, self._slots)
+        prefetch = target(self._prefetch, tasks, spent, self._slots)
         if prefetch != self._prefetch:
             self._prefetch = prefetch
             self._change(prefetch)
-        if tasks or since or self.paused:
+        if tasks or self.paused or any(each.running_since for each in runners):
             self.wake()
+
+
+def _full_since(runners: Sequence[Runner]) -> float:
+    newest = 0.0
+    for each in runners:
+        since = each.running_since
+        if not since:
+            return 0.0
+        newest = max(newest, since)
+    return newest

@@ -20,7 +20,12 @@ class Watch:
     def __init__(self) -> None:
         self.io = IoThread("test-limits")
         self.hard = threading.Event()
-        self.limits = MainThreadLimits(self.io, self.hard.set)
+        self.runs: list[int] = []
+        self.limits = MainThreadLimits(self.io, self.reached)
+
+    def reached(self, run: int) -> None:
+        self.runs.append(run)
+        self.hard.set()
 
 
 @pytest.fixture
@@ -53,10 +58,12 @@ def test_the_soft_limit_is_raised_whatever_handlers_and_mask_a_task_left(watch: 
     assert watch.limits.end()
 
 
-def test_the_hard_limit_takes_the_run(watch: Watch) -> None:
+def test_the_hard_limit_is_told_of(watch: Watch) -> None:
     watch.limits.begin(1, None, 0.05)
 
     assert watch.hard.wait(5)
+    assert watch.runs == [1]
+    assert watch.limits.take(1)
     assert not watch.limits.end()
 
 

@@ -81,7 +81,7 @@ def test_bad_node_names(pattern: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"pool": "threads"}, "There is no pool 'threads': choose one of prefork, solo."),
+        ({"pool": "treads"}, "There is no pool 'treads': choose one of prefork, solo, threads, asyncio."),
         ({"concurrency": 0}, "concurrency"),
         ({"concurrency": "many"}, "concurrency"),
         ({"time_limit": -1.0}, "time_limit"),

@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Protocol
 
 from amqtask.amqp.ports import Delivery
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.worker.execution import CoroutineLoop, Runner
+from amqtask.worker.limits import Limits
+
+SIGNALS_LOOK = (
+    0.1  # seconds between two looks at the signal handlers, which a task may have replaced
+)
+
+
+class Host(Protocol):
+    """What a pool needs of its child."""
+
+    @property
+    def runners(self) -> Sequence[Runner]:
+        """The slots."""
+
+    def after(self) -> None:
+        """A run has ended: the child may stop the pool now. On the slot's thread."""
+
+    def idle(self) -> None:
+        """A slot has run out of work. On its thread."""
+
+    def context(self) -> Context:
+        """A context for a run, with nothing in it of other runs."""
+
+    def take_signals(self) -> None:
+        """Have the worker's signals arrive. Main thread; for a pool whose own event loop may have taken them."""
+
+    def look_at_signals(self) -> None:
+        """Put back what a task did to the worker's signals. Main thread; now and then."""
+
+    async def aclose(self) -> None:
+        """Close what the app holds on the running event loop."""
 
 
 class Pool(Protocol):
     """Runs deliveries in slots."""
+
+    def limits(self, io: IoThread, on_hard: Callable[[int], None]) -> Limits:
+        """Make the limits of one slot. Called for each before ``run``; any thread.
+
+        Args:
+            io: owns the timers.
+            on_hard: as in ``Limits``.
+        """
+        ...
+
+    def loop(self, aclose: Callable[[], Awaitable[None]]) -> CoroutineLoop | None:
+        """Make what runs the coroutine tasks of one slot; ``None`` when the pool does it itself.
+
+        Args:
+            aclose: closes what the app holds on a loop.
+        """
+        ...
 
     def hand_over(self, batch: Sequence[Delivery]) -> None:
         """Take deliveries to run, in order. I/O thread; never blocks."""
@@ -20,9 +71,13 @@ class Pool(Protocol):
         ...
 
     def stop(self) -> None:
-        """Let what runs finish, start nothing more, and let ``run`` return. I/O thread, idempotent."""
+        """Let what runs finish, start nothing more, and let ``run`` return. Any thread, idempotent."""
         ...
 
-    def run(self) -> None:
+    def abandon(self, runner: Runner) -> None:
+        """Do not wait for a slot any more: the code that was evicted from it does not end. I/O thread."""
+        ...
+
+    def run(self, host: Host) -> None:
         """Run tasks until stopped. The child's main thread."""
         ...

@@ -6,27 +6,34 @@ User code runs on the main thread, where signals can interrupt it (soft limits) 
 from __future__ import annotations
 
 import queue
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from amqtask.amqp.ports import Delivery
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.worker.coroutines import SlotLoop
+from amqtask.worker.execution import Runner
+from amqtask.worker.limits import MainThreadLimits
+from amqtask.worker.pools.base import SIGNALS_LOOK, Host
 
 
 class SingleSlot:
-    """Runs one delivery after another on the calling thread. Implements ``Pool``.
+    """Runs one delivery after another on the calling thread. Implements ``Pool``."""
 
-    Args:
-        execute: runs one delivery and posts its settlement; never raises.
-        on_idle: called on the slot's thread each time the work runs out.
-    """
-
-    def __init__(self, execute: Callable[[Delivery], None], on_idle: Callable[[], None]) -> None:
-        self._execute = execute
-        self._on_idle = on_idle
+    def __init__(self) -> None:
         self._inbox: deque[Delivery] = deque()  # I/O thread appends and clears, slot pops
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._idle = False  # written by the slot; the I/O thread wakes it only when it waits
-        self._stopped = False  # written by the I/O thread, or by `execute` through `stop`
+        self._stopped = False
+
+    def limits(self, io: IoThread, on_hard: Callable[[int], None]) -> MainThreadLimits:
+        """Limits by signal."""
+        return MainThreadLimits(io, on_hard)
+
+    def loop(self, aclose: Callable[[], Awaitable[None]]) -> SlotLoop:
+        """An event loop of the slot's own."""
+        return SlotLoop(aclose)
 
     def hand_over(self, batch: Sequence[Delivery]) -> None:
         """Take deliveries to run, in order."""
@@ -36,34 +43,52 @@ class SingleSlot:
 
     def take_back(self) -> list[Delivery]:
         """Give up what has not started."""
-        unstarted = []
-        while True:
-            try:
-                unstarted.append(self._inbox.popleft())
-            except IndexError:
-                return unstarted
+        return drain(self._inbox)
 
     def stop(self) -> None:
         """Let what runs finish, then let ``run`` return."""
         self._stopped = True
         self._wake.put(None)
 
-    def run(self) -> None:
+    def abandon(self, runner: Runner) -> None:
+        """Nothing: the process ends with a run that was taken."""
+
+    def run(self, host: Host) -> None:
         """Run tasks until stopped."""
-        inbox, execute = self._inbox, self._execute
+        inbox = self._inbox
+        (runner,) = host.runners
+        execute, after = runner.execute, host.after
+        looked = 0.0  # when we last looked at the signal handlers
         while not self._stopped:
             try:
                 delivery = inbox.popleft()
             except IndexError:
-                self._wait()
+                self._wait(host)
                 continue
             execute(delivery)
-        self._on_idle()
+            after()
+            now = time.monotonic()
+            if now - looked > SIGNALS_LOOK:
+                looked = now
+                host.look_at_signals()
+        host.idle()
+        runner.close()
 
-    def _wait(self) -> None:
-        self._on_idle()
+    def _wait(self, host: Host) -> None:
+        host.idle()
+        host.look_at_signals()
         self._idle = True
         # Looked at again after the flag is up: a batch that came in between would wake nobody.
         if not self._inbox and not self._stopped:
             self._wake.get()
         self._idle = False
+
+
+def drain(inbox: deque[Delivery]) -> list[Delivery]:
+    """Take everything out of an inbox that slots take from, too."""
+    taken = []
+    while True:
+        try:
+            taken.append(inbox.popleft())
+        except IndexError:
+            return taken

@@ -1,0 +1,356 @@
+"""From the outcome of a delivery to its settlement: result, dead letter, next attempt, and the line in the log. Any slot's thread.
+
+What follows is decided by ``core.settlement``; here its publications are written, and the whole is handed to the I/O thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from amqtask.amqp.ports import Delivery
+from amqtask.core import codec, dead, result
+from amqtask.core.codec import Head
+from amqtask.core.message import Publication
+from amqtask.core.onward import FIRST_TIME
+from amqtask.core.outcome import (
+    Deferred,
+    Failed,
+    Ignored,
+    Outcome,
+    Rejected,
+    Retried,
+    Revoked,
+    Settlement,
+    Succeeded,
+    Verdict,
+)
+from amqtask.core.settlement import DONE, decide, needs_letter
+from amqtask.core.verdicts import Standing
+from amqtask.errors import AmqtaskError, DecodeError, MessageError, Reject, TaskRevokedError
+from amqtask.log import get_logger
+from amqtask.task import Task
+from amqtask.worker.board import Board
+from amqtask.worker.carry import Carrier
+from amqtask.worker.job import Job
+from amqtask.worker.journal import SeatJournal
+from amqtask.worker.settle import Key, Settler
+
+log = get_logger("amqtask.worker")
+
+AnyTask = Task[Any, Any]
+
+
+class Conclusion:
+    """Makes settlements of outcomes and posts them. One for all slots of a child; any thread.
+
+    Args:
+        job: what the node works on.
+        board: tells what a dead letter shall say of its task.
+        journal: this child's ring of ended executions.
+        settler: takes the settlements.
+        carrier: writes what a message is carried on with.
+        limits: sizes that a message may have.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        board: Board,
+        journal: SeatJournal,
+        settler: Settler,
+        carrier: Carrier,
+        limits: codec.Limits,
+    ) -> None:
+        self._job = job
+        self._board = board
+        self._journal = journal
+        self._settler = settler
+        self._carrier = carrier
+        self._sizes = limits
+        # Asked once: a line per task is for those who want one.
+        self.tells_success = logging.getLogger("amqtask.worker").isEnabledFor(logging.DEBUG)
+
+    def end(
+        self,
+        delivery: Delivery,
+        head: Head,
+        task: AnyTask | None,
+        outcome: Outcome,
+        key: Key | None,
+        *,
+        acked: bool = False,
+        place: int = -1,
+    ) -> None:
+        """Settle a delivery by its outcome.
+
+        Args:
+            delivery: the message.
+            head: its header.
+            task: ``None`` when nobody knows it.
+            outcome: what became of it.
+            key: the execution; ``None`` when none took place.
+            acked: it was acked before it ran.
+            place: the execution's in the journal, when it has one already.
+        """
+        self.post(delivery, self.settlement(delivery, head, task, outcome, acked), key, place)
+
+    def settlement(
+        self, delivery: Delivery, head: Head, task: AnyTask | None, outcome: Outcome, acked: bool
+    ) -> Settlement:
+        """What has to follow from an outcome; see ``end``."""
+        reply, outcome = self._result(head, task, outcome)
+        if type(outcome) is Succeeded:
+            if self.tells_success:
+                log.debug(
+                    "task succeeded",
+                    task_name=head.task,
+                    task_id=head.id,
+                    runtime=round(outcome.runtime, 6),
+                )
+            settlement = decide(outcome, reply, None)
+        else:
+            onward = None
+            if type(outcome) is Deferred:
+                onward = self._carrier.deferred(delivery, outcome.delay)
+            elif type(outcome) is Retried:
+                try:
+                    onward = self._carrier.next_attempt(delivery, head, outcome.again, time.time())
+                except (AmqtaskError, ValueError, OverflowError) as error:
+                    # What the task wants to be different cannot be sent, or its moment lies outside the calendar.
+                    failed = Failed(error, outcome.traceback, "retry", outcome.runtime)
+                    return self.settlement(delivery, head, task, failed, acked)
+            self._report(head, task, outcome)
+            letter = (
+                self._letter(delivery, outcome, head.retries + 1, head.id)
+                if needs_letter(outcome)
+                else None
+            )
+            settlement = decide(outcome, reply, letter, onward)
+        if acked:
+            return msgspec.structs.replace(settlement, verdict=None)
+        return settlement
+
+    def post(
+        self, delivery: Delivery, settlement: Settlement, key: Key | None, place: int = -1
+    ) -> None:
+        """Hand a settlement over, with the execution in the journal."""
+        if key is not None and place < 0:
+            place = self._journal.begin(key[1])
+        if settlement is DONE and key is not None:
+            self._journal.safe(place, key[1])
+        self._settler.post(delivery, settlement, key, place)
+
+    def wants_result(self, head: Head, task: AnyTask | None) -> bool:
+        """Whether somebody waits for the task's result, at an address that may be published to."""
+        if not head.reply_to or not _good_address(head.reply_to):
+            return False
+        if head.ignore_result is not None:
+            return not head.ignore_result
+        if task is not None and task.options.ignore_result is not None:
+            return not task.options.ignore_result
+        return not self._job.settings.task_ignore_result
+
+    def _result(
+        self, head: Head, task: AnyTask | None, outcome: Outcome
+    ) -> tuple[Publication | None, Outcome]:
+        """The result to send, and the outcome, which becomes a failure when the value cannot be written."""
+        if type(outcome) in (Ignored, Deferred) or not self.wants_result(head, task):
+            return None, outcome
+        if type(outcome) is Rejected and outcome.requeue:
+            return None, outcome
+        try:
+            return self._reply(head, self._record(head, outcome)), outcome
+        except BaseException as error:  # noqa: BLE001  # the value's own __json__ or __reduce__ may raise anything
+            failed = Failed(error, None, "result")
+            return self._reply(head, self._record(head, failed)), failed
+
+    def _record(self, head: Head, outcome: Outcome) -> result.Record:
+        state, value, traceback = _state(outcome, self._job.settings.result_serializer)
+        return result.Record(
+            task_id=head.id,
+            status=state,
+            result=value,
+            traceback=traceback,
+            date_done=datetime.now(UTC).isoformat(),
+            group_id=head.group,
+            parent_id=head.parent_id,
+        )
+
+    def _reply(self, head: Head, record: result.Record) -> Publication:
+        assert head.reply_to is not None
+        return Publication(
+            "",
+            head.reply_to,
+            result.encode_result(
+                record,
+                self._job.settings.result_serializer,
+                correlation_id=head.correlation_id,
+                limits=self._sizes,
+            ),
+        )
+
+    def send_started(self, delivery: Delivery, head: Head) -> None:
+        """Tell whoever waits for the result that the task runs."""
+        record = result.Record(
+            task_id=head.id, status="STARTED", result={"hostname": self._job.node}
+        )
+        self._settler.post(delivery, Settlement(None, (self._reply(head, record),)), None)
+        self._settler.flush()
+
+    def _letter(
+        self, delivery: Delivery, outcome: Outcome, attempts: int, task_id: str | None = None
+    ) -> Publication | None:
+        target = self._job.dead_letters.get(delivery.queue)
+        if target is None:
+            return None
+        exception, message, traceback, reason = _cause(outcome)
+        headers = delivery.properties.headers or {}
+        first_time = headers.get(FIRST_TIME)
+        standing = None if task_id is None else self._board.standing(task_id) or Standing()
+        return dead.letter(
+            delivery.body,
+            delivery.properties,
+            dead.Death(
+                reason=reason,
+                exception=exception,
+                message=message,
+                traceback=traceback,
+                queue=delivery.queue,
+                node=self._job.node,
+                attempts=attempts,
+                time=datetime.now(UTC).isoformat(),
+                first_time=first_time if isinstance(first_time, str) else None,
+                standing=standing,
+            ),
+            (
+                target.exchange,
+                self._carrier.came_by(delivery)[1]
+                if target.routing_key is None
+                else target.routing_key,
+            ),
+        )
+
+    def refuse(self, delivery: Delivery, error: MessageError) -> None:
+        """Settle a message whose header cannot be read: dead letter with the reason, failure to whoever asked."""
+        log.error("not a task message", queue=delivery.queue, reason=str(error))
+        outcome = Failed(error, None, reason_of(error))
+        try:
+            known = codec.identify(delivery.properties)
+        except DecodeError:
+            # Even its properties are damaged, so it cannot be published again: the broker dead-letters it.
+            self.post(delivery, Settlement(Verdict.REJECT), None)
+            return
+        reply = None
+        if known.reply_to and known.correlation_id and _good_address(known.reply_to):
+            record = result.Record(
+                task_id=known.id or known.correlation_id,
+                status="FAILURE",
+                result=result.exception_to_wire(error),
+                date_done=datetime.now(UTC).isoformat(),
+            )
+            reply = Publication(
+                "",
+                known.reply_to,
+                result.encode_result(record, correlation_id=known.correlation_id),
+            )
+        self.post(delivery, decide(outcome, reply, self._letter(delivery, outcome, 1)), None)
+
+    def _report(self, head: Head, task: AnyTask | None, outcome: Outcome) -> None:
+        """One line for everything but success."""
+        if isinstance(outcome, Ignored | Deferred):
+            return
+        exception, message, traceback, reason = _cause(outcome)
+        if type(outcome) is Retried:
+            log.info(
+                "retry scheduled",
+                task_name=head.task,
+                task_id=head.id,
+                retries=head.retries + 1,
+                delay=round(max(0.0, outcome.again.due - time.time()), 3),
+                exception=exception,
+                text=message,
+            )
+            return
+        expected = (
+            type(outcome) is Failed
+            and task is not None
+            and isinstance(outcome.error, task.options.throws)
+        )
+        if expected:
+            traceback = None
+        level = log.info if expected or isinstance(outcome, Revoked | Rejected) else log.error
+        level(
+            "task did not succeed",
+            task_name=head.task,
+            task_id=head.id,
+            outcome=reason,
+            exception=exception,
+            text=message,
+            **({"retries": head.retries} if head.retries else {}),
+            **({"traceback": traceback} if traceback else {}),
+        )
+
+
+def _state(outcome: Outcome, serializer: str) -> tuple[str, object, str | None]:
+    """State, result and traceback of a result record."""
+    match outcome:
+        case Succeeded():
+            return "SUCCESS", outcome.value, None
+        case Failed():
+            return (
+                "FAILURE",
+                result.exception_to_wire(outcome.error, serializer),
+                outcome.traceback,
+            )
+        case Revoked():
+            return (
+                "REVOKED",
+                result.exception_to_wire(TaskRevokedError(outcome.reason), serializer),
+                None,
+            )
+        case Rejected():
+            return "FAILURE", result.exception_to_wire(Reject(outcome.reason), serializer), None
+        case Retried():
+            return "RETRY", result.exception_to_wire(outcome.error, serializer), outcome.traceback
+        case Ignored() | Deferred():
+            return "IGNORED", None, None
+
+
+def _cause(outcome: Outcome) -> tuple[str, str, str | None, str]:
+    """Exception type, its text, traceback and reason of an outcome that is no success."""
+    match outcome:
+        case Failed() | Retried():
+            error = outcome.error
+            reason = outcome.reason if isinstance(outcome, Failed) else "retry"
+            return (
+                type(error).__qualname__,
+                result.safe_text(error),
+                outcome.traceback,
+                reason,
+            )
+        case Revoked():
+            reason = "expired" if outcome.expired else "revoked"
+            return "TaskRevokedError", outcome.reason, None, reason
+        case Rejected():
+            return "Reject", outcome.reason, None, "rejected"
+        case _:
+            return "", "", None, ""
+
+
+def reason_of(error: MessageError) -> str:
+    """Why a message could not be read, as its dead letter says it."""
+    return "refused content" if type(error).__name__ == "ContentRefused" else "undecodable"
+
+
+def _good_address(address: str) -> bool:
+    """Whether a reply address may be published to.
+
+    ``amq.`` names are the broker's own; a made-up ``amq.rabbitmq.reply-to.…`` closes the publisher's connection on
+    RabbitMQ 3.10, so a hostile sender could take the node's results down with it.
+    """
+    return not address.startswith("amq.") and len(address.encode()) <= 255

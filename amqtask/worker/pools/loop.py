@@ -1,0 +1,195 @@
+"""``--pool asyncio``: slots are coroutines on one event loop, uvloop's when it is installed. For tasks that wait, by the thousand.
+
+A batch of deliveries reaches the loop with one wake-up. A coroutine task is one asyncio task in a context of its own; a plain
+function runs in a thread, so that it does not hold up the loop. The free slots and everything about them belong to the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from amqtask.amqp.ports import Delivery
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.worker.admission import Work
+from amqtask.worker.execution import Runner
+from amqtask.worker.limits import LoopLimits, ThreadLimits
+from amqtask.worker.pools.base import SIGNALS_LOOK, Host
+from amqtask.worker.pools.single import drain
+
+
+class LoopSlots:
+    """Runs deliveries on an event loop on the main thread. Implements ``Pool``.
+
+    Args:
+        slots: how many tasks at a time.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._loop = _new_loop()
+        self._inbox: deque[Delivery] = deque()  # I/O thread appends and clears, the loop pops
+        self._called = True  # the loop will look into the inbox; before `run`, it does so by itself
+        self._stopped = False
+        # All that follows belongs to the loop.
+        self._free: list[Runner] = []
+        self._abandoned: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads: ThreadPoolExecutor | None = None  # for plain functions, when there is one
+        self._flushing = False  # what has ended in this turn of the loop is settled after it
+        self._looked = 0.0  # when we last looked at the signal handlers
+        self._ended = asyncio.Event()
+        self._host: Host | None = None
+        # Of each slot: those of a coroutine, and those of a plain function.
+        self._limits: list[tuple[LoopLimits, ThreadLimits]] = []
+
+    def limits(self, io: IoThread, on_hard: Callable[[int], None]) -> LoopLimits:
+        """Limits by cancellation."""
+        limits = LoopLimits(io, on_hard, self._loop)
+        self._limits.append((limits, ThreadLimits(io, on_hard)))
+        return limits
+
+    def loop(self, aclose: Callable[[], Awaitable[None]]) -> None:
+        """None: coroutines run on the pool's own."""
+
+    def hand_over(self, batch: Sequence[Delivery]) -> None:
+        """Take deliveries to run, in order."""
+        self._inbox.extend(batch)
+        if not self._called:
+            self._called = True
+            self._call(self._pump)
+
+    def take_back(self) -> list[Delivery]:
+        """Give up what has not started."""
+        return drain(self._inbox)
+
+    def stop(self) -> None:
+        """Let what runs finish, then let ``run`` return."""
+        self._stopped = True
+        self._call(self._look_for_the_end)
+
+    def abandon(self, runner: Runner) -> None:
+        """Do not wait for what runs in this slot any more."""
+        self._call(self._abandon, runner)
+
+    def run(self, host: Host) -> None:
+        """Run tasks until stopped."""
+        self._host = host
+        self._free = list(reversed(host.runners))
+        runner = asyncio.Runner(loop_factory=lambda: self._loop)
+        runner.run(self._main(host))
+        if not self._abandoned:  # what does not end would keep the loop from closing
+            runner.close()
+            if self._threads is not None:
+                self._threads.shutdown()
+
+    async def _main(self, host: Host) -> None:
+        host.take_signals()  # the loop may have taken them
+        self._pump()
+        self._look_for_the_end()
+        await self._ended.wait()
+        host.idle()
+        await host.aclose()
+
+    # ------------------------------------------------------------ on the loop
+
+    def _pump(self) -> None:
+        """Start what there are free slots for."""
+        self._called = False  # first: what comes from now on calls again
+        inbox, free = self._inbox, self._free
+        while free and not self._stopped:
+            try:
+                delivery = inbox.popleft()
+            except IndexError:
+                break
+            runner = free[-1]
+            work = runner.admit(delivery)
+            if work is None:
+                self._flush_soon()
+            else:
+                free.pop()
+                self._start(runner, work)
+
+    def _start(self, runner: Runner, work: Work) -> None:
+        host = self._host
+        assert host is not None
+        of_coroutine, of_function = self._limits[runner.number]
+        if work[2].is_coroutine:
+            runner.limits = of_coroutine
+            task = self._loop.create_task(self._serve(runner, work), context=host.context())
+            self._tasks.add(task)  # the loop itself keeps no hold of it
+            task.add_done_callback(self._tasks.discard)
+        else:
+            runner.limits = of_function
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self._slots, "amqtask-slot")
+            self._threads.submit(self._serve_in_thread, runner, work)
+
+    async def _serve(self, runner: Runner, work: Work) -> None:
+        await runner.arun(work)
+        self._done(runner)
+
+    def _serve_in_thread(self, runner: Runner, work: Work) -> None:
+        limits = runner.limits
+        assert isinstance(limits, ThreadLimits)
+        limits.adopt()
+        runner.run(work)
+        self._call(self._done, runner)
+
+    def _done(self, runner: Runner) -> None:
+        """A slot is free again."""
+        host = self._host
+        assert host is not None
+        self._abandoned.discard(runner.number)
+        self._free.append(runner)
+        host.after()
+        now = time.monotonic()
+        if now - self._looked > SIGNALS_LOOK:
+            self._looked = now
+            host.look_at_signals()
+        if self._stopped:
+            self._look_for_the_end()
+        elif self._inbox:
+            self._pump()
+            return
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        """Settle what ends in this turn of the loop together."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        assert self._host is not None
+        self._host.idle()
+
+    def _abandon(self, runner: Runner) -> None:
+        if runner not in self._free:
+            self._abandoned.add(runner.number)
+            self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        if self._stopped and len(self._free) + len(self._abandoned) == self._slots:
+            self._ended.set()
+
+    # ------------------------------------------------------------ any thread
+
+    def _call(self, callback: Callable[..., object], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            pass  # the loop has ended
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop, of the fastest kind there is."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
