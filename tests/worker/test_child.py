@@ -61,7 +61,7 @@ def test_what_came_back_often_stays_behind_a_long_task_only_where_that_counts(
 
 
 def test_what_was_to_run_after_all_and_is_given_back_is_forgotten() -> None:
-    executor = SimpleNamespace(released={(1, 1), (1, 2)})
+    executor = SimpleNamespace(admission=SimpleNamespace(released={(1, 1), (1, 2)}))
     settled: list[Any] = []
     child = SimpleNamespace(
         _executor=executor,
@@ -72,5 +72,5 @@ def test_what_was_to_run_after_all_and_is_given_back_is_forgotten() -> None:
     Child._io_give_back(cast(Any, child), [given])
 
     assert settled == [given]
-    assert executor.released == {(1, 1), (1, 2)} - {(given.epoch, given.tag)}
-    assert len(executor.released) == 1
+    assert executor.admission.released == {(1, 1), (1, 2)} - {(given.epoch, given.tag)}
+    assert len(executor.admission.released) == 1
