@@ -49,6 +49,8 @@ class Kind(NamedTuple):
 KINDS = [
     Kind("prefork", many=False),
     Kind("solo", slots=1, many=False, children=False),
+    Kind("threads"),
+    Kind("asyncio"),
 ]
 FORMS = ["", "a"]  # before a task's name: the function, the coroutine function
 

@@ -81,7 +81,10 @@ def test_bad_node_names(pattern: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"pool": "treads"}, "There is no pool 'treads': choose one of prefork, solo, threads, asyncio."),
+        (
+            {"pool": "treads"},
+            "There is no pool 'treads': choose one of prefork, solo, threads, asyncio.",
+        ),
         ({"concurrency": 0}, "concurrency"),
         ({"concurrency": "many"}, "concurrency"),
         ({"time_limit": -1.0}, "time_limit"),
