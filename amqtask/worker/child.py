@@ -91,6 +91,7 @@ class Child:
             queues=job.queues,
             prefetch=job.prefetch or first(context.slots),
             declarations=job.declarations,
+            declared=job.declared_lately,
             on_batch=self._io_batch,
             on_lost=self._io_lost,
             on_ready=self._io_ready,

@@ -94,6 +94,7 @@ class VerdictFeed:
     def start(self) -> None:
         """Connect and follow."""
         self._follower.start()
+        self._publisher.connect()  # for the mark: tasks wait until it has come back
 
     def publish(self, record: Record, on_confirmed: Callable[[], None]) -> None:
         """Add a record; tried until the broker has confirmed it. One that is under way already is not sent twice."""

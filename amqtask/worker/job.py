@@ -5,6 +5,8 @@ Made once in the fork server by ``prepare``; children inherit it.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +14,8 @@ from amqtask.amqp.address import Address
 from amqtask.app import App
 from amqtask.settings import Settings
 from amqtask.topology.plan import DeadLetterTarget, Declaration
+
+LATELY = 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Job:
         single_active: one of the queues has a single active consumer.
         measured: queues whose messages the node's agent counts, for a node that scales itself.
         pool: which pool the children run.
+        declared_at: when the node carried the declarations out itself, monotonic.
     """
 
     app: App
@@ -55,3 +60,9 @@ class Job:
     single_active: bool = False
     measured: tuple[str, ...] = ()
     pool: str = "prefork"
+    declared_at: float = -math.inf
+
+    @property
+    def declared_lately(self) -> bool:
+        """Whether the declarations were carried out so shortly ago that a child need not repeat them. Any process."""
+        return time.monotonic() - self.declared_at < LATELY

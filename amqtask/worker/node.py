@@ -91,6 +91,7 @@ def prepare(options: WorkerOptions) -> Node:
         return session.server, str(session.address)
 
     server, broker = _at_the_broker(look, addresses, settings, options.node)
+    declared_at = time.monotonic()
     for sentence in plan.unsupported(topology, server.release).warnings:
         log.warning(sentence)
     _check_patience(app, settings, queues, server.release)
@@ -118,6 +119,7 @@ def prepare(options: WorkerOptions) -> Node:
         max_tasks=options.max_tasks_per_child,
         max_memory=options.max_memory_per_child,
         single_active=single_active,
+        declared_at=declared_at,
         measured=_measured(topology, queues, options),
         pool=options.pool,
     )

@@ -68,6 +68,7 @@ class ThreadedConsumer:
         prefetch: ``basic.qos`` per consumer.
         declarations: carried out on every new connection before consuming, and when a declared queue has gone. One that is
             refused is logged and harms no other.
+        declared: they have just been carried out: the first connection leaves them out.
         on_batch: deliveries of one socket read, in order.
         on_lost: an epoch ended; unsettled deliveries of it are the broker's again (``stale``).
         on_ready: consuming has begun: on all queues, but those that the broker refuses at present; not while paused.
@@ -87,6 +88,7 @@ class ThreadedConsumer:
         queues: Sequence[str],
         prefetch: int,
         declarations: Sequence[Declaration] = (),
+        declared: bool = False,
         on_batch: Callable[[list[Delivery]], None],
         on_lost: Callable[[BrokerError], None] | None = None,
         on_ready: Callable[[], None] | None = None,
@@ -97,6 +99,7 @@ class ThreadedConsumer:
         self._io = io
         self._name = name
         self._declarations = tuple(declarations)
+        self._fresh = declared  # I/O thread
         self._declared = {each.name for each in declarations if isinstance(each, DeclareQueue)}
         self._on_batch = on_batch
         self._on_lost = on_lost
@@ -252,7 +255,11 @@ class ThreadedConsumer:
             raw.on_deliver = self._delivered
             raw.on_read_end = self._read_end
         self._waiting = list(self._lanes.values())
-        self._declare(channel, 0)
+        fresh, self._fresh = self._fresh, False
+        if fresh:
+            self._open_waiting()
+        else:
+            self._declare(channel, 0)
 
     def _declare(self, channel: Channel, step: int) -> None:
         if channel is not self._connection.channel or not channel.is_open:

@@ -194,6 +194,10 @@ class ThreadedPublisher:
         if self._came_late(entry):
             raise ConnectionLost("The publisher is closed.")
 
+    def connect(self) -> None:
+        """Connect now, and not with the first message. Any thread."""
+        self._io.post(self._pump)
+
     def close(self, timeout: float = 5.0) -> None:
         """Wait until what was handed over has ended, then close the connection. Idempotent."""
         self._closed = True

@@ -15,6 +15,7 @@ import pytest
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.session import Session
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.lane import Lane
 from amqtask.amqp.threaded.loop import IoThread
@@ -688,3 +689,30 @@ def test_a_consumer_that_is_not_confirmed_yet_is_cancelled_too(
             )
         )
         assert reader.deliveries == []
+
+
+def test_what_was_just_declared_waits_for_the_next_connection(
+    broker: Broker, queue_name: str
+) -> None:
+    exchange = f"{queue_name}.exchange"
+    declarations = [DeclareExchange(exchange, "fanout"), DeclareQueue(queue_name)]
+    with reading(broker, queue_name):
+        pass  # the queue is there, the exchange is not
+    with (
+        reading(broker, queue_name, declarations=declarations, declared=True) as reader,
+        Session([Address.parse(broker.url)]) as session,
+    ):
+        left_out = not session.exchange_exists(exchange, "fanout")
+        reader.io.post(reader.consumer._connection.drop)
+
+        assert eventually(lambda: session.exchange_exists(exchange, "fanout"))
+        assert left_out
+        session.delete_exchange(exchange)
+
+
+def test_a_queue_that_was_declared_and_is_gone_is_declared_again(
+    broker: Broker, queue_name: str
+) -> None:
+    with reading(broker, queue_name, declared=True) as reader:
+        send(broker, queue_name, b"x")
+        reader.acknowledge(reader.received(1))
