@@ -25,7 +25,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Literal,
-    NamedTuple,
     ParamSpec,
     Self,
     TypeVar,
@@ -40,7 +39,7 @@ from amqtask.batch import Batch
 from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of
 from amqtask.control import Control
 from amqtask.core import codec, compression, serialization
-from amqtask.core.message import Envelope, Publication
+from amqtask.core.message import Envelope, Message, Publication
 from amqtask.core.onward import onward
 from amqtask.errors import (
     AlreadyRegistered,
@@ -63,7 +62,7 @@ from amqtask.topology.ladder import Ladder, prefix_of
 from amqtask.topology.model import Delays, Topology
 from amqtask.topology.names import did_you_mean
 from amqtask.topology.parse import load
-from amqtask.topology.routes import Route, Router, default_topology
+from amqtask.topology.routes import MAX_REMEMBERED, Route, Router, default_topology
 from amqtask.topology.simulate import reach
 from amqtask.topology.targets import Targets
 
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
 
     from amqtask.amqp.address import Address
     from amqtask.amqp.ports import Publisher
+    from amqtask.amqp.stencil import Stencil
     from amqtask.amqp.threaded.loop import IoThread
     from amqtask.client import Client
     from amqtask.loop_client import AsyncBatch, LoopClient
@@ -91,11 +91,8 @@ _batch: ContextVar[Batch | None] = ContextVar("amqtask_batch", default=None)
 _async_batch: ContextVar[AsyncBatch | None] = ContextVar("amqtask_abatch", default=None)
 
 
-class _Sending(NamedTuple):
-    """A publication, and the queue it is due in when it goes through the delay ladder."""
-
-    publication: Publication
-    due_in: str | None = None
+# A publication, and the queue it is due in when it goes through the delay ladder.
+_Sending = tuple[Publication, str | None]
 
 
 class App:
@@ -164,6 +161,8 @@ class App:
         self._loop_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopClient] = (
             weakref.WeakKeyDictionary()
         )  # guarded by _lock
+        # by task: what its calls are put together from, the options that holds for, and where their results go
+        self._stencils: dict[str, tuple[Stencil, Mapping[str, Any], str | None]] = {}
         self._id = uuid.uuid4().hex
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
 
@@ -444,16 +443,16 @@ class App:
             batch.room(DELAYED_WINDOW)
         sendings, awaited, result = self._prepare(call, reply_to)
         if batch is not None:
-            self._submit(batch, client, sendings, awaited)
+            self._submit(batch, client.publisher, sendings, awaited)
             return result
         try:
             client.publisher.publish_many(
-                [sending.publication for sending in sendings],
+                [publication for publication, _ in sendings],
                 max(0.001, deadline - time.monotonic()),
-                due_in=[sending.due_in for sending in sendings],
+                due_in=[due_in for _, due_in in sendings],
             )
         except Unroutable as error:
-            raise self._explained(error, sendings[0]) from None
+            raise self._explained(error, *sendings[0]) from None
         return result
 
     def send_many(self, calls: Iterator[Call]) -> list[handle.AsyncResult[Any]]:
@@ -461,10 +460,11 @@ class App:
         batch = Batch(2 * self.settings.publish_window)
         results = []
         client = self._connected()
+        publisher = client.publisher
         try:
             for call in calls:
                 sendings, awaited, result = self._prepare(call, self._reply_to(client, call))
-                self._submit(batch, client, sendings, awaited)
+                self._submit(batch, publisher, sendings, awaited)
                 results.append(result)
         except BaseException as raised:
             error = batch.wait()
@@ -584,38 +584,8 @@ class App:
         self, call: Call, reply_to: str | None
     ) -> tuple[tuple[_Sending, ...], Awaited | None, handle.AsyncResult[Any]]:
         """What to publish for a call, and the handle of its result; more than one only through the delay ladder."""
-        settings = self.settings
-        router = self._router or self.router
-        route = router.resolve(
-            call.task, call.queue, call.exchange, call.routing_key, call.priority
-        )
-        now, eta, expires, delay = None, None, None, 0.0
-        if call.expires is not None or call.countdown is not None or call.eta is not None:
-            now = datetime.now(UTC)
-            expires = expires_at(call.expires, now)
-            eta, delay = due_at(call.countdown, call.eta, now)
-        message = message_of(
-            call,
-            reply_to=reply_to,
-            priority=settings.task_default_priority if route.priority is None else route.priority,
-            serializer=settings.task_serializer,
-            compression=settings.task_compression,
-            origin=self._origin,
-            parent=current.get(),
-            eta=eta,
-            expires=expires,
-        )
-        envelope = codec.encode(
-            message,
-            now=None if now is None or delay else now.timestamp(),
-            sent=time.time(),
-            limits=self._limits,
-        )
-        sendings = (
-            self._delayed(route, envelope, delay)
-            if delay
-            else (_Sending(Publication(route.exchange, route.routing_key, envelope)),)
-        )
+        publication = self._stencilled(call, reply_to)
+        sendings = ((publication, None),) if publication else self._compose(call, reply_to)
         awaited = None
         if not call.ignore_result:
             awaited = self._pending.sending(call.id)
@@ -627,6 +597,74 @@ class App:
                     )
                 )
         return sendings, awaited, handle.AsyncResult(awaited, call.id, call.task, self.control)
+
+    def _stencilled(self, call: Call, reply_to: str | None) -> Publication | None:
+        """The publication of a call like others before it; ``None`` for one with something of its own."""
+        if call.defaults is None or current.get() is not None:
+            return None
+        known = self._stencils.get(call.task)
+        if known is None or known[1] is not call.defaults or known[2] != reply_to:
+            if call.expires is not None or call.compression or self.settings.task_compression:
+                return None
+            known = self._stencils[call.task] = self._new_stencil(call, reply_to)
+        return known[0].publication(call.id, call.args, call.kwargs, time.time())
+
+    def _new_stencil(
+        self, call: Call, reply_to: str | None
+    ) -> tuple[Stencil, Mapping[str, Any], str | None]:
+        from amqtask.amqp.stencil import Stencil  # with the first message, not with amqtask
+
+        route = self._route(call)
+        sample = self._message(call, reply_to, route, None, None)
+        made = Stencil(route.exchange, route.routing_key, sample, time.time(), self._limits)
+        assert call.defaults is not None
+        if len(self._stencils) >= MAX_REMEMBERED:  # names made from data must not fill us
+            self._stencils.clear()
+        return made, call.defaults, reply_to
+
+    def _route(self, call: Call) -> Route:
+        router = self._router or self.router
+        return router.resolve(call.task, call.queue, call.exchange, call.routing_key, call.priority)
+
+    def _message(
+        self,
+        call: Call,
+        reply_to: str | None,
+        route: Route,
+        eta: str | None,
+        expires: str | None,
+    ) -> Message:
+        settings = self.settings
+        return message_of(
+            call,
+            reply_to=reply_to,
+            priority=settings.task_default_priority if route.priority is None else route.priority,
+            serializer=settings.task_serializer,
+            compression=settings.task_compression,
+            origin=self._origin,
+            parent=current.get(),
+            eta=eta,
+            expires=expires,
+        )
+
+    def _compose(self, call: Call, reply_to: str | None) -> tuple[_Sending, ...]:
+        """The publications of any call."""
+        route = self._route(call)
+        now, eta, expires, delay = None, None, None, 0.0
+        if call.expires is not None or call.countdown is not None or call.eta is not None:
+            now = datetime.now(UTC)
+            expires = expires_at(call.expires, now)
+            eta, delay = due_at(call.countdown, call.eta, now)
+        message = self._message(call, reply_to, route, eta, expires)
+        envelope = codec.encode(
+            message,
+            now=None if now is None or delay else now.timestamp(),
+            sent=time.time(),
+            limits=self._limits,
+        )
+        if delay:
+            return self._delayed(route, envelope, delay)
+        return ((Publication(route.exchange, route.routing_key, envelope), None),)
 
     def _delayed(self, route: Route, envelope: Envelope, delay: float) -> tuple[_Sending, ...]:
         """A message through the delay ladder, to each queue that it would reach now."""
@@ -640,30 +678,24 @@ class App:
         queues = targets.of(exchange, key, headers)
         if not queues:
             raise self._unroutable(exchange, key, headers)
-        sendings = []
+        sendings: list[_Sending] = []
         for queue in queues:
             publication = onward(
                 envelope.body, properties, ladder.entry(delay, queue), published=(exchange, key)
             )
-            sendings.append(_Sending(publication, queue))
+            sendings.append((publication, queue))
         return tuple(sendings)
 
     def _submit(
         self,
         batch: Batch,
-        client: Client,
+        publisher: Publisher,
         sendings: tuple[_Sending, ...],
         awaited: Awaited | None,
     ) -> None:
-        for sending in sendings:
-            batch.submit(
-                client.publisher,
-                sending.publication,
-                self.settings.publish_timeout,
-                awaited,
-                lambda error, sending=sending: self._explained(error, sending),  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-                sending.due_in,
-            )
+        timeout, explain = self.settings.publish_timeout, self._explained
+        for publication, due_in in sendings:
+            batch.submit(publisher, publication, timeout, awaited, explain, due_in)
 
     async def _apublish(
         self,
@@ -673,18 +705,19 @@ class App:
     ) -> None:
         try:
             await client.publisher.publish_many(
-                [sending.publication for sending in sendings],
+                [publication for publication, _ in sendings],
                 timeout,
-                due_in=[sending.due_in for sending in sendings],
+                due_in=[due_in for _, due_in in sendings],
             )
         except Unroutable as error:
-            raise self._explained(error, sendings[0]) from None
+            raise self._explained(error, *sendings[0]) from None
 
-    def _explained(self, error: AmqtaskError, sending: _Sending) -> AmqtaskError:
+    def _explained(
+        self, error: AmqtaskError, publication: Publication, due_in: str | None
+    ) -> AmqtaskError:
         """An ``Unroutable`` with what the topology expected there; other errors as they are."""
-        if not isinstance(error, Unroutable) or sending.due_in is not None:
+        if not isinstance(error, Unroutable) or due_in is not None:
             return error
-        publication = sending.publication
         return self._unroutable(
             publication.exchange,
             publication.routing_key,

@@ -27,9 +27,11 @@ class Batch:
             most // 2
         )  # waits end when half of them have ended: fewer wake-ups, and always enough to send
         self._changed = Condition()
-        self._left = 0  # guarded by _changed, like the three below
-        self._waiting = -1  # at which number left somebody wants to be woken
-        self._total = 0
+        self._lock = self._changed.lock
+        self._total = 0  # guarded by _lock, like the five below
+        self._ended = 0
+        self._wake_at = -1  # somebody wants to be woken when so many have ended
+        self._void = 0  # could not be handed over, which their caller knows
         self._failed = 0
         self._first: AmqtaskError | None = None
 
@@ -39,18 +41,18 @@ class Batch:
         For what must be on its way soon once it is made: a delayed task waits from the moment the broker has it.
         """
         most = min(most, self._most)
-        if self._left >= most:
-            with self._changed:
+        if self._total - self._ended >= most:
+            with self._lock:
                 self._wait_for(most // 2)
 
     def _tell(self) -> None:
-        if self._left == self._waiting:
-            self._waiting = -1  # who waits for fewer says so again
-            self._changed.notify_all()
+        self._wake_at = -1  # who waits for more says so again
+        self._changed.notify_all()
 
     def _wait_for(self, left: int) -> None:
-        while self._left > left:
-            self._waiting = max(self._waiting, left)
+        """Wait until no more than ``left`` are on their way."""
+        while (enough := self._total - left) > self._ended:
+            self._wake_at = enough if self._wake_at < 0 else min(self._wake_at, enough)
             self._changed.wait()
 
     def submit(
@@ -59,7 +61,7 @@ class Batch:
         publication: Publication,
         timeout: float,
         awaited: Awaited | None,
-        explain: Callable[[AmqtaskError], AmqtaskError],
+        explain: Callable[[AmqtaskError, Publication, str | None], AmqtaskError],
         due_in: str | None = None,
     ) -> None:
         """Hand a publication over. ``awaited`` learns of a failure, so that nobody waits for its result.
@@ -69,44 +71,46 @@ class Batch:
             publication: what to send.
             timeout: seconds until it must be confirmed.
             awaited: where its result is expected.
-            explain: makes of the publisher's error the one to report.
+            explain: makes of the publisher's error, with the two that it was about, the one to report.
             due_in: the queue it is due in, when it goes through the delay ladder.
 
         Raises:
             AmqtaskError: it could not even be handed over.
         """
-        with self._changed:
-            if self._left >= self._most:
+        lock = self._lock
+        with lock:
+            if self._total - self._ended >= self._most:
                 self._wait_for(self._resume)
-            self._left += 1
             self._total += 1
 
         def settled(error: AmqtaskError | None) -> None:
             if error is not None:
-                error = explain(error)
+                error = explain(error, publication, due_in)
                 if awaited is not None:
                     awaited.fail(error)
-            with self._changed:
-                self._left -= 1
+            with lock:
+                self._ended += 1
                 if error is not None:
                     self._failed += 1
                     self._first = self._first or error
-                self._tell()
+                if self._ended == self._wake_at:
+                    self._tell()
 
         try:
             publisher.submit(publication, settled, timeout, due_in=due_in)
         except BaseException:
-            with self._changed:
-                self._left -= 1
-                self._total -= 1
-                self._tell()
+            with lock:
+                self._ended += 1
+                self._void += 1
+                if self._ended == self._wake_at:
+                    self._tell()
             raise
 
     def wait(self) -> AmqtaskError | None:
         """Return when all have ended: the first error, saying how many failed, or ``None``."""
         with self._changed:
             self._wait_for(0)
-            return summary(self._first, self._failed, self._total)
+            return summary(self._first, self._failed, self._total - self._void)
 
 
 def summary(first: AmqtaskError | None, failed: int, total: int) -> AmqtaskError | None:

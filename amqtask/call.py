@@ -93,6 +93,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     reply_to: str | None = None
     headers: Mapping[str, object] = {}
     shadow: str | None = None
+    # The options it was made of, the task's own, when it has no others: then it is like all calls made of them.
+    defaults: Mapping[str, Any] | None = None
 
     @property
     def later(self) -> bool:
@@ -110,10 +112,29 @@ _LATER_OF: Final = {"link": "link", "link_error": "link"}
 
 
 def new_id() -> str:
-    """A random UUID (version 4) as text. The same as ``str(uuid.uuid4())`` in a third of the time."""
-    text = os.urandom(16).hex()
-    variant = "89ab"[int(text[16], 16) & 3]
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+    """A random UUID (version 4) as text. The same as ``str(uuid.uuid4())`` in a quarter of the time."""
+    try:
+        return _ids.pop()
+    except IndexError:
+        # A few at a time, which makes each cheaper. Popped under the interpreter's lock, so that no two threads get one.
+        text = os.urandom(16 * _IDS).hex()
+        _ids.extend(_id_of(text, start) for start in range(32, 32 * _IDS, 32))
+        return _id_of(text, 0)
+
+
+_IDS: Final = 64
+_ids: list[str] = []  # made and not used yet
+os.register_at_fork(after_in_child=_ids.clear)  # the parent uses them
+
+
+def _id_of(text: str, at: int) -> str:
+    return (
+        f"{text[at : at + 8]}-{text[at + 8 : at + 12]}-4{text[at + 13 : at + 16]}-"
+        f"{_VARIANTS[text[at + 16]]}{text[at + 17 : at + 20]}-{text[at + 20 : at + 32]}"
+    )
+
+
+_VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def make_call(
@@ -142,7 +163,9 @@ def make_call(
     arguments = positional(args, function)
     keywords = named(kwargs, function)
     if not options:
-        return Call(id=new_id(), task=task, args=arguments, kwargs=keywords, **defaults)
+        return Call(
+            id=new_id(), task=task, args=arguments, kwargs=keywords, defaults=defaults, **defaults
+        )
     merged = dict(defaults)
     task_id = None
     for name, value in options.items():

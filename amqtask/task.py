@@ -361,7 +361,14 @@ class Task(Generic[P, R]):
         if self.options.typing:
             self._parameters.check(args, kwargs)
         return self._sender.send(
-            Call(id=new_id(), task=self.name, args=args, kwargs=kwargs, **self._defaults)
+            Call(
+                id=new_id(),
+                task=self.name,
+                args=args,
+                kwargs=kwargs,
+                defaults=self._defaults,
+                **self._defaults,
+            )
         )
 
     def apply_async(
@@ -405,7 +412,14 @@ class Task(Generic[P, R]):
         if self.options.typing:
             self._parameters.check(args, kwargs)
         return await self._sender.asend(
-            Call(id=new_id(), task=self.name, args=args, kwargs=kwargs, **self._defaults)
+            Call(
+                id=new_id(),
+                task=self.name,
+                args=args,
+                kwargs=kwargs,
+                defaults=self._defaults,
+                **self._defaults,
+            )
         )
 
     async def aapply_async(
@@ -453,7 +467,7 @@ class Task(Generic[P, R]):
             pairs.append((args, kwargs))
         name, defaults = self.name, self._defaults
         return (
-            Call(id=new_id(), task=name, args=args, kwargs=kwargs, **defaults)
+            Call(id=new_id(), task=name, args=args, kwargs=kwargs, defaults=defaults, **defaults)
             for args, kwargs in pairs
         )
 

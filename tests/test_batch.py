@@ -42,7 +42,7 @@ def slow() -> Slow:
 
 def fill(batch: Batch, slow: Slow, count: int) -> None:
     for _ in range(count):
-        batch.submit(cast(Publisher, slow), ANY, 1.0, None, lambda error: error)
+        batch.submit(cast(Publisher, slow), ANY, 1.0, None, lambda error, *_: error)
 
 
 def started(target: Callable[[], object]) -> threading.Thread:

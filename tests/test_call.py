@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -144,7 +145,7 @@ def test_every_option_is_known_to_the_call() -> None:
     later = {"link", "link_error", "task_id"}
 
     assert set(SendOptions.__annotations__) - later == set(Call.__struct_fields__) - {
-        "id", "task", "args", "kwargs",
+        "id", "task", "args", "kwargs", "defaults",
     }  # fmt: skip
 
 
@@ -212,3 +213,21 @@ def test_a_task_sent_by_a_task_belongs_to_it() -> None:
 def test_the_calls_own_reply_address_comes_first() -> None:
     assert to_message(make({})).reply_to == "replies"
     assert to_message(make({"reply_to": "other"})).reply_to == "other"
+
+
+def test_ids_are_random_uuids_each_handed_out_once_in_every_process() -> None:
+    ids = [new_id() for _ in range(500)]
+    parsed = [uuid.UUID(made) for made in ids]
+    assert {(one.version, one.variant) for one in parsed} == {(4, uuid.RFC_4122)}
+    assert [str(one) for one in parsed] == ids
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, "".join(new_id() for _ in range(100)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    told = os.read(reading, 36 * 100).decode()
+    theirs = [told[at : at + 36] for at in range(0, len(told), 36)]
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+    assert len({*ids, *theirs, *(new_id() for _ in range(100))}) == 700

@@ -48,16 +48,20 @@ def closed_gate() -> Gate:
 
 
 class Condition:
-    """``threading.Condition`` with gates to wait at, and a plain lock, which its owner must not take twice."""
+    """``threading.Condition`` with gates to wait at, and a plain lock, which its owner must not take twice.
 
-    __slots__ = ("_gates", "_lock")
+    Attributes:
+        lock: the same lock, to be taken by itself where only it is needed and every step counts.
+    """
+
+    __slots__ = ("_gates", "lock")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._gates: list[Gate] = []  # guarded by _lock
+        self.lock = threading.Lock()
+        self._gates: list[Gate] = []  # guarded by lock
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self.lock.acquire()
 
     def __exit__(
         self,
@@ -65,17 +69,17 @@ class Condition:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._lock.release()
+        self.lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Let the lock go, wait for ``notify_all``, take the lock again. False when ``timeout`` seconds passed first."""
         gate = closed_gate()
         self._gates.append(gate)
-        self._lock.release()
+        self.lock.release()
         try:
             return gate.acquire(timeout=-1 if timeout is None else _bounded(timeout))
         finally:
-            self._lock.acquire()
+            self.lock.acquire()
 
     def notify_all(self) -> None:
         """Wake everybody who waits. The lock must be held."""

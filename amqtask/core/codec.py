@@ -199,11 +199,7 @@ def encode(
         kind = compression.mime_type(message.compression)
         body = compression.compress(body, kind)
         headers["compression"] = kind
-    if len(body) > limits.message_max_bytes:
-        raise PayloadTooLarge(
-            f"Task {task}: the body is {len(body)} bytes, above message_max_bytes ({limits.message_max_bytes}); "
-            "store the data elsewhere and pass a reference to it."
-        )
+    _check_size(task, body, limits)
     if measure or len(task) > _SMALL_TEXT or limits.headers_max_bytes < _SMALL_HEADERS:
         check_headers(headers, task, limits)
     if message.priority is not None:
@@ -233,6 +229,36 @@ def encode(
             timestamp=None if sent is None else int(sent),
         ),
     )
+
+
+def encode_arguments(
+    task: str, args: object, kwargs: object, serializer: str, limits: Limits = LIMITS
+) -> bytes:
+    """Make the body of a task message that has nothing but arguments, and is not compressed.
+
+    Args:
+        task: the task's name, for error messages.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        serializer: its name.
+        limits: sizes that must not be exceeded.
+
+    Raises:
+        EncodeError: an argument has no form on the wire.
+        PayloadTooLarge: the body is above its limit.
+    """
+    body = _encode_arguments(task, args, kwargs, {}, serializer)
+    if len(body) > limits.message_max_bytes:
+        _check_size(task, body, limits)
+    return body
+
+
+def _check_size(task: str, body: bytes, limits: Limits) -> None:
+    if len(body) > limits.message_max_bytes:
+        raise PayloadTooLarge(
+            f"Task {task}: the body is {len(body)} bytes, above message_max_bytes ({limits.message_max_bytes}); "
+            "store the data elsewhere and pass a reference to it."
+        )
 
 
 def _add_headers(headers: dict[str, object], message: Message) -> bool:
@@ -302,16 +328,20 @@ def _encode_body(message: Message, serializer: serialization.Serializer) -> byte
         embed["chain"] = message.chain
     if message.chord is not None:
         embed["chord"] = message.chord
-    args = message.args
+    return _encode_arguments(message.task, message.args, message.kwargs, embed, serializer.name)
+
+
+def _encode_arguments(
+    task: str, args: object, kwargs: object, embed: dict[str, object], serializer: str
+) -> bytes:
     if type(args) is not list and type(args) is not tuple:
-        args = _listed(message.task, args)
-    kwargs = message.kwargs
+        args = _listed(task, args)
     if kwargs != {}:
-        kwargs = _named(message.task, kwargs)
-    if not args and not kwargs and not embed and serializer.name == "json":
+        kwargs = _named(task, kwargs)
+    if not args and not kwargs and not embed and serializer == "json":
         return _EMPTY_BODY
     return serialization.dumps(
-        [args, kwargs, embed], serializer.name, subject=f"Task {message.task}", roots=_ROOTS
+        [args, kwargs, embed], serializer, subject=f"Task {task}", roots=_ROOTS
     )
 
 

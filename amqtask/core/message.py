@@ -43,12 +43,16 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """An envelope and where it goes. ``mandatory``: the broker returns it when no queue is bound."""
+    """An envelope and where it goes. ``mandatory``: the broker returns it when no queue is bound.
+
+    ``header`` holds the envelope's properties as they travel, when they are encoded already.
+    """
 
     exchange: str
     routing_key: str
     envelope: Envelope
     mandatory: bool = True
+    header: bytes | None = None
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):

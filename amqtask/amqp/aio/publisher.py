@@ -157,7 +157,7 @@ class AioPublisher:
         ``due_in`` as for ``publish``, one for each. All delays, and ``timeout``, count from this call. An ``EncodeError`` of one is raised before any is sent.
         """
         headers = [
-            frames.encode_properties(publication.envelope.properties)
+            publication.header or frames.encode_properties(publication.envelope.properties)
             for publication in publications
         ]
         if not headers:
@@ -198,7 +198,7 @@ class AioPublisher:
             EncodeError, PayloadTooLarge: the message cannot be framed; nothing was handed over.
             ConnectionLost: the publisher is closed.
         """
-        header = frames.encode_properties(publication.envelope.properties)
+        header = publication.header or frames.encode_properties(publication.envelope.properties)
         since = time.monotonic()
         self._enter()
         self._hand_over(Entry(publication, header, on_settled, since, since + timeout, due_in))

@@ -78,6 +78,7 @@ class ThreadedPublisher:
         self._fast = fast
         self._inbox: deque[Entry] = deque()  # appended by any thread, drained by the I/O thread
         ways = Ways(ladder or Ladder())
+        self._pump_posted = False  # set by any thread, cleared by the I/O thread
         # Written by the I/O thread; others read its backlog, and whether it is blocked.
         self._outgoing = Outgoing(window, ways)
         self._channel_number = 0
@@ -183,14 +184,15 @@ class ThreadedPublisher:
         deadline: float,
         due_in: str | None,
     ) -> None:
-        properties = frames.encode_properties(publication.envelope.properties)
-        entry = Entry(publication, properties, on_settled, since, deadline, due_in)
+        header = publication.header or frames.encode_properties(publication.envelope.properties)
+        entry = Entry(publication, header, on_settled, since, deadline, due_in)
         if self._backlog() >= self._buffer and not self._io.inside:
             self._wait_for_space(deadline)
         if self._closed:
             raise ConnectionLost("The publisher is closed.")
         self._inbox.append(entry)
-        self._io.post(self._pump)
+        if not self._pump_posted:
+            self._post_pump()
         if self._came_late(entry):
             raise ConnectionLost("The publisher is closed.")
 
@@ -209,6 +211,14 @@ class ThreadedPublisher:
         if not self._closing.wait(timeout):
             self._io.post(self._give_up_all)
             self._closing.wait(3.0)
+
+    def _post_pump(self) -> None:
+        self._pump_posted = True
+        try:
+            self._io.post(self._pump)
+        except BaseException:  # a signal's exception: the next one must post again
+            self._pump_posted = False
+            raise
 
     def _came_late(self, entry: Entry) -> bool:
         """Whether the publisher was closed meanwhile and the I/O thread has not taken the entry, and now never will."""
@@ -266,6 +276,7 @@ class ThreadedPublisher:
 
     def _pump(self) -> None:
         """Take over what was handed over, and send what may be sent now."""
+        self._pump_posted = False  # before the look: what is handed over from now on posts again
         if self._shut_down:
             self._refuse_late()
             return
