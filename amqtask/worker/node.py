@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from amqtask.worker.agent import Agent
 from amqtask.worker.child import Child
 from amqtask.worker.job import Job
 from amqtask.worker.options import WorkerOptions
+from amqtask.worker.pools import choice
 from amqtask.worker.pools.patching import patch
 from amqtask.worker.prepared import AgentContext, ChildContext
 
@@ -98,6 +100,7 @@ def prepare(options: WorkerOptions) -> Node:
     single_active = _single_active(topology, queues)
     prefetch = _prefetch(single_active, options)
     app.freeze()
+    _load_for_children(options.pool)
     job = Job(
         app=app,
         node=options.node,
@@ -137,6 +140,12 @@ def prepare(options: WorkerOptions) -> Node:
         "tasks": sorted(app.tasks),
     }
     return Node(job, info)
+
+
+def _load_for_children(pool: str) -> None:
+    """Import what each child would import for itself, and have for itself."""
+    choice.load(pool)
+    importlib.import_module("amqtask.client")  # what tasks send with
 
 
 def _settings(settings: Settings, options: WorkerOptions) -> Settings:

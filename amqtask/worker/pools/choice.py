@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from amqtask.worker.pools.base import Pool
+
+
+def load(name: str) -> Callable[[int], Pool]:
+    """Import a pool and what it needs; returns what makes one of so many slots.
+
+    Asked for in the fork server, so that its children share what is imported, and begin the sooner.
+
+    Args:
+        name: one of ``options.POOLS``.
+    """
+    if name == "threads":
+        from amqtask.worker.pools.threads import ThreadSlots
+
+        return ThreadSlots
+    if name == "asyncio":
+        from amqtask.worker.pools.loop import LoopSlots
+
+        return LoopSlots
+    from amqtask.worker.pools.single import SingleSlot
+
+    return lambda _slots: SingleSlot()
 
 
 def make(name: str, slots: int) -> Pool:
@@ -12,14 +35,4 @@ def make(name: str, slots: int) -> Pool:
         name: one of ``options.POOLS``.
         slots: how many tasks it runs at a time.
     """
-    if name == "threads":
-        from amqtask.worker.pools.threads import ThreadSlots
-
-        return ThreadSlots(slots)
-    if name == "asyncio":
-        from amqtask.worker.pools.loop import LoopSlots
-
-        return LoopSlots(slots)
-    from amqtask.worker.pools.single import SingleSlot
-
-    return SingleSlot()
+    return load(name)(slots)

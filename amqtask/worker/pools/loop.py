@@ -20,6 +20,15 @@ from amqtask.worker.limits import LoopLimits, ThreadLimits
 from amqtask.worker.pools.base import SIGNALS_LOOK, Host
 from amqtask.worker.pools.single import drain
 
+# The fastest kind of event loop there is.
+_new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+try:
+    import uvloop
+except ImportError:
+    pass  # it is an extra
+else:
+    _new_loop = uvloop.new_event_loop
+
 
 class LoopSlots:
     """Runs deliveries on an event loop on the main thread. Implements ``Pool``.
@@ -184,12 +193,3 @@ class LoopSlots:
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
             pass  # the loop has ended
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """An event loop, of the fastest kind there is."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
