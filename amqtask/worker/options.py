@@ -34,6 +34,8 @@ POOLS: dict[str, PoolShape] = {
     "solo": PoolShape(children=0, slots=1),
     "threads": PoolShape(children=1, slots=None),
     "asyncio": PoolShape(children=1, slots=None),
+    "gevent": PoolShape(children=1, slots=None),
+    "eventlet": PoolShape(children=1, slots=None),
 }
 
 

@@ -51,6 +51,8 @@ KINDS = [
     Kind("solo", slots=1, many=False, children=False),
     Kind("threads"),
     Kind("asyncio"),
+    Kind("gevent"),
+    Kind("eventlet"),
 ]
 FORMS = ["", "a"]  # before a task's name: the function, the coroutine function
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from amqtask.worker.pools.base import Pool
+from amqtask.worker.pools.patching import GREENLET_POOLS
 
 
 def load(name: str) -> Callable[[int], Pool]:
@@ -23,6 +25,10 @@ def load(name: str) -> Callable[[int], Pool]:
         from amqtask.worker.pools.loop import LoopSlots
 
         return LoopSlots
+    if name in GREENLET_POOLS:
+        from amqtask.worker.pools.greenlets import GreenletSlots
+
+        return partial(GreenletSlots, name)
     from amqtask.worker.pools.single import SingleSlot
 
     return lambda _slots: SingleSlot()

@@ -56,6 +56,10 @@ class Hub(abc.ABC):
         """Start a greenlet, in the order of the calls, not before the hub runs next."""
 
     @abc.abstractmethod
+    def soon(self, callback: Callback) -> None:
+        """Run ``callback`` in the hub, after what is ready to go on now. Cheaper than ``call``."""
+
+    @abc.abstractmethod
     def later(self, seconds: float, callback: Callback) -> Callback:
         """Run ``callback`` in the hub after so many seconds; returns what calls it off, which must be called in any case."""
 
@@ -143,6 +147,10 @@ class GeventHub(Hub):
         started: greenlet.greenlet = self._start(function, *args)
         return started
 
+    def soon(self, callback: Callback) -> None:
+        """A callback of the loop."""
+        self._hub.loop.run_callback(callback)
+
     def later(self, seconds: float, callback: Callback) -> Callback:
         """A timer of the loop."""
         timer = self._hub.loop.timer(seconds)
@@ -184,6 +192,10 @@ class EventletHub(Hub):
         """Start a ``GreenThread``."""
         started: greenlet.greenlet = self._start(function, *args)
         return started
+
+    def soon(self, callback: Callback) -> None:
+        """A timer that is due."""
+        self._hub.schedule_call_global(0, callback)
 
     def later(self, seconds: float, callback: Callback) -> Callback:
         """A timer of the hub."""

@@ -1,0 +1,196 @@
+"""``--pool gevent`` and ``--pool eventlet``: slots are greenlets on the main thread. For code that waits on sockets, by the hundred.
+
+A batch of deliveries reaches the hub with one wake-up. Each task gets a greenlet of its own, so what one leaves behind, a timer or
+an exception on its way, strikes no other. Coroutine tasks run on one event loop in a native thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import greenlet
+
+from amqtask.amqp import waits
+from amqtask.amqp.ports import Delivery
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.errors import SoftTimeLimitExceeded
+from amqtask.worker.execution import Runner
+from amqtask.worker.limits import Evicted, Limits
+from amqtask.worker.pools.base import SIGNALS_LOOK, Host
+from amqtask.worker.pools.hubs import HUBS, Hub
+from amqtask.worker.pools.loop_thread import LoopThread
+from amqtask.worker.pools.single import drain
+
+
+class GreenletLimits(Limits):
+    """Limits of a slot whose runs are greenlets: the hub throws the exception into the one that waits.
+
+    What does not wait, but computes, hears of it with its next wait. ``adopt`` belongs to the slot, like ``begin`` and ``end``.
+
+    Args:
+        io: owns the timers.
+        on_hard: as in ``Limits``.
+        hub: of the greenlets.
+    """
+
+    def __init__(self, io: IoThread, on_hard: Callable[[int], None], hub: Hub) -> None:
+        super().__init__(io, on_hard)
+        self._hub = hub
+        self._greenlet: greenlet.greenlet | None = None
+
+    def adopt(self) -> None:
+        """The calling greenlet is the slot's from now on."""
+        self._greenlet = greenlet.getcurrent()
+
+    def evict(self, run: int) -> None:
+        """Raise ``Evicted`` in a run that was taken."""
+        self._send(run, Evicted())
+
+    def _strike(self, run: int) -> None:
+        self._send(run, SoftTimeLimitExceeded(self._text(run)))
+
+    def _send(self, run: int, error: BaseException) -> None:
+        carried = self.carried
+        if carried is not None:
+            carried.interrupt_from_outside(error)
+        else:
+            self._hub.call(partial(self._throw, run, error))
+
+    def _throw(self, run: int, error: BaseException) -> None:
+        # in the hub, where the run cannot end at the same time
+        if self.left(run):
+            return
+        carried, waiting = self.carried, self._greenlet
+        if carried is not None:
+            carried.interrupt_from_outside(error)
+        elif waiting is not None:
+            waiting.throw(error)
+
+
+class GreenletSlots:
+    """Runs deliveries in greenlets. Implements ``Pool``. Made on the child's main thread, whose greenlets they are.
+
+    Args:
+        name: the pool's, which is the library's.
+        slots: how many tasks at a time.
+    """
+
+    def __init__(self, name: str, slots: int) -> None:
+        self._slots = slots
+        self._hub = HUBS[name]()
+        waits.use(self._hub.gate)
+        self._inbox: deque[Delivery] = deque()  # I/O thread appends and clears, the hub pops
+        self._called = True  # the hub will look into the inbox; before `run`, it does so by itself
+        self._stopped = False
+        self._loop: LoopThread | None = None
+        # All that follows belongs to the main thread.
+        self._free: list[Runner] = []
+        self._abandoned: set[int] = set()
+        self._flushing = False  # what has ended in this turn of the hub is settled after it
+        self._looked = 0.0  # when we last looked at the signal handlers
+        self._over = False
+        self._ended = self._hub.gate()
+        self._host: Host | None = None
+
+    def limits(self, io: IoThread, on_hard: Callable[[int], None]) -> GreenletLimits:
+        """Limits thrown from the hub."""
+        return GreenletLimits(io, on_hard, self._hub)
+
+    def loop(self, aclose: Callable[[], Awaitable[None]]) -> LoopThread:
+        """The event loop that all slots share."""
+        if self._loop is None:
+            self._loop = LoopThread(aclose)
+        return self._loop
+
+    def hand_over(self, batch: Sequence[Delivery]) -> None:
+        """Take deliveries to run, in order."""
+        self._inbox.extend(batch)
+        if not self._called:
+            self._called = True
+            self._hub.call(self._pump)
+
+    def take_back(self) -> list[Delivery]:
+        """Give up what has not started."""
+        return drain(self._inbox)
+
+    def stop(self) -> None:
+        """Let what runs finish, then let ``run`` return."""
+        self._stopped = True
+        self._hub.call(self._look_for_the_end)
+
+    def abandon(self, runner: Runner) -> None:
+        """Do not wait for what runs in this slot any more."""
+        self._hub.call(partial(self._abandon, runner))
+
+    def run(self, host: Host) -> None:
+        """Run tasks until stopped."""
+        self._host = host
+        self._free = list(reversed(host.runners))
+        self._hub.call(self._pump)
+        self._hub.call(self._look_for_the_end)
+        self._ended.acquire()
+        host.idle()
+        if self._loop is not None and not self._abandoned:
+            self._loop.close()
+
+    # ------------------------------------------------------------ the main thread, in the hub or a greenlet
+
+    def _pump(self) -> None:
+        """Start what there are free slots for."""
+        self._called = False  # first: what comes from now on calls again
+        inbox, free, spawn, serve = self._inbox, self._free, self._hub.spawn, self._serve
+        while free and not self._stopped:
+            try:
+                delivery = inbox.popleft()
+            except IndexError:
+                break
+            spawn(serve, free.pop(), delivery)
+
+    def _serve(self, runner: Runner, delivery: Delivery) -> None:
+        """One greenlet's life."""
+        limits = runner.limits
+        assert isinstance(limits, GreenletLimits)
+        limits.adopt()
+        try:
+            runner.execute(delivery)
+        finally:
+            self._done(runner)
+
+    def _done(self, runner: Runner) -> None:
+        """A slot is free again."""
+        host = self._host
+        assert host is not None
+        self._abandoned.discard(runner.number)
+        self._free.append(runner)
+        host.after()
+        now = time.monotonic()
+        if now - self._looked > SIGNALS_LOOK:
+            self._looked = now
+            host.look_at_signals()
+        if self._stopped:
+            self._look_for_the_end()
+        elif self._inbox:
+            self._pump()
+            return
+        if not self._flushing:
+            self._flushing = True
+            self._hub.soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        assert self._host is not None
+        self._host.idle()
+
+    def _abandon(self, runner: Runner) -> None:
+        if runner not in self._free:
+            self._abandoned.add(runner.number)
+            self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        ended = self._stopped and len(self._free) + len(self._abandoned) == self._slots
+        if ended and not self._over:
+            self._over = True
+            self._ended.release()

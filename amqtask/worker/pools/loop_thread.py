@@ -1,0 +1,74 @@
+"""Coroutine tasks of a pool of greenlets: one event loop in a native thread of the child, on which they run beside each other.
+
+An event loop of the greenlet's own is not possible: a thread runs one loop at a time, and the greenlets share theirs. The
+greenlet of a coroutine task waits for it like for anything else, so the other slots go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+
+from amqtask.amqp.waits import closed_gate
+from amqtask.worker.coroutines import Interruptible, new_loop
+
+CLOSE_WITHIN = 5.0  # seconds that what is left on the loop may take to end
+
+
+class LoopThread:
+    """The loop. ``run`` and ``close`` belong to the thread of the greenlets.
+
+    Args:
+        aclose: closes what the app holds on the loop, before it ends.
+    """
+
+    def __init__(self, aclose: Callable[[], Awaitable[None]]) -> None:
+        self._aclose = aclose
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, carried: Interruptible) -> object:
+        """Run a coroutine to its end, in a copy of the caller's context; its value or its exception."""
+        loop = self._loop or self._begin()
+        gate = closed_gate()
+        context = copy_context()
+        tasks: list[asyncio.Task[object]] = []
+
+        def start() -> None:
+            task = loop.create_task(carried.run(), context=context)
+            tasks.append(task)
+            task.add_done_callback(lambda _task: gate.release())
+
+        loop.call_soon_threadsafe(start)
+        try:
+            gate.acquire()
+        except BaseException as error:
+            carried.interrupt_from_outside(error)  # it was meant for the task, which is over there
+            raise
+        (task,) = tasks
+        return task.result()
+
+    def close(self) -> None:
+        """End the loop, and what the app and its tasks hold on it. May be repeated."""
+        loop, self._loop = self._loop, None
+        if loop is not None and self._thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join(CLOSE_WITHIN)
+
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop = new_loop()
+        self._thread = threading.Thread(
+            target=self._serve, args=(loop,), name="amqtask-loop", daemon=True
+        )
+        self._thread.start()
+        return loop
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.get_loop().run_forever()
+            runner.run(self._close_app())
+
+    async def _close_app(self) -> None:
+        await self._aclose()
