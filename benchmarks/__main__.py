@@ -21,7 +21,7 @@ import msgspec
 from amqtask.errors import AmqtaskError
 from benchmarks import chart, interleave, machine, report
 from benchmarks.environments import PEERS, Missing
-from benchmarks.figures import OURS, LeftOut, Run, Sample, label_key
+from benchmarks.figures import FULL, OURS, LeftOut, Run, Sample, label_key
 from benchmarks.frameworks import Framework
 from benchmarks.place import Place
 from benchmarks.system import (
@@ -40,10 +40,10 @@ WORKS = {
     for module in (draining, publishing, answering, sleeping, remembering, starting, growing)
 }
 SIZES = {
-    "full": Size(),
+    FULL: Size(),
     "tiny": Size(tasks=500, calls=100, flight=200, group=100, naps=2_000, short=500, long=2_000),
 }
-PATIENCE = {"full": 6.0, "tiny": 0.5}  # seconds for a broker to come to rest before a job
+PATIENCE = {FULL: 6.0, "tiny": 0.5}  # seconds for a broker to come to rest before a job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             versions={framework.who: framework.about["versions"] for framework in frameworks},
             brokers=[place.version for place in places],
             repetitions=options.reps,
+            size=options.size,
             labels={label_key(job.work, job.who, job.how): job.label for job in jobs},
             samples=samples,
             left_out=left_out,
@@ -124,7 +125,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="may be repeated: one run on several brokers (default: AMQTASK_BROKER_URL)",
     )
     parser.add_argument(
-        "--size", choices=SIZES, default="full", help="tiny shows that all works, not how fast"
+        "--size", choices=SIZES, default=FULL, help="tiny shows that all works, not how fast"
     )
     parser.add_argument("--seed", type=int, help="of the order of jobs")
     parser.add_argument(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 OURS = "amqtask"
+FULL = "full"
 
 
 class Key(NamedTuple):
@@ -46,13 +47,17 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One interleaved run: everything a report needs. ``labels`` say for people what a framework's ``how`` is."""
+    """One interleaved run: everything a report needs.
+
+    ``size`` is of the work, and the bars are for ``FULL``. ``labels`` say for people what a framework's ``how`` is.
+    """
 
     started: str
     machine: dict[str, Any]
     versions: dict[str, dict[str, str]]
     brokers: list[str]
     repetitions: int
+    size: str
     labels: dict[str, str]
     samples: list[Sample]
     left_out: list[LeftOut]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from benchmarks.bars import judge
-from benchmarks.figures import OURS, Key, Medians, Run, Spread, medians, ratio
+from benchmarks.figures import FULL, OURS, Key, Medians, Run, Spread, medians, ratio
 
 
 class Column(NamedTuple):
@@ -112,7 +112,8 @@ def text(run: Run) -> str:
     for broker in run.brokers:
         parts.append(f"### RabbitMQ {broker}")
         parts += tables(run, found, broker)
-        parts += bars(found, broker)
+        if run.size == FULL:
+            parts += bars(found, broker)
     if run.left_out:
         lines = [
             f"- {one.work} of {one.who} ({one.how}) on {one.broker or 'any broker'}: {one.why}"

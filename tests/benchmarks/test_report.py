@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks import chart, interleave, report
 from benchmarks.environments import Missing
-from benchmarks.figures import LeftOut, Run, Sample, label_key, medians
+from benchmarks.figures import FULL, LeftOut, Run, Sample, label_key, medians
 from benchmarks.frameworks import Broken
 from benchmarks.place import Place
 from benchmarks.system.jobs import Job
@@ -33,6 +33,7 @@ def a_run(**changes: Any) -> Run:
         versions={"amqtask": {"amqtask": "0.1.0", "pika": "1.4.4"}, "celery": {"celery": "5.7.0"}},
         brokers=["3.10.8", "4.3.6"],
         repetitions=2,
+        size=FULL,
         labels={label_key("drain", "celery", "best"): "2 × solo & <all>"},
         samples=samples,
         left_out=[LeftOut("4.3.6", "drain", "taskiq", "best", "it could not be installed")],
@@ -63,7 +64,8 @@ def test_where_less_is_better_the_ratio_is_turned_round() -> None:
 def test_a_report_names_versions_bars_and_what_was_left_out() -> None:
     text = report.text(a_run())
     assert "- amqtask: amqtask 0.1.0, pika 1.4.4" in text
-    assert "reached" in text
+    assert "| drain ÷ Celery prefork" in text
+    assert "÷" not in report.text(a_run(size="tiny"))
     assert "- drain of taskiq (best) on 4.3.6: it could not be installed" in text
 
 
