@@ -151,7 +151,7 @@ def _frameworks(names: Sequence[str], left_out: list[LeftOut]) -> list[Framework
             found.append(Framework(who, _say))
         except Missing as missing:
             _say(f"{who} is left out: {missing}")
-            left_out.append(LeftOut("", "everything", who, "", str(missing)))
+            left_out.append(LeftOut("", "", who, "", str(missing)))
     return found
 
 
@@ -171,7 +171,7 @@ def _jobs(
             try:
                 jobs += publishing.limit(frameworks[0], place, size)
             except Missing as missing:
-                _say(str(missing))
+                _say(f"{publishing.LIMIT} is left out: {missing}")
                 left_out.append(
                     LeftOut(place.version, publishing.WORK, publishing.LIMIT, "many", str(missing))
                 )

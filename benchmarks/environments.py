@@ -21,7 +21,7 @@ PEERS = ("celery", "dramatiq", "taskiq", "faststream")
 
 
 class Missing(Exception):
-    """Something a job needs is not there; the text is one sentence that says what."""
+    """Something a job needs is not there; the text is says what, to follow a name and a colon."""
 
 
 def python(who: str, say: Callable[[str], None] = print) -> Path:
@@ -53,7 +53,7 @@ def python(who: str, say: Callable[[str], None] = print) -> Path:
     if done.returncode:
         shutil.rmtree(folder, ignore_errors=True)
         last = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1]
-        raise Missing(f"{who} could not be installed: {last}")
+        raise Missing(f"it could not be installed: {last}")
     stamp.write_text(wanted)
     return interpreter
 
@@ -71,7 +71,7 @@ def rabbitmq_c() -> Path:
     program.parent.mkdir(parents=True, exist_ok=True)
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise Missing("rabbitmq-c is left out: there is no C compiler (install gcc)")
+        raise Missing("there is no C compiler (install gcc)")
     done = subprocess.run(
         [compiler, "-O2", "-o", str(program), str(source), "-lrabbitmq"],
         capture_output=True,
@@ -79,7 +79,5 @@ def rabbitmq_c() -> Path:
         check=False,
     )
     if done.returncode:
-        raise Missing(
-            "rabbitmq-c is left out: its program does not build (install librabbitmq-dev)"
-        )
+        raise Missing("its program does not build (install librabbitmq-dev)")
     return program

@@ -54,7 +54,7 @@ class Framework:
         try:
             self.about: dict[str, Any] = self._ask(environment(), "describe", {})
         except Broken as error:
-            raise Missing(f"{who} does not run: {error}") from None
+            raise Missing(f"it does not run: {error}") from None
 
     @property
     def purposes(self) -> Mapping[str, dict[str, Any]]:

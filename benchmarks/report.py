@@ -116,7 +116,7 @@ def text(run: Run) -> str:
             parts += bars(found, broker)
     if run.left_out:
         lines = [
-            f"- {one.work} of {one.who} ({one.how}) on {one.broker or 'any broker'}: {one.why}"
+            f"- {one.who}{f', {one.work} ({one.how}) on {one.broker}' if one.work else ''}: {one.why}"
             for one in run.left_out
         ]
         parts.append("\n".join(["Left out:", "", *lines]))

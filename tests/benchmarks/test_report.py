@@ -36,7 +36,7 @@ def a_run(**changes: Any) -> Run:
         size=FULL,
         labels={label_key("drain", "celery", "best"): "2 × solo & <all>"},
         samples=samples,
-        left_out=[LeftOut("4.3.6", "drain", "taskiq", "best", "it could not be installed")],
+        left_out=[LeftOut("4.3.6", "drain", "taskiq", "best", "the worker ended")],
     )
     return msgspec.structs.replace(run, **changes)
 
@@ -66,7 +66,7 @@ def test_a_report_names_versions_bars_and_what_was_left_out() -> None:
     assert "- amqtask: amqtask 0.1.0, pika 1.4.4" in text
     assert "| drain ÷ Celery prefork" in text
     assert "÷" not in report.text(a_run(size="tiny"))
-    assert "- drain of taskiq (best) on 4.3.6: it could not be installed" in text
+    assert "- taskiq, drain (best) on 4.3.6: the worker ended" in text
 
 
 def test_columns_are_aligned() -> None:
