@@ -26,6 +26,7 @@ from amqtask.worker.conclusion import AnyTask, Conclusion
 from amqtask.worker.job import Job
 from amqtask.worker.journal import Ended, mark_of
 from amqtask.worker.settle import Key, Settler
+from amqtask.worker.trial import Trial
 
 log = get_logger("amqtask.worker")
 
@@ -49,6 +50,7 @@ class Admission:
         hold: takes a redelivery whose task runs in this node already.
         accept: content types that may be decoded.
         limits: sizes that a message may have.
+        trial: has those wait that ran when their process died; ``None`` where one task runs at a time.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class Admission:
         hold: Callable[[Delivery, Key], None],
         accept: frozenset[str],
         limits: codec.Limits,
+        trial: Trial | None,
     ) -> None:
         self._job = job
         self._board = board
+        self._trial = trial
         self._conclusion = conclusion
         self._settler = settler
         self._stale = stale
@@ -107,6 +111,13 @@ class Admission:
                 # No key: it has not run, and comes back from the ladder as the same execution.
                 self._conclusion.end(delivery, head, task, Deferred(wait), None)
                 return None
+        if (
+            self._trial is not None
+            and delivery.redelivered
+            and self._suspect(delivery, head)
+            and not self._trial.begins(delivery)
+        ):
+            return None
         return delivery, head, task, key
 
     def revoked(self, head: Head) -> bool:
@@ -117,6 +128,15 @@ class Admission:
             return True
         return board.revoked_by_header(head.headers) or (
             head.stamps is not None and board.revoked_by_header(head.stamps)
+        )
+
+    def _suspect(self, delivery: Delivery, head: Head) -> bool:
+        """Whether a task ran so often when a process died that once more would be the last time."""
+        standing = dead.of_this_life(self._board.standing(head.id), head.headers)
+        return (
+            standing is not None
+            and standing.crashes > 0
+            and standing.crashes + 1 >= self._job.max_crashes.get(delivery.queue, MAX_CRASHES)
         )
 
     def _known(self, delivery: Delivery, head: Head, key: Key, standing: Standing | None) -> bool:

@@ -41,6 +41,7 @@ from amqtask.worker.pools import choice
 from amqtask.worker.prepared import ChildContext
 from amqtask.worker.settle import Key, Settler
 from amqtask.worker.solo import SoloVerdicts
+from amqtask.worker.trial import Trial
 
 log = get_logger("amqtask.worker")
 
@@ -105,6 +106,14 @@ class Child:
             self._io, self._consumer, self._publisher, job.settings.worker_successful_max, journal
         )
         self._settler.set_window(job.prefetch or first(context.slots))
+        self._trial: Trial | None = None  # I/O thread, but for what it says of itself
+        if job.pool not in ("prefork", "solo"):
+            self._trial = Trial(
+                self._io,
+                release=lambda delivery: self._io_batch([delivery]),
+                give_back=self._io_give_back,
+                resized=partial(self._io_room, "suspects"),
+            )
         self._executor = Executor(
             job,
             context,
@@ -112,6 +121,7 @@ class Child:
             self._consumer.stale,
             lambda delivery, key: self._io.post(lambda: self._io_hold_back(delivery, key)),
             self._io.waker,
+            self._trial,
         )
         self._pool = choice.make(job.pool, context.slots)
         self._runners: list[Runner] = []
@@ -132,10 +142,12 @@ class Child:
             settle=self._io_settle_as,
             release=self._io_release,
             give_back=self._io_give_back,
-            resized=self._io_room,
+            resized=partial(self._io_room, "held"),
         )
         self._prefetch = job.prefetch or first(context.slots)  # without the room for what is held
-        self._room = 0
+        self._rooms: dict[
+            str, int
+        ] = {}  # what waits without being work for the slots: where, how many
         # I/O thread: the prefetch autopilot, when no multiplier was given
         self._pilot: Pilot | None = None
         if job.prefetch is None:
@@ -321,6 +333,8 @@ class Child:
         kept = [each for each in self._pool.take_back() if not self._consumer.stale(each)]
         self._pool.hand_over(kept)  # the broker has the others again
         self._running_elsewhere.forget(self._consumer.stale)
+        if self._trial is not None:
+            self._trial.forget(self._consumer.stale)
         self._executor.admission.released.clear()  # at worst one waits a second more
         self._journal.lose()
         log.warning("the broker took its messages back; consuming again soon", reason=str(error))
@@ -336,15 +350,16 @@ class Child:
     def _io_prefetch(self, prefetch: int) -> None:
         """The autopilot asks for another prefetch."""
         self._prefetch = prefetch
-        self._consumer.set_prefetch(prefetch + self._room)
+        self._consumer.set_prefetch(prefetch + sum(self._rooms.values()))
         self._settler.set_window(prefetch)
 
-    def _io_room(self, held: int) -> None:
+    def _io_room(self, where: str, held: int) -> None:
         """So many messages wait without being work for the slots: have as many more delivered."""
         if self._draining or self._job.single_active:
             return  # a consumer that is replaced would lose the active role; and order is what the queue is for
-        self._room = held
-        self._consumer.set_prefetch(self._prefetch + held)
+        if self._rooms.get(where, 0) != held:
+            self._rooms[where] = held
+            self._consumer.set_prefetch(self._prefetch + sum(self._rooms.values()))
 
     def _io_pause(self, unstarted: Sequence[ports.Delivery]) -> None:
         """The autopilot hands over what the child should not hoard."""
@@ -430,6 +445,8 @@ class Child:
         self._consumer.stop(self._pool.stop)  # first, or the broker could deliver them here again
         self._io_give_back(self._pool.take_back())
         self._io_give_back(self._running_elsewhere.finish())
+        if self._trial is not None:
+            self._io_give_back(self._trial.finish())
         # A broker that hangs does not answer the cancel: what it still sends is given back.
         self._io.call_later(CLOSE_GRACE, self._pool.stop)
 
@@ -442,6 +459,8 @@ class Child:
         self._consumer.stop()
         self._io_give_back(self._pool.take_back())
         self._io_give_back(self._running_elsewhere.finish())
+        if self._trial is not None:
+            self._io_give_back(self._trial.finish())
 
         def go() -> None:
             self._consumer.give_back()

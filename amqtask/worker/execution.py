@@ -55,6 +55,7 @@ from amqtask.worker.job import Job
 from amqtask.worker.limits import Evicted, Limits
 from amqtask.worker.prepared import ChildContext, ChildExit
 from amqtask.worker.settle import Key, Settler
+from amqtask.worker.trial import Trial
 
 log = get_logger("amqtask.worker")
 
@@ -83,11 +84,13 @@ class Executor:
         stale: whether a delivery is the broker's again.
         hold: takes a redelivery whose task runs in this node already.
         waker: the descriptor without which nothing that ends here reaches the broker; -1 if it is not known.
+        trial: as for ``Admission``.
 
     Attributes:
         admission: decides what runs.
         conclusion: settles what has ended.
         exhausted: this child has reached its limit of tasks or memory, or cannot do its work any more.
+        trial: those that ran when their process died.
         copied: this process is a copy that a task made of its child.
         base: the context that every run begins with a copy of.
     """
@@ -100,6 +103,7 @@ class Executor:
         stale: Callable[[Delivery], bool],
         hold: Callable[[Delivery, Key], None],
         waker: int,
+        trial: Trial | None = None,
     ) -> None:
         settings = job.settings
         self.job = job
@@ -126,15 +130,19 @@ class Executor:
             hold,
             self.accept,
             self.sizes,
+            trial,
         )
+        self.trial = trial
         self.exhausted = False
         self.copied = False
         self.base = copy_context()
         self._count = itertools.count(1).__next__
 
-    def ended(self) -> None:
+    def ended(self, delivery: Delivery) -> None:
         """A run has ended: see whether the child has had its share."""
-        job = self.job
+        job, trial = self.job, self.trial
+        if trial is not None and trial.tried is delivery:
+            trial.ended()
         if self._count() == job.max_tasks or (
             job.max_memory is not None and resident_kib() > job.max_memory
         ):
@@ -278,7 +286,7 @@ class Runner:
         self.busy += time.monotonic() - self.running_since
         self.running_since = 0.0
         self.ended += 1
-        executor.ended()
+        executor.ended(delivery)
         assert self._current is not None
         acked = self._current[2]
         if (
@@ -451,6 +459,7 @@ class Runner:
                 return
             self._board_slot.end(True)
             self.running_since = 0.0
+            self._executor.ended(delivery)
         self._conclusion.post(delivery, Settlement(Verdict.REJECT), None)
 
     # ------------------------------------------------------------ the I/O thread
@@ -486,6 +495,8 @@ class Runner:
         self._board_slot.end(True)
         self.running_since = 0.0
         self.ended += 1
+        assert self._current is not None
+        self._executor.ended(self._current[0][0])
         self.limits.evict(run)
         self._released.set()
 
