@@ -425,6 +425,27 @@ def test_a_task_that_kills_its_child_is_given_up_and_no_other(case: Case) -> Non
     case.works()
 
 
+def test_a_task_that_kills_its_child_takes_no_other_with_it(case: Case) -> None:
+    if not case.kind.many:
+        return  # nothing runs beside it
+    others = [str(n) for n in range(case.kind.slots - 1)]
+    neighbours = case.hold("", *others)
+    case.at.release(case.name("fuse"))
+    result = case.send("die", case.name("x"), case.name("fuse"))
+    case.started("x", times=2)
+    # All of them ran when the process died, twice. Whichever is tried first, the others wait for it.
+    case.release()
+
+    with pytest.raises(WorkerLostError, match="3 times"):
+        result.get(timeout=30)
+    assert values(neighbours) == [case.name(what) for what in others]
+    assert case.starts("x") == 3
+    charged = Counter(record["task_id"] for record in case.records("child crashed"))
+    assert charged.pop(result.id) == 3
+    assert set(charged.values()) <= {1, 2}
+    case.works()
+
+
 def test_acked_early_runs_at_most_once(case: Case) -> None:
     result = case.send("early", case.name("x"), case.name("go"))
     case.started("x")
