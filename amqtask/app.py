@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from amqtask.amqp.address import Address
+    from amqtask.amqp.aio.publisher import AioPublisher
     from amqtask.amqp.ports import Publisher
     from amqtask.amqp.stencil import Stencil
     from amqtask.amqp.threaded.loop import IoThread
@@ -481,16 +482,25 @@ class App:
         timeout = self.settings.publish_timeout
         deadline = time.monotonic() + timeout
         client = await self._loop_connected()
-        reply_to = await client.reply_queue(timeout) if self._wants_reply(call) else None
+        reply_to = None
+        if self._wants_reply(call):
+            reply_to = client.replies or await client.reply_queue(timeout)
         batch = _async_batch.get()
-        if batch is not None and call.later:
-            await batch.room(DELAYED_WINDOW)
-        sendings, awaited, result = self._prepare(call, reply_to)
-        publishing = self._apublish(client, sendings, max(0.001, deadline - time.monotonic()))
         if batch is not None:
-            await batch.submit(publishing, awaited)
-        else:
-            await publishing
+            if call.later:
+                await batch.room(DELAYED_WINDOW)
+            sendings, awaited, result = self._prepare(call, reply_to)
+            await self._asubmit(batch, client.publisher, sendings, awaited)
+            return result
+        sendings, _, result = self._prepare(call, reply_to)
+        try:
+            await client.publisher.publish_many(
+                [publication for publication, _ in sendings],
+                max(0.001, deadline - time.monotonic()),
+                due_in=[due_in for _, due_in in sendings],
+            )
+        except Unroutable as error:
+            raise self._explained(error, *sendings[0]) from None
         return result
 
     async def asend_many(self, calls: Iterator[Call]) -> list[handle.AsyncResult[Any]]:
@@ -503,9 +513,11 @@ class App:
         results = []
         try:
             for call in calls:
-                reply_to = await client.reply_queue(timeout) if self._wants_reply(call) else None
+                reply_to = None
+                if self._wants_reply(call):
+                    reply_to = client.replies or await client.reply_queue(timeout)
                 sendings, awaited, result = self._prepare(call, reply_to)
-                await batch.submit(self._apublish(client, sendings, timeout), awaited)
+                await self._asubmit(batch, client.publisher, sendings, awaited)
                 results.append(result)
         except BaseException as raised:
             error = await batch.wait()
@@ -697,20 +709,16 @@ class App:
         for publication, due_in in sendings:
             batch.submit(publisher, publication, timeout, awaited, explain, due_in)
 
-    async def _apublish(
+    async def _asubmit(
         self,
-        client: LoopClient,
+        batch: AsyncBatch,
+        publisher: AioPublisher,
         sendings: tuple[_Sending, ...],
-        timeout: float,  # noqa: ASYNC109  # as ports.Publisher
+        awaited: Awaited | None,
     ) -> None:
-        try:
-            await client.publisher.publish_many(
-                [publication for publication, _ in sendings],
-                timeout,
-                due_in=[due_in for _, due_in in sendings],
-            )
-        except Unroutable as error:
-            raise self._explained(error, *sendings[0]) from None
+        timeout, explain = self.settings.publish_timeout, self._explained
+        for publication, due_in in sendings:
+            await batch.submit(publisher, publication, timeout, awaited, explain, due_in)
 
     def _explained(
         self, error: AmqtaskError, publication: Publication, due_in: str | None
@@ -789,6 +797,8 @@ class App:
                 ladder=self.ladder,
             )
             with self._lock:
+                for ended in [each for each in self._loop_clients if each.is_closed()]:
+                    del self._loop_clients[ended]  # with it went its connections
                 self._loop_clients[loop] = client
             await client.start()
         return client

@@ -6,12 +6,12 @@ The one module through which a service loads asyncio and aio-pika, so it is impo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.publisher import AioPublisher
 from amqtask.batch import summary
+from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, BrokerError
 from amqtask.results.aio_rpc import AioReplyQueue
 from amqtask.results.loops import running_loop
@@ -71,6 +71,11 @@ class LoopClient:
         """Tie the client to the end of its loop: ``asyncio.run`` then closes it where the program did not."""
         await anext(self._farewell)
 
+    @property
+    def replies(self) -> str | None:
+        """The name of this loop's reply queue while it is consumed; else ``reply_queue`` sees to it."""
+        return self._replies.name if self._replies.consuming else None
+
     async def reply_queue(self, timeout: float) -> str:  # noqa: ASYNC109  # the queue turns its end into the last reason
         """The name of this loop's reply queue, declared and consumed.
 
@@ -121,40 +126,76 @@ class LoopClient:
 
 
 class AsyncBatch:
-    """``Batch`` for the coroutines of one event loop."""
+    """``Batch`` for the coroutines of one event loop; several of them may share it. No task for a publish, and no future.
+
+    Args:
+        window: how many may be on their way; ``submit`` waits above that.
+    """
 
     def __init__(self, window: int) -> None:
+        self._permits = asyncio.Semaphore(window)
         self._window = window
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._left = 0
         self._total = 0
         self._failed = 0
         self._first: AmqtaskError | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._wake_at = -1  # these want to be woken when so few are left
 
     async def room(self, most: int) -> None:
         """Wait until fewer than ``most``, and no more than the window, are under way."""
         most = min(most, self._window)
-        while len(self._tasks) >= most:
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        if self._left >= most:
+            await self._until(most // 2)
 
-    async def submit(self, publishing: Coroutine[Any, Any, None], awaited: Awaited | None) -> None:
-        """Start a publish; waits while as many as the window allows are under way."""
-        await self.room(self._window)
+    async def submit(
+        self,
+        publisher: AioPublisher,
+        publication: Publication,
+        timeout: float,  # noqa: ASYNC109  # of the publish, not of this call
+        awaited: Awaited | None,
+        explain: Callable[[AmqtaskError, Publication, str | None], AmqtaskError],
+        due_in: str | None = None,
+    ) -> None:
+        """Hand a publication over; waits while as many as the window allows are under way. Arguments as ``Batch.submit``."""
+        await self._permits.acquire()
+
+        def settled(error: AmqtaskError | None) -> None:
+            if error is not None:
+                error = explain(error, publication, due_in)
+                if awaited is not None:
+                    awaited.fail(error)
+                self._failed += 1
+                self._first = self._first or error
+            self._ended()
+
+        self._left += 1
         self._total += 1
-        task = asyncio.get_running_loop().create_task(self._follow(publishing, awaited))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        try:
+            publisher.submit(publication, settled, timeout, due_in=due_in)
+        except BaseException:
+            self._total -= 1
+            self._ended()
+            raise
 
     async def wait(self) -> AmqtaskError | None:
         """Return when all have ended: the first error, saying how many failed, or ``None``."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._until(0)
         return summary(self._first, self._failed, self._total)
 
-    async def _follow(self, publishing: Coroutine[Any, Any, None], awaited: Awaited | None) -> None:
-        try:
-            await publishing
-        except AmqtaskError as error:
-            if awaited is not None:
-                awaited.fail(error)
-            self._failed += 1
-            self._first = self._first or error
+    def _ended(self) -> None:
+        self._left -= 1
+        self._permits.release()
+        if self._left <= self._wake_at:
+            self._wake_at = -1  # who waits for fewer says so again
+            waiting, self._waiting = self._waiting, []
+            for turn in waiting:
+                if not turn.done():
+                    turn.set_result(None)
+
+    async def _until(self, left: int) -> None:
+        while self._left > left:
+            self._wake_at = max(self._wake_at, left)
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn

@@ -51,6 +51,11 @@ class AioReplyQueue:
             connect_timeout=connect_timeout,
         )
 
+    @property
+    def consuming(self) -> bool:
+        """Whether the queue is declared and consumed at present."""
+        return self._consumer.consuming
+
     async def require(self, timeout: float) -> str:  # noqa: ASYNC109  # the consumer turns its end into the last reason
         """The queue's name, once it is declared and consumed; connects on first use.
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+from amqtask.results.loops import running_loop
 from amqtask.results.pending import Awaited
 
 
 async def wait(awaited: Awaited, timeout: float | None) -> bool:  # noqa: ASYNC109  # the answer is a value, not an error
-    """``Awaited.wait`` for coroutines: false when ``timeout`` seconds passed first."""
+    """``Awaited.wait`` for coroutines: false when ``timeout`` seconds passed first. Cancelling it leaves nothing behind."""
+    if timeout is None:
+        await _settled(awaited)
+        return True
     try:
         async with asyncio.timeout(timeout):
             await _settled(awaited)
@@ -24,6 +28,9 @@ async def _settled(awaited: Awaited) -> None:
         bell = loop.create_future()
 
         def ring(bell: asyncio.Future[None] = bell) -> None:
+            if running_loop() is loop:  # its own reply queue, most often
+                _ring(bell)
+                return
             try:
                 loop.call_soon_threadsafe(_ring, bell)
             except RuntimeError:

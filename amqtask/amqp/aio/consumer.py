@@ -96,6 +96,11 @@ class AioConsumer:
         """The number of the current channel; a delivery of an older one is stale."""
         return self._ledger.epoch
 
+    @property
+    def consuming(self) -> bool:
+        """Whether the queues are consumed at present."""
+        return self._consuming.is_set()
+
     def start(self) -> None:
         """Connect, declare, consume; again after every loss. Idempotent."""
         self._connection.start()
