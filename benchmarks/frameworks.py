@@ -19,7 +19,7 @@ from benchmarks.peers.side import BROKER, FOLDER, MARK, RECORD
 from benchmarks.place import Place
 
 ANSWER = 600.0  # seconds for one thing asked
-DRAIN = 300.0  # seconds for one worker to finish its tasks
+DRAIN = 200.0  # seconds for one worker to finish its tasks
 GRACE = 15.0  # seconds for a worker to end after TERM
 GLANCE = 0.01  # seconds between two looks at the counters
 
@@ -177,8 +177,9 @@ class Worker:
     def _require_alive(self, deadline: float, tasks: int) -> None:
         ended = any(process.poll() is not None for process in self._processes)
         if ended or time.monotonic() > deadline:
-            what = "ended" if ended else f"was not done with {tasks} tasks in time"
-            raise Broken(f"the worker of {self.who} {what}: {self._said()}")
+            done = f"after {self.counted().tasks:,} of {tasks:,} tasks"
+            what = "ended" if ended else "was given up"
+            raise Broken(f"the worker of {self.who} {what} {done}: {self._said()}")
 
     def _said(self) -> str:
         return _last_words((self._folder / "log").read_text(errors="replace"))

@@ -148,20 +148,21 @@ def tables(run: Run, found: Medians, broker: str) -> list[str]:
 
 
 def bars(found: Medians, broker: str) -> list[str]:
-    """The bars of one broker, when any was measured."""
+    """The bars of one broker that were measured, and how many were not."""
     verdicts = judge(found, broker)
-    if all(verdict.measured is None for verdict in verdicts):
+    measured = [verdict for verdict in verdicts if verdict.measured is not None]
+    if not measured:
         return []
     rows = [
-        (
-            verdict.bar.text,
-            verdict.demand,
-            "–" if verdict.measured is None else f"{verdict.measured:.3g}",
-            verdict.word,
-        )
-        for verdict in verdicts
+        (verdict.bar.text, verdict.demand, f"{verdict.measured:.3g}", verdict.word)
+        for verdict in measured
     ]
-    return [f"**Bars**\n\n{grid(('bar', 'demand', 'measured', ''), rows)}"]
+    parts = [f"**Bars**\n\n{grid(('bar', 'demand', 'measured', ''), rows)}"]
+    if missing := len(verdicts) - len(measured):
+        parts.append(
+            f"{missing} of {len(verdicts)} bars need work or peers that are not in this run."
+        )
+    return parts
 
 
 def grid(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -114,6 +114,7 @@ def publish(way: str, tasks: int) -> dict[str, float]:
 
 def fill(tasks: int, task: str) -> None:
     _send(noop if task == "noop" else nap, tasks)
+    app.pool.force_close_all()  # a goodbye the broker answers: everything before it has arrived
 
 
 def _send(task: Any, tasks: int) -> None:

@@ -79,6 +79,7 @@ def publish(way: str, tasks: int) -> dict[str, float]:
 
 def fill(tasks: int, task: str) -> None:
     _send(noop if task == "noop" else nap, tasks)
+    broker.close()  # a goodbye the broker answers: everything before it has arrived
 
 
 def _send(actor: Any, tasks: int) -> None:
