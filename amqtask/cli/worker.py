@@ -42,7 +42,8 @@ def worker(
             "-P",
             "--pool",
             show_default=False,
-            help="What runs the tasks: prefork (a process each) or solo (this process, one at a time)."
+            help="What runs the tasks: prefork (a process each), threads, asyncio, gevent or eventlet (-c of them in one"
+            " process), or solo (this process, one at a time)."
             " Else worker_pool.",
         ),
     ] = None,

@@ -47,7 +47,9 @@ class LoopSlots:
         # All that follows belongs to the loop.
         self._free: list[Runner] = []
         self._abandoned: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[
+            int, asyncio.Task[None]
+        ] = {}  # of each slot: the loop keeps no hold of it
         self._threads: ThreadPoolExecutor | None = None  # for plain functions, when there is one
         self._flushing = False  # what has ended in this turn of the loop is settled after it
         self._looked = 0.0  # when we last looked at the signal handlers
@@ -129,9 +131,9 @@ class LoopSlots:
         of_coroutine, of_function = self._limits[runner.number]
         if work[2].is_coroutine:
             runner.limits = of_coroutine
-            task = self._loop.create_task(self._serve(runner, work), context=host.context())
-            self._tasks.add(task)  # the loop itself keeps no hold of it
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[runner.number] = self._loop.create_task(
+                self._serve(runner, work), context=host.context()
+            )
         else:
             runner.limits = of_function
             if self._threads is None:
