@@ -60,7 +60,7 @@ chaos: $(READY) ## Break a system of workers on purpose and account for every ta
 
 bench: $(READY) ## Measure the inner parts, then amqtask beside Celery; finds or starts a RabbitMQ
 	$(BIN)/python -m benchmarks.micro
-	$(BIN)/python -m amqtask.broker.run -- $(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m amqtask.broker.run -- $(BIN)/python -m benchmarks --reps 1 $(ARGS)
 
 bench-peers: $(READY) ## The same beside Celery, Dramatiq, taskiq and FastStream, each in .venv-bench
 	$(BIN)/python -m amqtask.broker.run -- $(BIN)/python -m benchmarks --peers celery,dramatiq,taskiq,faststream $(ARGS)

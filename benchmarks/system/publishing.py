@@ -40,7 +40,12 @@ def limit(framework: Framework, place: Place, size: Size) -> list[Job]:
 
     def publish() -> dict[str, float]:
         framework.ask(place, "setup")
-        return run(command)
+        place.settle()
+        used = place.cpu()
+        answer: dict[str, float] = run(command)
+        if place.pid is not None:
+            answer["broker_us"] = (place.cpu() - used) / size.tasks * 1e6
+        return answer
 
     return [Job(place, WORK, LIMIT, "many", "1,000 unconfirmed at most", publish)]
 
