@@ -54,6 +54,7 @@ VERDICTS_LOOK = 0.01
 SPARE = 4  # descriptors
 EVICT_GRACE = 2.0  # seconds for the code of a run that was taken, before its process is replaced
 EVICT_LOOK = 0.05
+HUNG_GRACE = 1.0  # seconds more until the code that goes on must have let the others go on, too
 COLD_GRACE = 2.0  # seconds a cold stop waits for the broker to confirm what its tasks left behind
 
 
@@ -564,6 +565,12 @@ class Child:
         if self._exit is ChildExit.DONE:
             self._exit = code
         self._io_worn_out()
+        self._io.call_later(HUNG_GRACE, self._io_look_whether_hung)
+
+    def _io_look_whether_hung(self) -> None:
+        """Where one loop serves all slots, code that does not let go of it holds up the others for ever: they go back."""
+        if self._pool.hung():
+            self._io_cold()
 
     def _io_worn_out(self) -> None:
         """This child can take no more tasks: have it replaced, at once where others still run in it."""

@@ -78,6 +78,10 @@ class Pool(Protocol):
         """Do not wait for a slot any more: the code that was evicted from it does not end. I/O thread."""
         ...
 
+    def hung(self) -> bool:
+        """Whether an abandoned slot holds up all others, which will not end either. I/O thread, a moment after ``abandon``."""
+        ...
+
     def run(self, host: Host) -> None:
         """Run tasks until stopped. The child's main thread."""
         ...

@@ -6,10 +6,13 @@ an exception on its way, strikes no other. Coroutine tasks run on one event loop
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from types import FrameType
 
 import greenlet
 
@@ -18,7 +21,7 @@ from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
 from amqtask.worker.execution import Runner
-from amqtask.worker.limits import Evicted, Limits
+from amqtask.worker.limits import AGAIN_AFTER, AGAIN_UNTIL, SOFT_SIGNAL, Evicted, Limits
 from amqtask.worker.pools.base import SIGNALS_LOOK, Host
 from amqtask.worker.pools.hubs import HUBS, Hub
 from amqtask.worker.pools.loop_thread import LoopThread
@@ -28,7 +31,8 @@ from amqtask.worker.pools.single import drain
 class GreenletLimits(Limits):
     """Limits of a slot whose runs are greenlets: the hub throws the exception into the one that waits.
 
-    What does not wait, but computes, hears of it with its next wait. ``adopt`` belongs to the slot, like ``begin`` and ``end``.
+    While a greenlet computes, the hub does not come to it. Then a signal raises the exception, if that greenlet is the one.
+    ``adopt`` belongs to the slot, like ``begin`` and ``end``; ``raise_here`` to the signal's handler.
 
     Args:
         io: owns the timers.
@@ -40,10 +44,21 @@ class GreenletLimits(Limits):
         super().__init__(io, on_hard)
         self._hub = hub
         self._greenlet: greenlet.greenlet | None = None
+        self._main = threading.main_thread().ident or 0
+        # The run that is to end and the exception on its way to it. Written by the I/O thread, taken by the main thread.
+        self._meant = 0
+        self._error: BaseException | None = None
 
     def adopt(self) -> None:
         """The calling greenlet is the slot's from now on."""
         self._greenlet = greenlet.getcurrent()
+
+    def raise_here(self) -> None:
+        """Raise what is on its way to the greenlet that has the processor, if it is this slot's."""
+        if self._error is not None and greenlet.getcurrent() is self._greenlet:
+            error = self._take(self._meant)
+            if error is not None:
+                raise error
 
     def evict(self, run: int) -> None:
         """Raise ``Evicted`` in a run that was taken."""
@@ -56,18 +71,39 @@ class GreenletLimits(Limits):
         carried = self.carried
         if carried is not None:
             carried.interrupt_from_outside(error)
-        else:
-            self._hub.call(partial(self._throw, run, error))
-
-    def _throw(self, run: int, error: BaseException) -> None:
-        # in the hub, where the run cannot end at the same time
-        if self.left(run):
             return
+        self._meant, self._error = run, error
+        self._hub.call(partial(self._throw, run))
+        self._insist_in(AGAIN_AFTER, run)
+
+    def _insist_in(self, seconds: float, run: int) -> None:
+        self._io.call_later(seconds, partial(self._insist, seconds, run))
+
+    def _insist(self, seconds: float, run: int) -> None:
+        """Send the signal when the hub has not come to it, and again: one that comes just before a system call does not end that."""
+        if self._meant != run or self._error is None or self.left(run):
+            return
+        signal.pthread_kill(self._main, SOFT_SIGNAL)
+        if seconds < AGAIN_UNTIL:
+            self._insist_in(2 * seconds, run)
+
+    def _throw(self, run: int) -> None:
+        # in the hub, where the run cannot end at the same time
+        error = self._take(run)
         carried, waiting = self.carried, self._greenlet
-        if carried is not None:
+        if error is None:
+            pass
+        elif carried is not None:
             carried.interrupt_from_outside(error)
         elif waiting is not None:
             waiting.throw(error)
+
+    def _take(self, run: int) -> BaseException | None:
+        """The exception on its way to a run that still goes on; nobody else has it then."""
+        if self._meant != run or self.left(run):
+            return None
+        error, self._error = self._error, None
+        return error
 
 
 class GreenletSlots:
@@ -86,6 +122,8 @@ class GreenletSlots:
         self._called = True  # the hub will look into the inbox; before `run`, it does so by itself
         self._stopped = False
         self._loop: LoopThread | None = None
+        self._limits: list[GreenletLimits] = []
+        self._unheard = False  # the hub has not come yet to what `abandon` told it
         # All that follows belongs to the main thread.
         self._free: list[Runner] = []
         self._abandoned: set[int] = set()
@@ -97,7 +135,9 @@ class GreenletSlots:
 
     def limits(self, io: IoThread, on_hard: Callable[[int], None]) -> GreenletLimits:
         """Limits thrown from the hub."""
-        return GreenletLimits(io, on_hard, self._hub)
+        limits = GreenletLimits(io, on_hard, self._hub)
+        self._limits.append(limits)
+        return limits
 
     def loop(self, aclose: Callable[[], Awaitable[None]]) -> LoopThread:
         """The event loop that all slots share."""
@@ -123,11 +163,17 @@ class GreenletSlots:
 
     def abandon(self, runner: Runner) -> None:
         """Do not wait for what runs in this slot any more."""
+        self._unheard = True
         self._hub.call(partial(self._abandon, runner))
+
+    def hung(self) -> bool:
+        """Whether the hub does not come to it."""
+        return self._unheard
 
     def run(self, host: Host) -> None:
         """Run tasks until stopped."""
         self._host = host
+        self._take_signal()
         self._free = list(reversed(host.runners))
         self._hub.call(self._pump)
         self._hub.call(self._look_for_the_end)
@@ -170,12 +216,16 @@ class GreenletSlots:
         if now - self._looked > SIGNALS_LOOK:
             self._looked = now
             host.look_at_signals()
+            if signal.getsignal(SOFT_SIGNAL) != self._raise:
+                self._take_signal()
         if self._stopped:
             self._look_for_the_end()
         elif self._inbox:
             self._pump()
             return
-        if not self._flushing:
+        # What has ended is settled within milliseconds by itself. At once, when nothing else runs; and whoever held work back
+        # because no slot was free hears that one is.
+        if len(self._free) in (1, self._slots) and not self._flushing:
             self._flushing = True
             self._hub.soon(self._flush)
 
@@ -184,7 +234,16 @@ class GreenletSlots:
         assert self._host is not None
         self._host.idle()
 
+    def _take_signal(self) -> None:
+        signal.signal(SOFT_SIGNAL, self._raise)
+        signal.siginterrupt(SOFT_SIGNAL, True)
+
+    def _raise(self, _signal: int, _frame: FrameType | None) -> None:
+        for limits in self._limits:
+            limits.raise_here()
+
     def _abandon(self, runner: Runner) -> None:
+        self._unheard = False
         if runner not in self._free:
             self._abandoned.add(runner.number)
             self._look_for_the_end()

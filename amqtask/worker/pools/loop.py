@@ -44,6 +44,7 @@ class LoopSlots:
         self._inbox: deque[Delivery] = deque()  # I/O thread appends and clears, the loop pops
         self._called = True  # the loop will look into the inbox; before `run`, it does so by itself
         self._stopped = False
+        self._unheard = False  # the loop has not come yet to what `abandon` told it
         # All that follows belongs to the loop.
         self._free: list[Runner] = []
         self._abandoned: set[int] = set()
@@ -85,7 +86,12 @@ class LoopSlots:
 
     def abandon(self, runner: Runner) -> None:
         """Do not wait for what runs in this slot any more."""
+        self._unheard = True
         self._call(self._abandon, runner)
+
+    def hung(self) -> bool:
+        """Whether the loop does not come to it."""
+        return self._unheard
 
     def run(self, host: Host) -> None:
         """Run tasks until stopped."""
@@ -181,6 +187,7 @@ class LoopSlots:
         self._host.idle()
 
     def _abandon(self, runner: Runner) -> None:
+        self._unheard = False
         if runner not in self._free:
             self._abandoned.add(runner.number)
             self._look_for_the_end()

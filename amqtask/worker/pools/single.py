@@ -53,6 +53,10 @@ class SingleSlot:
     def abandon(self, runner: Runner) -> None:
         """Nothing: the process ends with a run that was taken."""
 
+    def hung(self) -> bool:
+        """Never: there are no others."""
+        return False
+
     def run(self, host: Host) -> None:
         """Run tasks until stopped."""
         inbox = self._inbox

@@ -71,6 +71,10 @@ class ThreadSlots:
                 self._left -= 1
                 self._changed.notify_all()
 
+    def hung(self) -> bool:
+        """Never: a thread holds up no other."""
+        return False
+
     def run(self, host: Host) -> None:
         """Start the threads, and wait until they have ended."""
         for runner in host.runners:
