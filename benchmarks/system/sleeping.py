@@ -1,6 +1,6 @@
 """Sleeping tasks: each waits 50 ms, as for a network; 1,000 slots, and 200 threads. Ideal are 20,000 and 4,000 a second.
 
-Peers get a quarter of the tasks: at a quarter of the ideal rate, which is their best, that lasts as long.
+On 1,000 slots peers get a quarter of the tasks: at a quarter of the ideal rate, which is their best, that lasts as long.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def jobs(framework: Framework, place: Place, size: Size) -> list[Job]:
     ways = {
         "sleeping": (naps, "nap"),
         # amqtask's other sleeping task is a coroutine function, and threads are for plain ones
-        "sleeping-threads": (naps // FEWER, "nap-in-thread" if ours else "nap"),
+        "sleeping-threads": (size.naps // FEWER, "nap-in-thread" if ours else "nap"),
     }
     return [
         Job(
