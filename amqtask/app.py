@@ -852,11 +852,21 @@ class App:
         """
         import asyncio
 
+        await self.leave_loop(timeout)
+        await asyncio.to_thread(self.close, timeout)
+
+    async def leave_loop(self, timeout: float = CLOSE_TIMEOUT) -> None:  # noqa: ASYNC109  # passed on
+        """Close the connections of this event loop and nothing else: for a loop that ends before the app does.
+
+        Args:
+            timeout: seconds to wait for what is on its way.
+        """
+        import asyncio
+
         with self._lock:
             mine = self._loop_clients.pop(asyncio.get_running_loop(), None)
         if mine is not None:
             await mine.close(timeout)
-        await asyncio.to_thread(self.close, timeout)
 
     def __enter__(self) -> Self:
         return self

@@ -524,6 +524,21 @@ def test_results_cross_between_threads_and_loops(broker: Broker, queue_name: str
 
 
 @pytest.mark.exact("nothing may be on stderr, where asyncio tells of a transport that was reset")
+def test_a_loop_can_be_left_while_the_app_goes_on(broker: Broker, queue_name: str) -> None:
+    with answering(broker, queue_name, total), app_on(broker, queue_name) as app:
+        app.send_task("t.add", (1,))  # opens the connections of the process
+        client = app._client
+
+        async def scenario() -> None:
+            await app.asend_task("t.add", (2,))
+            await app.leave_loop()
+            assert not app._loop_clients
+
+        asyncio.run(scenario())
+        assert app._client is client
+        app.send_task("t.add", (3,))
+
+
 def test_a_loop_that_ends_without_aclose_leaves_no_warning(broker: Broker, queue_name: str) -> None:
     program = f"""
         import asyncio

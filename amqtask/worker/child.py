@@ -128,7 +128,7 @@ class Child:
         self._runners: list[Runner] = []
         for number in range(context.slots):
             limits = self._pool.limits(self._io, partial(self._io_hard_limit, number))
-            loop = self._pool.loop(job.app.aclose)
+            loop = self._pool.loop(self.leave_loop)
             self._runners.append(Runner(self._executor, number, limits, loop))
         # Where tasks run on the main thread, a signal carries their soft limit.
         main = self._runners[0].limits
@@ -208,9 +208,9 @@ class Child:
         """A context for a run, with nothing in it of other runs."""
         return self._executor.base.copy()
 
-    async def aclose(self) -> None:
-        """Close what the app holds on the running event loop."""
-        await self._job.app.aclose()
+    async def leave_loop(self) -> None:
+        """Close what the app holds on the running event loop, which is about to end."""
+        await self._job.app.leave_loop(CLOSE_GRACE)
 
     # ------------------------------------------------------------ main thread
 

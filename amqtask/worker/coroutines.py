@@ -16,6 +16,10 @@ from typing import Any
 from amqtask.errors import SoftTimeLimitExceeded
 
 
+class Evicted(BaseException):
+    """Ends what still goes on in a slot from which the run was taken. Nobody outside the worker sees it."""
+
+
 class Interruptible:
     """One coroutine, to be run once as the main task of an event loop.
 
@@ -103,11 +107,11 @@ class SlotLoop:
     What a task leaves on the loop, a connection pool for example, is there for the next.
 
     Args:
-        aclose: closes what the app holds on the loop, before it ends.
+        leave: closes what the app holds on the loop, before it ends.
     """
 
-    def __init__(self, aclose: Callable[[], Awaitable[None]]) -> None:
-        self._aclose = aclose
+    def __init__(self, leave: Callable[[], Awaitable[None]]) -> None:
+        self._leave = leave
         self._runner: asyncio.Runner | None = None
 
     def run(self, carried: Interruptible) -> object:
@@ -117,21 +121,20 @@ class SlotLoop:
         try:
             # In a context of its own: the runner's is that of the first task it ran, whose request it would show.
             return self._runner.run(carried.run(), context=copy_context())
-        except SoftTimeLimitExceeded:
+        except (SoftTimeLimitExceeded, Evicted):
             # What the coroutine had started on the loop would go on beside the next task.
-            runner, self._runner = self._runner, None
-            runner.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Close the loop, and what the app and its tasks opened on it."""
-        if self._runner is not None:
-            self._runner.run(self._close_app())
-            self._runner.close()
-            self._runner = None
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.run(self._left())
+            runner.close()
 
-    async def _close_app(self) -> None:
-        await self._aclose()
+    async def _left(self) -> None:
+        await self._leave()
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

@@ -79,7 +79,9 @@ class SeatJournal:
 
     def open(self) -> None:
         """Go on where the seat's last child stopped. Called once by a child after its fork."""
-        self._next = itertools.count(self._header[_NEXT]).__next__
+        # Slots write the next place in any order, the I/O thread the end of what was settled in one.
+        begin = max(self._header[_NEXT], self._header[_END])
+        self._next = itertools.count(begin).__next__
         self._turned = time.monotonic()
 
     def begin(self, mark: int) -> int:

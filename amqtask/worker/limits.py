@@ -22,7 +22,7 @@ from typing import Any
 
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
-from amqtask.worker.coroutines import Interruptible
+from amqtask.worker.coroutines import Evicted, Interruptible
 
 SOFT_SIGNAL = signal.SIGRTMIN + 5  # real-time signals have no other meaning to a program
 
@@ -31,10 +31,6 @@ AGAIN_UNTIL = 10.0
 
 _SLOT, _OUTSIDE = "slot", "outside"
 _NOTHING: tuple[int, list[str]] = (0, [_SLOT])
-
-
-class Evicted(BaseException):
-    """Ends what still goes on in a slot from which the run was taken. Nobody outside the worker sees it."""
 
 
 class Limits(abc.ABC):

@@ -38,8 +38,8 @@ class Host(Protocol):
     def look_at_signals(self) -> None:
         """Put back what a task did to the worker's signals. Main thread; now and then."""
 
-    async def aclose(self) -> None:
-        """Close what the app holds on the running event loop."""
+    async def leave_loop(self) -> None:
+        """Close what the app holds on the running event loop, which is about to end."""
 
 
 class Pool(Protocol):
@@ -54,11 +54,11 @@ class Pool(Protocol):
         """
         ...
 
-    def loop(self, aclose: Callable[[], Awaitable[None]]) -> CoroutineLoop | None:
+    def loop(self, leave: Callable[[], Awaitable[None]]) -> CoroutineLoop | None:
         """Make what runs the coroutine tasks of one slot; ``None`` when the pool does it itself.
 
         Args:
-            aclose: closes what the app holds on a loop.
+            leave: closes what the app holds on the running loop.
         """
         ...
 

@@ -20,8 +20,9 @@ from amqtask.amqp import waits
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
+from amqtask.worker.coroutines import Evicted
 from amqtask.worker.execution import Runner
-from amqtask.worker.limits import AGAIN_AFTER, AGAIN_UNTIL, SOFT_SIGNAL, Evicted, Limits
+from amqtask.worker.limits import AGAIN_AFTER, AGAIN_UNTIL, SOFT_SIGNAL, Limits
 from amqtask.worker.pools.base import SIGNALS_LOOK, Host
 from amqtask.worker.pools.hubs import HUBS, Hub
 from amqtask.worker.pools.loop_thread import LoopThread
@@ -139,10 +140,10 @@ class GreenletSlots:
         self._limits.append(limits)
         return limits
 
-    def loop(self, aclose: Callable[[], Awaitable[None]]) -> LoopThread:
+    def loop(self, leave: Callable[[], Awaitable[None]]) -> LoopThread:
         """The event loop that all slots share."""
         if self._loop is None:
-            self._loop = LoopThread(aclose)
+            self._loop = LoopThread(leave)
         return self._loop
 
     def hand_over(self, batch: Sequence[Delivery]) -> None:

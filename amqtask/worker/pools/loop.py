@@ -65,7 +65,7 @@ class LoopSlots:
         self._limits.append((limits, ThreadLimits(io, on_hard)))
         return limits
 
-    def loop(self, aclose: Callable[[], Awaitable[None]]) -> None:
+    def loop(self, leave: Callable[[], Awaitable[None]]) -> None:
         """None: coroutines run on the pool's own."""
 
     def hand_over(self, batch: Sequence[Delivery]) -> None:
@@ -110,7 +110,7 @@ class LoopSlots:
         self._look_for_the_end()
         await self._ended.wait()
         host.idle()
-        await host.aclose()
+        await host.leave_loop()
 
     # ------------------------------------------------------------ on the loop
 

@@ -21,11 +21,11 @@ class LoopThread:
     """The loop. ``run`` and ``close`` belong to the thread of the greenlets.
 
     Args:
-        aclose: closes what the app holds on the loop, before it ends.
+        leave: closes what the app holds on the loop, before it ends.
     """
 
-    def __init__(self, aclose: Callable[[], Awaitable[None]]) -> None:
-        self._aclose = aclose
+    def __init__(self, leave: Callable[[], Awaitable[None]]) -> None:
+        self._leave = leave
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -71,4 +71,4 @@ class LoopThread:
             runner.run(self._close_app())
 
     async def _close_app(self) -> None:
-        await self._aclose()
+        await self._leave()

@@ -31,9 +31,9 @@ class SingleSlot:
         """Limits by signal."""
         return MainThreadLimits(io, on_hard)
 
-    def loop(self, aclose: Callable[[], Awaitable[None]]) -> SlotLoop:
+    def loop(self, leave: Callable[[], Awaitable[None]]) -> SlotLoop:
         """An event loop of the slot's own."""
-        return SlotLoop(aclose)
+        return SlotLoop(leave)
 
     def hand_over(self, batch: Sequence[Delivery]) -> None:
         """Take deliveries to run, in order."""

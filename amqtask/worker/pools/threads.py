@@ -41,9 +41,9 @@ class ThreadSlots:
         """Limits by asynchronous exception."""
         return ThreadLimits(io, on_hard)
 
-    def loop(self, aclose: Callable[[], Awaitable[None]]) -> SlotLoop:
+    def loop(self, leave: Callable[[], Awaitable[None]]) -> SlotLoop:
         """An event loop of the thread's own."""
-        return SlotLoop(aclose)
+        return SlotLoop(leave)
 
     def hand_over(self, batch: Sequence[Delivery]) -> None:
         """Take deliveries to run, in order."""
