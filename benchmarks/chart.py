@@ -23,7 +23,11 @@ PANELS = (
     Panel("Drain a queue of no-op tasks, tasks/s", "drain", ("drain", "best")),
     Panel("Publish from one process, tasks/s", "publish", ("many",)),
     Panel("Results of 5,000 tasks in flight, results/s", "results", ("results",), "flight_rate"),
-    Panel("1,000 slots, tasks that sleep 50 ms, tasks/s", "sleeping", ("sleeping",)),
+    Panel(
+        "1,000 slots, tasks that sleep 50 ms, tasks/s",
+        "sleeping",
+        ("sleeping", "sleeping-gevent", "sleeping-eventlet"),
+    ),
 )
 WIDTH, NAMES, MARGIN = 1000, 330, 24  # pixels; of the picture, of the names in it, around it
 TITLE, BAR, GAP, BETWEEN = 30, 14, 9, 26  # heights: of a title, a bar, between rows, between panels

@@ -55,7 +55,7 @@ TABLES = (
     ),
     Table(
         "sleeping",
-        ("sleeping", "sleeping-threads"),
+        ("sleeping", "sleeping-gevent", "sleeping-eventlet", "sleeping-threads"),
         "Sleeping tasks, 50 ms each",
         (Column("rate", "tasks/s"), *_COSTS),
     ),
@@ -201,7 +201,7 @@ def _table(run: Run, found: Medians, table: Table, rows: Sequence[Key]) -> str:
     body = []
     for key in rows:
         cells = [f"{key.who}, {run.label(key.work, key.who, key.how)}"]
-        mine = _ours(found, key)
+        mine = _ours(found, table, key)
         for column in columns:
             spread = found[key].get(column.name)
             cells.append(_figure(spread, column))
@@ -211,9 +211,9 @@ def _table(run: Run, found: Medians, table: Table, rows: Sequence[Key]) -> str:
     return grid(heading, body)
 
 
-def _ours(found: Medians, key: Key) -> dict[str, Spread]:
-    """amqtask's figures for the same work: its own way where it has that, else the one it ships."""
-    for how in (key.how, "drain"):
+def _ours(found: Medians, table: Table, key: Key) -> dict[str, Spread]:
+    """amqtask's figures for the same work: the same way where it has that, else the table's first."""
+    for how in (key.how, table.hows[0]):
         mine = found.get(key._replace(who=OURS, how=how))
         if mine is not None:
             return dict(mine)

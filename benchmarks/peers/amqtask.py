@@ -48,8 +48,8 @@ async def nap() -> None:
     side.hit()
 
 
-@app.task(name="nap-in-thread", ignore_result=True)
-def nap_in_thread() -> None:
+@app.task(name="plain-nap", ignore_result=True)
+def plain_nap() -> None:
     side.begin()
     time.sleep(side.NAP)
     side.hit()
@@ -69,6 +69,8 @@ def describe() -> dict[str, Any]:
             "results": worker("prefork, 2 children", "-c", "2"),
             "sleeping": worker("asyncio, 1,000 slots", "-P", "asyncio", "-c", "1000"),
             "sleeping-threads": worker("threads, 200 slots", "-P", "threads", "-c", "200"),
+            "sleeping-gevent": worker("gevent, 1,000 slots", "-P", "gevent", "-c", "1000"),
+            "sleeping-eventlet": worker("eventlet, 1,000 slots", "-P", "eventlet", "-c", "1000"),
             "eight": worker("prefork, 8 children", "-c", "8"),
         },
         "publish": {
@@ -109,7 +111,7 @@ def publish(way: str, tasks: int) -> dict[str, float]:
 
 
 def fill(tasks: int, task: str) -> None:
-    tried = {"noop": noop, "nap": nap, "nap-in-thread": nap_in_thread}[task]
+    tried = {"noop": noop, "nap": nap, "plain-nap": plain_nap}[task]
     tried.delay_many(() for _ in range(tasks))
     app.close()
 

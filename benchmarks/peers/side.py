@@ -16,8 +16,9 @@ A module's words, each printing one JSON object as its last line:
     One call after another, each with its result awaited; and so many sent at once, all results awaited.
 
 Workers are for: ``drain`` (as shipped, two processes), ``best`` (the same work at the best setting known), ``quorum``
-(as ``drain``, on a quorum queue), ``results``, ``sleeping`` (1,000 tasks that sleep 50 ms at a time), ``sleeping-threads``
-(200 of them), ``eight`` (eight child processes). What a framework does not have is left out.
+(as ``drain``, on a quorum queue), ``results``, ``sleeping`` (1,000 tasks at a time that sleep 50 ms),
+``sleeping-gevent`` and ``sleeping-eventlet`` (the same on greenlets), ``sleeping-threads`` (200 on threads), ``eight``
+(eight child processes). What a framework does not have is left out.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ async def nap() -> None:
     side.hit()
 
 
-@broker.task(task_name="nap-in-thread")
-def nap_in_thread() -> None:
+@broker.task(task_name="plain-nap")
+def plain_nap() -> None:
     side.begin()
     time.sleep(side.NAP)
     side.hit()
@@ -124,7 +124,7 @@ def publish(way: str, tasks: int) -> dict[str, float]:
 
 
 def fill(tasks: int, task: str) -> None:
-    tried = {"noop": noop, "nap": nap, "nap-in-thread": nap_in_thread}[task]
+    tried = {"noop": noop, "nap": nap, "plain-nap": plain_nap}[task]
     _connected(lambda: _send(tried, tasks))
 
 

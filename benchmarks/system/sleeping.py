@@ -21,10 +21,12 @@ def jobs(framework: Framework, place: Place, size: Size) -> list[Job]:
     """One job for each kind of slots the framework has."""
     ours = framework.who == OURS
     naps = size.naps if ours else size.naps // PEERS
+    plain = "plain-nap" if ours else "nap"  # amqtask's first sleeping task is a coroutine function
     ways = {
         "sleeping": (naps, "nap"),
-        # amqtask's other sleeping task is a coroutine function, and threads are for plain ones
-        "sleeping-threads": (size.naps // FEWER, "nap-in-thread" if ours else "nap"),
+        "sleeping-gevent": (naps, plain),
+        "sleeping-eventlet": (naps, plain),
+        "sleeping-threads": (size.naps // FEWER, plain),
     }
     return [
         Job(
