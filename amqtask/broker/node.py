@@ -47,6 +47,15 @@ _PORTS = range(20_000, 32_000)
 # identity of the server it becomes. So there is no moment with a server and no record of it.
 _LAUNCH = 'cat /proc/$$/stat >"$1.new" && mv "$1.new" "$1" && shift && exec "$@"'
 
+# RabbitMQ 3.10 with its management plugin deadlocks in every stop, until a call times out after five seconds: what
+# terminates asks the process that waits for it to terminate. Ended at once here, as it is then.
+_UNLOCK = """spawn(fun() -> (fun Look(Stopping) -> timer:sleep(100), case init:get_status() of
+    {stopping, _} -> case catch process_info(whereis(rabbit_event), current_stacktrace) of
+        {_, Stack} when Stopping -> case lists:keymember(rabbit_mgmt_db_handler, 1, Stack) of
+            true -> exit(whereis(rabbit_event), kill); false -> Look(true) end;
+        _ -> Look(true) end;
+    _ -> Look(false) end end)(false) end).""".replace("\n", " ")
+
 # Seconds in which the threads of a broker that was killed may still hold its ports, after the kernel calls it a zombie.
 PORTS_FREED = 2.0
 # What RabbitMQ, 3.10 to 4.3, says when it finds a port in use.
@@ -557,6 +566,7 @@ class PrivateNode:
             MARK: str(self.home),
             "HOME": home,  # where Erlang keeps its cookie
             "ERL_INETRC": f"{home}/inetrc",
+            "ERL_AFLAGS": f"-eval '{_UNLOCK}'",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(ports.epmd),
             "RABBITMQ_NODENAME": self._name,
