@@ -35,6 +35,16 @@ from tests.waiting import eventually
 LINES = {"3.10": (3, 10), "4.x": (4,)}
 IMAGES = {None: "rabbitmq:4-management", "3.10": "rabbitmq:3.10-management"}
 
+# The management API tells of connections and messages within one second or two instead of five or ten.
+PROMPT = "\n".join(
+    [
+        "collect_statistics_interval = 1000",
+        "management.sample_retention_policies.global.minute = 1",
+        "management.sample_retention_policies.basic.minute = 1",
+        "management.sample_retention_policies.detailed.10 = 1",
+    ]
+)
+
 Json = Any
 
 
@@ -289,6 +299,7 @@ def own_broker(config: str = "") -> Iterator[OwnBroker]:
     Args:
         config: lines for ``rabbitmq.conf``.
     """
+    config = f"{PROMPT}\n{config}"
     with ExitStack() as stack:
         control: Control
         if engine_answers():
@@ -310,7 +321,7 @@ def own_cluster() -> Iterator[PrivateCluster]:
     root = root_of_4()
     if root is None:
         ensure_server()
-    with PrivateCluster(root=root) as cluster:
+    with PrivateCluster(root=root, config=PROMPT) as cluster:
         yield cluster
 
 
@@ -328,7 +339,9 @@ def run_broker(say: Callable[[str], None]) -> Iterator[Broker]:
             broker: Broker = stack.enter_context(own_broker())
             say(f"Broker: RabbitMQ {'.'.join(map(str, broker.version))}, started for this run.")
         else:
-            chosen = stack.enter_context(open_broker(docker=_docker_broker(), note=say))
+            chosen = stack.enter_context(
+                open_broker(docker=_docker_broker(PROMPT), note=say, config=PROMPT)
+            )
             broker = Broker(chosen.url, chosen.management_url, chosen.version)
         if line and broker.version[: len(LINES[line])] != LINES[line]:
             raise ConfigurationError(

@@ -93,6 +93,7 @@ def open_broker(
     environ: Mapping[str, str] = os.environ,
     docker: DockerBroker = compose_broker,
     note: Callable[[str], None] | None = None,
+    config: str = "",
 ) -> Iterator[ChosenBroker]:
     """Find or start a broker, yield it, and stop it if it was started here.
 
@@ -100,6 +101,7 @@ def open_broker(
         environ: where ``AMQTASK_BROKER_URL`` is looked up.
         docker: how a broker is started where a Docker engine answers.
         note: told in one sentence what is used; standard error when left out.
+        config: lines added to the ``rabbitmq.conf`` of a private node.
 
     Raises:
         ConfigurationError: there is no broker and no way to one.
@@ -131,7 +133,7 @@ def open_broker(
             return
         if source is Source.INSTALLED_NODE:
             ensure_server(say)
-        node = stack.enter_context(PrivateNode())
+        node = stack.enter_context(PrivateNode(config=config))
         yield _chosen(node.url, source, say, management_url=node.management_url, node=node)
 
 
