@@ -7,6 +7,7 @@ fewer leaves slots waiting for the broker between short tasks. Pure: no clock, n
 from __future__ import annotations
 
 HOLD = 0.1  # seconds of work
+LEFT = 0.25  # seconds of work for each slot that may wait in a child once its tasks have turned out longer than they were
 MOST = 256  # messages per slot: beyond it nothing gets faster
 MOST_IN_ALL = 4096  # messages per child, unless its slots are more: the same
 QOS_MAX = 65_535  # AMQP has two bytes for it
@@ -39,3 +40,21 @@ def first(slots: int) -> int:
 def most(slots: int) -> int:
     """The largest prefetch that a child with so many slots ever has."""
     return min(MOST * slots, max(MOST_IN_ALL, 2 * slots), QOS_MAX)
+
+
+def stay(waiting: int, prefetch: int, tasks: int, busy: float, slots: int) -> int:
+    """How many of the messages that wait in a child may stay there, now that it is to hold no more than ``prefetch``.
+
+    The others came when tasks were shorter: left alone, they would wait here while another child has nothing to do. Where they
+    are not worth much time, they are not worth the way back either.
+
+    Args:
+        waiting: messages that have not started.
+        prefetch: what ``target`` has found.
+        tasks: tasks that ended since the last look, at least one.
+        busy: seconds the slots spent on them.
+        slots: slots of the child.
+    """
+    if waiting * busy <= LEFT * slots * tasks:
+        return waiting
+    return min(waiting, prefetch)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.core.prefetch import first, target
+from amqtask.core.prefetch import first, stay, target
 from amqtask.worker.execution import Runner
 from amqtask.worker.pools.base import Pool
 
@@ -91,11 +91,26 @@ class Pilot:
             return  # else the next batch wakes us
         self.slot_free()
         prefetch = target(self._prefetch, tasks, spent, self._slots)
-        if prefetch != self._prefetch:
+        if prefetch < self._prefetch:
+            self._shrink(prefetch, tasks, spent)
+        elif prefetch > self._prefetch:
             self._prefetch = prefetch
             self._change(prefetch)
         if tasks or self.paused or any(each.running_since for each in runners):
             self.wake()
+
+    def _shrink(self, prefetch: int, tasks: int, busy: float) -> None:
+        """Hold fewer from now on, and give back what is too many now."""
+        unstarted = self._pool.take_back()
+        kept = stay(len(unstarted), prefetch, tasks, busy, self._slots)
+        self._pool.hand_over(unstarted[:kept])
+        self._prefetch = prefetch
+        if kept < len(unstarted):
+            self._pause(unstarted[kept:])  # or they would come again to the consumer that had them
+            self._change(prefetch)
+            self._resume()
+        else:
+            self._change(prefetch)
 
 
 def _full_since(runners: Sequence[Runner]) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amqtask.core.prefetch import MOST, target
+from amqtask.core.prefetch import MOST, stay, target
 
 
 @given(st.integers(1, 10_000), st.integers(0, 10_000), st.floats(0, 10_000), st.integers(1, 1000))
@@ -35,3 +35,24 @@ def test_steady_work_settles(current: int, tasks: int, busy: float) -> None:
     first = target(current, tasks, busy, slots=1)
 
     assert target(first, tasks, busy, slots=1) == first
+
+
+@pytest.mark.parametrize(
+    ("waiting", "prefetch", "tasks", "busy", "expected"),
+    [
+        (80, 40, 20, 0.05, 80),  # a fifth of a second of work: let it be
+        (80, 1, 1, 0.2, 1),
+        (80, 2, 10, 0.5, 2),
+        (1, 1, 1, 9.0, 1),
+        (0, 1, 1, 9.0, 0),
+    ],
+)
+def test_what_came_when_tasks_were_shorter_does_not_wait_for_long_ones(
+    waiting: int, prefetch: int, tasks: int, busy: float, expected: int
+) -> None:
+    assert stay(waiting, prefetch, tasks, busy, slots=1) == expected
+
+
+def test_more_may_stay_where_more_slots_work_on_it() -> None:
+    assert stay(80, 10, 1, 0.02, slots=1) == 10
+    assert stay(80, 10, 1, 0.02, slots=8) == 80
