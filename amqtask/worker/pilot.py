@@ -18,7 +18,7 @@ from amqtask.worker.execution import Runner
 from amqtask.worker.pools.base import Pool
 
 LOOK = 0.05  # seconds between two looks
-HOARD = 0.25  # seconds without a free slot after which what waits is given back
+HOARD = 0.15  # seconds without a free slot after which what waits is given back
 
 
 class Pilot:

@@ -184,6 +184,15 @@ def test_results(case: Case, form: str) -> None:
 
 
 @forms
+def test_context_variables_are_the_tasks_own(case: Case, form: str) -> None:
+    for _ in range(2):  # the second ones run where the first ones ran
+        sent = [case.name(n) for n in range(case.kind.slots)]
+        assert case.party(f"{form}remember", case.kind.slots) == [
+            ["nothing", name] for name in sent
+        ]
+
+
+@forms
 def test_the_request_is_the_tasks_own(case: Case, form: str) -> None:
     slots = case.kind.slots
     sent = [
@@ -331,16 +340,21 @@ def test_the_hard_limit_ends_its_task_only(case: Case, form: str) -> None:
 
 @forms
 def test_revoked_before_it_starts(case: Case, form: str) -> None:
-    others = [str(n) for n in range(case.kind.slots)]
+    others = [str(n) for n in range(case.kind.slots - 1)]
     neighbours = case.hold(form, *others)
+    last = case.send(f"{form}patient", case.name("last"))
+    case.started("last")
     waiting = case.send(f"{form}note", case.name("x"))
     waiting.revoke()
-    case.release()
+    last.abort()  # the node hears of both in this order
+
+    assert last.get(timeout=10) == "stopped"
     with pytest.raises(TaskRevokedError):
         waiting.get(timeout=10)
+    case.release()
     assert case.starts("x") == 0
     assert values(neighbours) == [case.name(what) for what in others]
-    case.once(*others)
+    case.once("last", *others)
 
 
 @forms
@@ -421,7 +435,6 @@ def test_a_task_that_kills_its_child_is_given_up_and_no_other(case: Case) -> Non
         result.get(timeout=30)
     assert case.starts("x") == 3
     assert [record["task_id"] for record in case.records("child crashed")] == [result.id] * 3
-    case.once(*map(str, range(20)))
     case.works()
 
 
