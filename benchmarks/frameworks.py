@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 from benchmarks import machine
 from benchmarks.environments import ROOT, Missing, python
-from benchmarks.peers.side import BROKER, FOLDER, MARK, RECORD
+from benchmarks.peers.side import FOLDER, MARK, RECORD
 from benchmarks.place import Place
 
 ANSWER = 600.0  # seconds for one thing asked
 DRAIN = 200.0  # seconds for one worker to finish its tasks
 GRACE = 15.0  # seconds for a worker to end after TERM
+PREFIX = f"bench-{os.getpid()}"  # two runs on one broker do not meet
 GLANCE = 0.01  # seconds between two looks at the counters
 
 
@@ -229,7 +230,7 @@ def environment(*parts: Mapping[str, str]) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("BENCH_")}
     # Modules that are compiled anew by each process would be a part of every start and of every memory figure.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    env.pop(BROKER, None)
+    env["BENCH_PREFIX"] = PREFIX
     for part in parts:
         env |= part
     return env

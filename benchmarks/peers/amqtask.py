@@ -14,7 +14,8 @@ from amqtask.topology import plan
 from amqtask.topology.parse import parse
 from benchmarks.peers import side
 
-QUEUE = "bench.amqtask" + side.SUFFIX
+NAME = f"{side.PREFIX}.amqtask"
+QUEUE = NAME + side.SUFFIX
 
 app = App(
     "bench",
@@ -78,8 +79,8 @@ def describe() -> dict[str, Any]:
             "many": "`app.batch()`, all confirmed",
         },
         "queues": [
-            "bench.amqtask",
-            "bench.amqtask.quorum",
+            NAME,
+            f"{NAME}.quorum",
             STREAM,
             *(one.name for one in declared if isinstance(one, plan.DeclareQueue)),
         ],

@@ -12,7 +12,8 @@ from celery import Celery, group
 
 from benchmarks.peers import side
 
-QUEUE = "bench.celery" + side.SUFFIX
+NAME = f"{side.PREFIX}.celery"
+QUEUE = NAME + side.SUFFIX
 ROUND = 1000  # tasks of one group
 
 app = Celery(
@@ -76,12 +77,12 @@ def describe() -> dict[str, Any]:
             "many": "`group`, unconfirmed",
         },
         # With quorum queues its workers declare a ladder for delayed tasks.
-        "queues": ["bench.celery", "bench.celery.quorum", *steps],
+        "queues": [NAME, f"{NAME}.quorum", *steps],
         "exchanges": [
             *steps,
             "celery_delayed_delivery",
-            "bench.celery",
-            "bench.celery.quorum",
+            NAME,
+            f"{NAME}.quorum",
             "celeryev",
             "celery.pidbox",
             "reply.celery.pidbox",

@@ -12,7 +12,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from benchmarks.peers import side
 
-QUEUE = "bench.dramatiq"
+QUEUE = f"{side.PREFIX}.dramatiq"
 ROUND = 1000  # messages of one group
 
 WAY = next((item for item in sys.argv if item.startswith("way=")), "")

@@ -18,7 +18,7 @@ from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
 
 from benchmarks.peers import side
 
-QUEUE = "bench.faststream"
+QUEUE = f"{side.PREFIX}.faststream"
 ROUND = 500  # sends at a time
 
 _settings: dict[str, Any] = {}

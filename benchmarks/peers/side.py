@@ -45,6 +45,7 @@ FOLDER = "BENCH_FOLDER"  # where the processes of a worker count their tasks
 BROKER = "BENCH_BROKER_PID"  # the broker's process, where it is on this machine
 QUORUM = bool(os.environ.get("BENCH_QUORUM"))
 SUFFIX = ".quorum" if QUORUM else ""
+PREFIX = os.environ.get("BENCH_PREFIX", "bench")  # of all names on the broker; one for each run
 NAP = 0.05  # seconds a sleeping task sleeps
 
 RECORD = struct.Struct("<qqq")  # tasks ended; when the first began and the last ended, monotonic ns

@@ -18,7 +18,8 @@ from taskiq_aio_pika.queue import Queue, QueueType
 
 from benchmarks.peers import side
 
-QUEUE = "bench.taskiq" + side.SUFFIX
+NAME = f"{side.PREFIX}.taskiq"
+QUEUE = NAME + side.SUFFIX
 ROUND = 500  # sends at a time
 
 _type = QueueType.QUORUM if side.QUORUM else QueueType.CLASSIC
@@ -74,13 +75,11 @@ def describe() -> dict[str, Any]:
             "many": "`kiq()`, 500 at a time, confirmed",
         },
         "queues": [
-            name + suffix
-            for name in ("bench.taskiq", "bench.taskiq.quorum")
-            for suffix in ("", ".dlq", ".delay")
+            name + suffix for name in (NAME, f"{NAME}.quorum") for suffix in ("", ".dlq", ".delay")
         ],
         "exchanges": [
             name + suffix
-            for name in ("bench.taskiq", "bench.taskiq.quorum")
+            for name in (NAME, f"{NAME}.quorum")
             for suffix in ("", ".dlq", ".delay", ".dlx")
         ],
         "versions": side.versions("taskiq", "taskiq-aio-pika", "aio-pika", "uvloop"),
