@@ -50,7 +50,7 @@ PROTOCOL_HEADERS = frozenset(
         "stamps", "compression",
     }
 )  # fmt: skip
-_COMPACT_HEADERS = frozenset({"lang", "task", "id", "origin"})
+_COMPACT_HEADERS = frozenset({"lang", "task", "id", "origin", "ignore_result"})
 
 # Written by the broker and its plugins about one passage of one message. Sent again they would count against the next
 # passage: a message whose x-death already names a queue is taken for a cycle and dropped.
@@ -589,7 +589,8 @@ def _head(
     correlation_id = properties.correlation_id or task_id
     reply_to = properties.reply_to or None
     priority = properties.priority
-    if len(fields) <= 4 and fields.keys() <= _COMPACT_HEADERS:
+    if len(fields) <= len(_COMPACT_HEADERS) and fields.keys() <= _COMPACT_HEADERS:
+        ignore_result = fields.get("ignore_result")
         return Head(
             id=task_id,
             task=task,
@@ -597,6 +598,7 @@ def _head(
             root_id=task_id,
             reply_to=reply_to,
             priority=priority,
+            ignore_result=None if ignore_result is None else _flag("ignore_result", ignore_result),
             origin=None if (origin := fields.get("origin")) is None else _text("origin", origin),
             content=content,
         )
