@@ -14,7 +14,7 @@ thread that reads its connection.
 from __future__ import annotations
 
 import calendar
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -508,6 +508,16 @@ _make_properties = cast("Callable[..., Properties]", Properties)
 
 _METHODS: dict[tuple[int, str, str, bool], bytes] = {}
 _METHODS_LIMIT = 2048  # routes of an app are few; reply queues and delay keys come and go
+
+
+WRITE_BYTES = 1024 * 1024  # what is worth a copy to save system calls
+
+
+def joined(chunks: Sequence[bytes]) -> Sequence[bytes]:
+    """The same bytes in one piece, unless that is large: then nothing is copied."""
+    if len(chunks) > 1 and sum(map(len, chunks)) <= WRITE_BYTES:
+        return (b"".join(chunks),)
+    return chunks
 
 
 def encode_publish(

@@ -342,7 +342,8 @@ class AioPublisher:
             else:
                 sent.append(entry)
         self._outgoing.sent(sent, now)
-        link.write(b"".join(chunks))
+        for data in frames.joined(chunks):
+            link.write(data)
 
     def _tick_later(self, now: float) -> None:
         assert self._loop is not None

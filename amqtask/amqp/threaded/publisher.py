@@ -336,8 +336,8 @@ class ThreadedPublisher:
             else:
                 sent.append(entry)
         self._outgoing.sent(sent, now)
-        if chunks:
-            self._connection.raw.send(b"".join(chunks))
+        for data in frames.joined(chunks):
+            self._connection.raw.send(data)
 
     def _send_by_pika(self, entry: Entry, frame_max: int) -> None:
         publication = entry.publication
