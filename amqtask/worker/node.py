@@ -33,8 +33,7 @@ from amqtask.worker.agent import Agent
 from amqtask.worker.child import Child
 from amqtask.worker.job import Job
 from amqtask.worker.options import WorkerOptions
-from amqtask.worker.pools import choice
-from amqtask.worker.pools.patching import patch
+from amqtask.worker.pools import choice, patching
 from amqtask.worker.prepared import AgentContext, ChildContext
 
 log = get_logger("amqtask.worker")
@@ -71,8 +70,9 @@ def prepare(options: WorkerOptions) -> Node:
         LoginRefused: user, password or virtual host.
         BootFailed: a queue is missing and may not be declared, or differs from the topology.
     """
-    patch(options.pool)
+    patching.patch(options.pool)
     app = load_app(options.app)
+    patching.check(options.pool)
     if options.broker is not None:
         app.broker_url = options.broker
     settings = _settings(app.settings, options)

@@ -86,6 +86,20 @@ def patch(pool: str) -> None:
         _PATCH[pool]()
 
 
+def check(pool: str) -> None:
+    """Raise when the app has patched the standard library for another pool than the one that runs it. After its import.
+
+    Raises:
+        ConfigurationError: names the library, and the pool to use.
+    """
+    for library in GREENLET_POOLS:
+        if library != pool and _PATCHED[library]():
+            raise ConfigurationError(
+                f"The app patches the standard library for {library} while it is imported, and the {pool} pool does not work with "
+                f"that: use --pool {library}, or do not patch."
+            )
+
+
 def strays() -> list[str]:
     """Which names of native modules still lead to a patched module; none, unless something was loaded too late."""
     ours = {name: module for name, module in sys.modules.items() if name in (*_FLAT, *_DEEP)}
@@ -206,6 +220,20 @@ def _patch_eventlet() -> None:
     eventlet.hubs.use_hub()  # patching makes a hub, and the children must not share its descriptor
 
 
+def _patched_gevent() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_anything_patched())
+
+
+def _patched_eventlet() -> bool:
+    patcher = sys.modules.get("eventlet.patcher")
+    return patcher is not None and bool(patcher.already_patched)
+
+
+_PATCHED: Final[dict[str, Callable[[], bool]]] = {
+    "gevent": _patched_gevent,
+    "eventlet": _patched_eventlet,
+}
 _PATCH: Final[dict[str, Callable[[], None]]] = {
     "gevent": _patch_gevent,
     "eventlet": _patch_eventlet,

@@ -48,6 +48,7 @@ SCRIPT = """
     from amqtask.amqp import waits
     from amqtask.amqp.threaded import loop, seams
     from amqtask.amqp.threaded.loop import IoThread
+    from amqtask.errors import ConfigurationError
     from amqtask.worker import limits
     native = loop.threading
     told["strays"] = patching.strays()
@@ -64,6 +65,14 @@ SCRIPT = """
         is asyncio.base_events.concurrent.futures.thread.threading
     )
     told["main"] = limits.threading.main_thread().ident == limits.threading.get_ident()
+
+    # ---- which pool an app that patches for itself may have
+    told["checks"] = {}
+    for name in ("gevent", "eventlet", "prefork"):
+        try:
+            patching.check(name)
+        except ConfigurationError as error:
+            told["checks"][name] = str(error)
 
     # ---- the I/O thread, while a greenlet has the processor
     io = IoThread("io")
@@ -140,6 +149,15 @@ def test_the_app_gets_a_patched_library_and_nothing_of_ours_does(told: dict[str,
     assert told["ours"] == [True, "builtin_function_or_method", "_thread", "socket", "_thread"]
     assert told["one copy"]
     assert told["main"]
+
+
+def test_an_app_that_patches_for_another_pool_is_refused(told: dict[str, Any]) -> None:
+    refused = told["checks"]
+    assert len(refused) == 2
+    assert "prefork" in refused
+    assert all("while it is imported" in text for text in refused.values())
+    patching.check("prefork")  # this process has not patched
+    patching.check("gevent")
 
 
 def test_the_io_thread_turns_while_a_greenlet_has_the_processor(told: dict[str, Any]) -> None:
