@@ -86,6 +86,7 @@ def test_the_bounds_of_autoscale(text: str, bounds: tuple[int, int]) -> None:
         (("--autoscale", "1,2,3"), "is not MAX,MIN"),
         (("--autoscale", "0"), "its maximum is at least 1"),
         (("--autoscale", "4", "-P", "solo"), "--autoscale cannot add any"),
+        (("-P", "threads", "-c", "9", "--prefetch-multiplier", "9000"), "AMQP knows none above"),
     ],
 )
 def test_a_wrong_flag_is_one_sentence(offline: Shop, flags: tuple[str, ...], message: str) -> None:
@@ -94,6 +95,17 @@ def test_a_wrong_flag_is_one_sentence(offline: Shop, flags: tuple[str, ...], mes
     assert found.returncode == 1
     assert message in found.stderr
     assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "flag", ["--concurrency", "--processes", "--max-tasks-per-child", "--max-memory-per-child"]
+)
+def test_none_at_all_is_no_number(offline: Shop, flag: str) -> None:
+    found = offline.run("-A", "shop.tasks", "worker", flag, "0")
+
+    assert found.returncode == 2
+    assert flag in found.stderr
+    assert "greater than or equal to 1" in found.stderr
 
 
 def test_a_worker_works_and_logs_json(shop: Shop) -> None:
