@@ -481,7 +481,7 @@ class App:
         """``send`` for coroutines."""
         timeout = self.settings.publish_timeout
         deadline = time.monotonic() + timeout
-        client = await self._loop_connected()
+        client = self._of_loop() or await self._loop_connected()
         reply_to = None
         if self._wants_reply(call):
             reply_to = client.replies or await client.reply_queue(timeout)
@@ -493,12 +493,17 @@ class App:
             await self._asubmit(batch, client.publisher, sendings, awaited)
             return result
         sendings, _, result = self._prepare(call, reply_to)
+        left = max(0.001, deadline - time.monotonic())
         try:
-            await client.publisher.publish_many(
-                [publication for publication, _ in sendings],
-                max(0.001, deadline - time.monotonic()),
-                due_in=[due_in for _, due_in in sendings],
-            )
+            if len(sendings) == 1:
+                publication, due_in = sendings[0]
+                await client.publisher.publish(publication, left, due_in=due_in)
+            else:
+                await client.publisher.publish_many(
+                    [publication for publication, _ in sendings],
+                    left,
+                    due_in=[due_in for _, due_in in sendings],
+                )
         except Unroutable as error:
             raise self._explained(error, *sendings[0]) from None
         return result
@@ -781,10 +786,13 @@ class App:
                     )
         return client
 
-    async def _loop_connected(self) -> LoopClient:
+    def _of_loop(self) -> LoopClient | None:
         loop = running_loop()
         assert loop is not None  # the caller is a coroutine
-        client = self._loop_clients.get(loop)
+        return self._loop_clients.get(loop)
+
+    async def _loop_connected(self) -> LoopClient:
+        client = self._of_loop()
         if client is None:
             from amqtask.loop_client import LoopClient  # aio-pika is loaded with the first use
 
@@ -799,7 +807,7 @@ class App:
             with self._lock:
                 for ended in [each for each in self._loop_clients if each.is_closed()]:
                     del self._loop_clients[ended]  # with it went its connections
-                self._loop_clients[loop] = client
+                self._loop_clients[client.loop] = client
             await client.start()
         return client
 

@@ -143,7 +143,26 @@ class AioPublisher:
             PayloadTooLarge, TopologyConflict for a ladder that differs: nothing else, but ``ConnectionLost`` after
             ``close``.
         """
-        await self.publish_many((publication,), timeout, due_in=(due_in,))
+        header = publication.header or frames.encode_properties(publication.envelope.properties)
+        since = time.monotonic()
+        loop = self._enter()
+        if self._full:
+            await self._room(since + timeout)
+        done: asyncio.Future[AmqtaskError | None] = loop.create_future()
+
+        def settled(error: AmqtaskError | None) -> None:
+            if not done.done():  # else the caller is being cancelled at this moment
+                done.set_result(error)
+
+        entry = Entry(publication, header, settled, since, since + timeout, due_in)
+        self._hand_over(entry)
+        try:
+            error = await done
+        finally:
+            if not entry.gone:
+                self._forget([entry])
+        if error is not None:
+            raise error
 
     async def publish_many(
         self,
@@ -177,8 +196,7 @@ class AioPublisher:
             await caller.done
         finally:
             if caller.left:
-                self._ended(self._outgoing.give_up(entries))
-                self._pump_soon()  # the window has room again
+                self._forget(entries)
         if caller.error is not None:
             raise caller.error
 
@@ -239,6 +257,11 @@ class AioPublisher:
         self._idle.clear()
         self._outgoing.add(entry, entry.since)
         self._pump_soon()
+
+    def _forget(self, entries: Sequence[Entry]) -> None:
+        """Their caller waits no more."""
+        self._ended(self._outgoing.give_up(entries))
+        self._pump_soon()  # the window has room again
 
     @property
     def _full(self) -> bool:
