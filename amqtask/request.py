@@ -15,8 +15,8 @@ from amqtask.errors import Retry
 from amqtask.log import set_context_provider
 
 
-class DeliveryInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How the message came here."""
+class DeliveryInfo(msgspec.Struct, frozen=True):
+    """How the message came here. Give arguments by name; only a worker's slot, where it counts, goes by their order."""
 
     exchange: str = ""
     routing_key: str = ""
@@ -43,11 +43,13 @@ class Asked(msgspec.Struct):
     max_retries: int | None = None  # the latest limit given to ``retry``
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True):
     """The message being run. Names are Celery's; times are ISO 8601 texts, ``timelimit`` is ``(hard, soft)`` in seconds.
 
     ``called_directly`` is true when no worker runs the task: it was called like a function. ``first_time`` is when the first
     attempt began, ``None`` in that attempt itself. ``started`` is when this one did, on the monotonic clock.
+
+    Give arguments by name; only a worker's slot, where it counts, goes by their order.
     """
 
     id: str | None = None

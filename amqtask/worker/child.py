@@ -191,8 +191,8 @@ class Child:
         return self._runners
 
     def after(self) -> None:
-        """A run has ended: see whether the child has reached its limit."""
-        if self._executor.exhausted and not self._draining:
+        """The child has reached its limit: let it be replaced."""
+        if not self._draining:
             self._exit = ChildExit.RECYCLE
             self._pool.stop()  # nothing more starts; the I/O thread gives the rest back
             self._io.post(self._io_worn_out)

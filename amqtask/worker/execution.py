@@ -138,6 +138,16 @@ class Executor:
         self.base = copy_context()
         self._count = itertools.count(1).__next__
 
+    def rules(self, task: AnyTask) -> tuple[bool, float | None, float | None]:
+        """Whether a task is acked late, and its limits where the message has none: soft and hard, in seconds."""
+        options, settings = task.options, self.job.settings
+        return (
+            settings.task_acks_late if options.acks_late is None else options.acks_late,
+            options.soft_time_limit or settings.task_soft_time_limit,
+            # The process that would be ended is a solo worker's whole node.
+            None if self.context.solo else options.time_limit or settings.task_time_limit,
+        )
+
     def ended(self, delivery: Delivery) -> None:
         """A run has ended: see whether the child has had its share."""
         job, trial = self.job, self.trial
@@ -164,6 +174,8 @@ class Runner:
         limits: those of the run that goes on. A pool that runs tasks in several ways sets them before each.
         ended, busy: tasks ended here, and seconds spent on them; for the prefetch.
         running_since: when the task that runs here began, 0 when none does.
+        ended_at: when the last one ended.
+        executor: what the slots share.
     """
 
     def __init__(
@@ -174,7 +186,8 @@ class Runner:
         self.ended = 0
         self.busy = 0.0
         self.running_since = 0.0
-        self._executor = executor
+        self.ended_at = 0.0
+        self.executor = executor
         self._job = executor.job
         self._settler = executor.settler
         self._conclusion = executor.conclusion
@@ -182,6 +195,8 @@ class Runner:
         self._admit = executor.admission.admit
         self._board_slot = executor.context.record.slot(number)
         self._loop = loop
+        self._solo = executor.context.solo
+        self._rules: dict[str, tuple[bool, float | None, float | None]] = {}  # by name, as needed
         # What runs now, its hard limit (or 0) and whether it is acked already; read by whoever took the run.
         self._current: tuple[Work, float, bool] | None = None
         self._released = threading.Event()  # who takes a run is through with the slot
@@ -238,16 +253,16 @@ class Runner:
     def _begin(self, work: Work) -> tuple[int, float, float | None, float | None]:
         """The run begins: its number, when, and its limits in seconds."""
         delivery, head, task, key = work
-        options = task.options
-        settings = self._job.settings
-        acks_late = settings.task_acks_late if options.acks_late is None else options.acks_late
+        try:
+            acks_late, soft, hard = self._rules[head.task]
+        except KeyError:
+            acks_late, soft, hard = self._rules[head.task] = self.executor.rules(task)
         if not acks_late:
             self._conclusion.post(delivery, DONE, key)
             self._settler.flush()
-        soft = head.soft_time_limit or options.soft_time_limit or settings.task_soft_time_limit
-        hard = head.time_limit or options.time_limit or settings.task_time_limit
-        if self._executor.context.solo:
-            hard = None  # the process that would be ended is the whole node
+        soft = head.soft_time_limit or soft
+        if not self._solo:
+            hard = head.time_limit or hard
         started = self.running_since = time.monotonic()
         self._current = (work, hard or 0.0, not acks_late)
         run = self._board_slot.begin(
@@ -263,7 +278,7 @@ class Runner:
     def _finish(self, work: Work, run: int, outcome: Outcome, mine: bool) -> None:
         """The run is over: settle it, unless somebody else has."""
         delivery, head, task, key = work
-        executor = self._executor
+        executor = self.executor
         try:
             os.get_inheritable(executor.waker)  # the cheapest question about a descriptor
         except OSError:
@@ -283,7 +298,8 @@ class Runner:
         # In the journal before it leaves the board, so that no other child finds it on neither.
         place = self._journal.begin(key[1])
         self._board_slot.end(type(outcome) is not Succeeded)
-        self.busy += time.monotonic() - self.running_since
+        self.ended_at = now = time.monotonic()
+        self.busy += now - self.running_since
         self.running_since = 0.0
         self.ended += 1
         executor.ended(delivery)
@@ -308,13 +324,13 @@ class Runner:
         if not isinstance(prepared, Request):
             return prepared
         task = work[2]
-        context = self._executor.base.copy()
+        context = self.executor.base.copy()
         try:
             value = context.run(self._enter, task, prepared)
         except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task end that task only
             return context.run(self._raised, error, task, prepared, time.monotonic() - started)
         finally:
-            if self._executor.copied:
+            if self.executor.copied:
                 _end_copy()
         if prepared.asked.retry is not None:
             return retried(prepared.asked.retry, None, time.monotonic() - started)
@@ -348,7 +364,7 @@ class Runner:
             return self._raised(error, task, prepared, time.monotonic() - started)
         finally:
             self.limits.carried = None
-            if self._executor.copied:
+            if self.executor.copied:
                 _end_copy()
         if prepared.asked.retry is not None:
             return retried(prepared.asked.retry, None, time.monotonic() - started)
@@ -357,7 +373,7 @@ class Runner:
     def _prepare(self, work: Work, started: float) -> Request | Failed:
         """Decode the arguments: what the running task knows of itself, or why it cannot run."""
         delivery, head, task, _ = work
-        executor = self._executor
+        executor = self.executor
         try:
             args, kwargs, embed = codec.read_body(
                 head,
@@ -411,41 +427,39 @@ class Runner:
         headers: Mapping[str, object] = head.headers
         first_time: object = None
         if headers or delivery.exchange == KOMBU_DELIVERY:
-            exchange, routing_key = self._executor.carrier.came_by(delivery)
+            exchange, routing_key = self.executor.carrier.came_by(delivery)
             first_time = headers.get(FIRST_TIME)
             headers = senders_own(headers)
         else:  # nothing says that it went another way first
             exchange, routing_key = delivery.exchange, delivery.routing_key
+        # By order: by name it takes several times as long, and every task needs one.
         return Request(
-            id=head.id,
-            task=head.task,
-            root_id=head.root_id,
-            parent_id=head.parent_id,
-            group=head.group,
-            group_index=head.group_index,
-            retries=head.retries,
-            eta=head.eta,
-            expires=head.expires,
-            timelimit=(head.time_limit, head.soft_time_limit),
-            reply_to=head.reply_to,
-            correlation_id=head.correlation_id,
-            delivery_info=DeliveryInfo(
-                exchange=exchange,
-                routing_key=routing_key,
-                priority=head.priority,
-                redelivered=delivery.redelivered,
-                queue=delivery.queue,
+            head.id,
+            head.task,
+            head.root_id,
+            head.parent_id,
+            head.group,
+            head.group_index,
+            head.retries,
+            head.eta,
+            head.expires,
+            (head.time_limit, head.soft_time_limit),
+            head.reply_to,
+            head.correlation_id,
+            DeliveryInfo(
+                exchange, routing_key, head.priority, delivery.redelivered, delivery.queue
             ),
-            hostname=self._job.node,
-            origin=head.origin,
-            args=args,
-            kwargs=kwargs,
-            headers=headers,
-            shadow=head.shadow,
-            called_directly=False,
-            ignore_result=not wants_result,
-            first_time=first_time if isinstance(first_time, str) else None,
-            started=started,
+            self._job.node,
+            head.origin,
+            args,
+            kwargs,
+            headers,
+            head.shadow,
+            False,  # is_eager
+            False,  # called_directly
+            not wants_result,
+            first_time if isinstance(first_time, str) else None,
+            started,
         )
 
     def _broken(self, delivery: Delivery, error: BaseException) -> None:
@@ -459,7 +473,7 @@ class Runner:
                 return
             self._board_slot.end(True)
             self.running_since = 0.0
-            self._executor.ended(delivery)
+            self.executor.ended(delivery)
         self._conclusion.post(delivery, Settlement(Verdict.REJECT), None)
 
     # ------------------------------------------------------------ the I/O thread
@@ -496,7 +510,7 @@ class Runner:
         self.running_since = 0.0
         self.ended += 1
         assert self._current is not None
-        self._executor.ended(self._current[0][0])
+        self.executor.ended(self._current[0][0])
         self.limits.evict(run)
         self._released.set()
 

@@ -99,6 +99,9 @@ class IoThread:
         self._posted.append(callback)
         if not self._awake:
             self._awake = True
+            if self.inside:
+                self.loop.call_later(0, self._drain)  # without the way through its wake-up pipe
+                return
             try:
                 self.loop.add_callback_threadsafe(self._drain)
             except (

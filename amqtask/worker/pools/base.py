@@ -24,7 +24,7 @@ class Host(Protocol):
         """The slots."""
 
     def after(self) -> None:
-        """A run has ended: the child may stop the pool now. On the slot's thread."""
+        """A run has ended and the executor is exhausted: the child stops the pool. On the slot's thread."""
 
     def idle(self) -> None:
         """A slot has run out of work. On its thread."""

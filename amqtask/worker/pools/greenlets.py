@@ -212,7 +212,8 @@ class GreenletSlots:
         assert host is not None
         self._abandoned.discard(runner.number)
         self._free.append(runner)
-        host.after()
+        if runner.executor.exhausted:
+            host.after()
         now = time.monotonic()
         if now - self._looked > SIGNALS_LOOK:
             self._looked = now

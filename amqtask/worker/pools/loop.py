@@ -7,7 +7,6 @@ function runs in a thread, so that it does not hold up the loop. The free slots 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -163,10 +162,10 @@ class LoopSlots:
         assert host is not None
         self._abandoned.discard(runner.number)
         self._free.append(runner)
-        host.after()
-        now = time.monotonic()
-        if now - self._looked > SIGNALS_LOOK:
-            self._looked = now
+        if runner.executor.exhausted:
+            host.after()
+        if runner.ended_at - self._looked > SIGNALS_LOOK:
+            self._looked = runner.ended_at
             host.look_at_signals()
         if self._stopped:
             self._look_for_the_end()

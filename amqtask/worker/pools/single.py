@@ -61,31 +61,39 @@ class SingleSlot:
         """Run tasks until stopped."""
         inbox = self._inbox
         (runner,) = host.runners
-        execute, after = runner.execute, host.after
+        execute, executor = runner.execute, runner.executor
         looked = 0.0  # when we last looked at the signal handlers
         while not self._stopped:
             try:
                 delivery = inbox.popleft()
             except IndexError:
-                self._wait(host)
+                looked = self._wait(host, looked)
                 continue
             execute(delivery)
-            after()
-            now = time.monotonic()
-            if now - looked > SIGNALS_LOOK:
-                looked = now
+            if executor.exhausted:
+                host.after()
+            if runner.ended_at - looked > SIGNALS_LOOK:
+                looked = runner.ended_at
                 host.look_at_signals()
         host.idle()
         runner.close()
 
-    def _wait(self, host: Host) -> None:
+    def _wait(self, host: Host, looked: float) -> float:
+        """Wait for work; when the handlers were looked at last."""
         host.idle()
-        host.look_at_signals()
         self._idle = True
         # Looked at again after the flag is up: a batch that came in between would wake nobody.
         if not self._inbox and not self._stopped:
-            self._wake.get()
+            # Before a long wait the handlers are looked at, but not before each of many short ones.
+            within = looked + SIGNALS_LOOK - time.monotonic()
+            try:
+                self._wake.get(timeout=max(0.0, within))
+            except queue.Empty:
+                looked = time.monotonic()
+                host.look_at_signals()
+                self._wake.get()
         self._idle = False
+        return looked
 
 
 def drain(inbox: deque[Delivery]) -> list[Delivery]:

@@ -94,7 +94,7 @@ class ThreadSlots:
         limits = runner.limits
         assert isinstance(limits, ThreadLimits)
         limits.adopt()
-        execute, after = runner.execute, host.after
+        execute, executor = runner.execute, runner.executor
         try:
             while not self._stopped:
                 try:
@@ -103,7 +103,8 @@ class ThreadSlots:
                     self._wait(host)
                     continue
                 execute(delivery)
-                after()
+                if executor.exhausted:
+                    host.after()
             host.idle()
             runner.close()
         finally:
