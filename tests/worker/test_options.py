@@ -83,7 +83,7 @@ def test_bad_node_names(pattern: str, words: str) -> None:
     [
         (
             {"pool": "treads"},
-            "There is no pool 'treads': choose one of prefork, solo, threads, asyncio.",
+            "There is no pool 'treads': choose one of prefork, solo, threads, asyncio, gevent, eventlet.",
         ),
         ({"concurrency": 0}, "concurrency"),
         ({"concurrency": "many"}, "concurrency"),
