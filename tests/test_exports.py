@@ -53,7 +53,8 @@ def in_new_process(program: str) -> str:
 # What takes long to import, or much memory, and is needed by some programs only.
 ASYNC_CLIENT = {"aio_pika", "aiormq", "pamqp", "yarl", "multidict"}
 COMMANDS = {"typer", "click", "rich", "pygments", "pydantic", "importlib.metadata", "watchfiles"}
-FORMATS = {"structlog", "cloudpickle", "zstandard", "pickle", "tomllib"}
+FORMATS = {"structlog", "cloudpickle", "pickle", "tomllib"}
+COMPRESSION = {"bz2", "lzma", "zstandard"}
 THE_REST = {"pika", "asyncio", "ssl", "ruamel", "ctypes", "email", "http", "multiprocessing"}
 
 
@@ -79,7 +80,7 @@ def test_importing_and_declaring_load_no_amqp_client_and_nothing_else_heavy() ->
         "def f(self): ...\n"
         "app.close()\n"
     )
-    assert loaded & (ASYNC_CLIENT | COMMANDS | FORMATS | THE_REST) == set()
+    assert loaded & (ASYNC_CLIENT | COMMANDS | FORMATS | COMPRESSION | THE_REST) == set()
 
 
 def test_a_worker_starts_without_what_only_some_need() -> None:

@@ -2,13 +2,13 @@
 
 ``application/x-gzip`` carries a raw zlib stream, because that is what kombu writes under this name; a real gzip file is read
 too. A body is one stream: data after its end is damage. Every function is pure and may be called from any thread.
+
+Most processes never compress, so what does it is imported with the first such body, but zlib, which Python has loaded anyway.
 """
 
 from __future__ import annotations
 
-import bz2
 import difflib
-import lzma
 import zlib
 from typing import Protocol
 
@@ -67,10 +67,14 @@ def compress(body: bytes, name: str) -> bytes:
     if kind == GZIP:
         return zlib.compress(body)
     if kind == BZIP2:
+        import bz2
+
         return bz2.compress(body)
     if kind == LZMA:
+        import lzma
+
         return lzma.compress(body)
-    import zstandard  # here, because most processes never compress
+    import zstandard
 
     return zstandard.ZstdCompressor().compress(body)
 
@@ -96,11 +100,13 @@ def decompress(body: bytes, name: object, max_bytes: int) -> bytes:
         if kind == GZIP:
             return _inflate(body, max_bytes)
         if kind == BZIP2:
+            import bz2
+
             return _expand(bz2.BZ2Decompressor(), body, max_bytes)
         if kind == LZMA:
-            return _expand(lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), body, max_bytes)
+            return _expand_lzma(body, max_bytes)
         return _expand_zstd(body, max_bytes)
-    except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError) as error:
+    except (zlib.error, OSError, EOFError, ValueError) as error:
         raise _damaged(kind, str(error).rstrip(".")) from None
 
 
@@ -167,6 +173,15 @@ def _expand(stream: _Expander, body: bytes, max_bytes: int) -> bytes:
     if stream.unused_data:
         raise ValueError(_TRAILING)
     return b"".join(pieces)
+
+
+def _expand_lzma(body: bytes, max_bytes: int) -> bytes:
+    import lzma
+
+    try:
+        return _expand(lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), body, max_bytes)
+    except lzma.LZMAError as error:
+        raise _damaged(LZMA, str(error).rstrip(".")) from None
 
 
 def _expand_zstd(body: bytes, max_bytes: int) -> bytes:
