@@ -128,6 +128,10 @@ class Work:
         assert len(found) == len(lines) == count  # each ran once
         return [found[number] for number in range(count)]
 
+    def dead(self) -> int:
+        """How many messages became dead letters."""
+        return self._at.depth(self._at.dead)
+
 
 @pytest.fixture(scope="module")
 def works(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Work]]:
@@ -152,6 +156,9 @@ def test_no_slot_hoards_what_an_idle_one_could_run(works: dict[str, Work], name:
     assert took <= AT_MOST * ideal(lengths, 2)
     assert idle(spans) <= IDLE
     assert works[name].node.stop() == 0
+    assert (
+        works[name].dead() == 0
+    )  # given back again and again, by a broker's count, but never too often
 
 
 def test_the_ideal() -> None:
