@@ -23,7 +23,7 @@ def limited(at: Place, limit: int) -> None:
         at.write_topology({"type": "quorum", "dead_letter": True, "delivery_limit": limit})
 
 
-@pytest.mark.timeout(300)  # twenty-seven starts on a busy machine
+@pytest.mark.timeout(300)  # fourteen starts on a busy machine
 def test_rolling_restarts_over_a_prefetched_backlog(place: Places) -> None:
     at = place(type="quorum")
     limited(at, 3)
@@ -34,7 +34,7 @@ def test_rolling_restarts_over_a_prefetched_backlog(place: Places) -> None:
     # one more is always on its way: a start is mostly imports, which need no broker
     coming = at.node(*flags, "-n", "node1", ready=False)
     done = 0
-    for number in range(2, 27):
+    for number in range(2, 14):
         # at least one task more each time, and the rest of the prefetch goes back
         at.finished(min(done + 1, len(names)))
         following = at.node(*flags, "-n", f"node{number}", ready=False)
