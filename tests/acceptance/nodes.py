@@ -181,16 +181,7 @@ class Place:
 
     def declare(self) -> None:
         """Declare the topology before any worker does."""
-        done = subprocess.run(
-            [AMQTASK, "-A", self.module, "topology", "apply"],
-            cwd=self.path,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        done = run_here(self.path, self.environment, "topology", "apply", "topology.yaml")
         assert done.returncode == 0, done.stdout + done.stderr
 
     def depth(self, queue: str | None = None) -> int:

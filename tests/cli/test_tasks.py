@@ -135,6 +135,10 @@ def test_a_near_name_is_suggested(shop: Shop) -> None:
 
 
 def test_without_a_broker(offline: Shop) -> None:
+    text = (offline.path / "shop/tasks.py").read_text()
+    offline.write(
+        "shop/tasks.py", text.replace('"shop.yaml")', '"shop.yaml", publish_timeout=1.0)')
+    )
     found = offline.run("-A", "shop.tasks", "call", "shop.tasks.add", "-a", "[1, 2]")
 
     assert found.returncode == 1

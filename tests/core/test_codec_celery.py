@@ -216,7 +216,7 @@ def worker(broker: Broker, queue_name: str, tmp_path: Path) -> Iterator[subproce
         try:
             yield process
         finally:
-            process.terminate()
+            process.kill()  # asked to stop, it takes ten seconds
             process.wait(20)
             with broker.channel() as channel:
                 channel.exchange_delete(queue_name)  # Celery declares one for every queue
