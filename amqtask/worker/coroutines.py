@@ -11,6 +11,7 @@ import asyncio
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
+from types import FrameType
 from typing import Any
 
 from amqtask.errors import SoftTimeLimitExceeded
@@ -38,13 +39,19 @@ class Interruptible:
         self._task = asyncio.current_task()
         return await self._steps()
 
-    def interrupt(self, error: BaseException) -> bool:
+    def interrupt(self, error: BaseException, frame: FrameType | None = None) -> bool:
         """Have the coroutine get ``error`` at its ``await``. False when the caller is to raise it right here instead.
 
         For a signal handler of the loop's thread.
+
+        Args:
+            error: what it gets.
+            frame: what was interrupted.
         """
         task = self._task
-        if self._inside or task is None or task.done():
+        # Raised in our own step, on the way into the coroutine or out of it, it would not reach the coroutine.
+        inside = self._inside and (frame is None or frame.f_code is not _STEPS)
+        if inside or task is None or task.done():
             return False
         self._error = error
         task.cancel()
@@ -99,6 +106,9 @@ class Interruptible:
     def _take(self) -> BaseException | None:
         error, self._error = self._error, None
         return error
+
+
+_STEPS = Interruptible._steps.__code__  # noqa: SLF001  # our own
 
 
 class SlotLoop:

@@ -288,12 +288,16 @@ async def arejected(what: str) -> None:
 @app.task
 def linger(what: str, how: str) -> str:
     """Run for long, and when told to end, raise, return or go on."""
-    log("start", what)
     deadline = time.monotonic() + GIVE_UP
+    told = False
     while time.monotonic() < deadline:
         try:
-            time.sleep(0.01)
+            if not told:
+                log("start", what)
+            while time.monotonic() < deadline:
+                time.sleep(0.01)
         except SoftTimeLimitExceeded:
+            told = True
             log("soft", what)
             if how == "raise":
                 raise

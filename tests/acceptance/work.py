@@ -158,11 +158,15 @@ def spin(what: str) -> int:
 @app.task
 def linger(what: str, swallow: bool = False) -> str:
     """Run for ever; stop at the soft limit unless that is swallowed."""
-    log("start", what)
+    told = False
     while True:
         try:
-            time.sleep(0.02)
+            if not told:
+                log("start", what)
+            while True:
+                time.sleep(0.02)
         except SoftTimeLimitExceeded:
+            told = True
             log("soft", what)
             if not swallow:
                 return "cleaned up"
