@@ -6,6 +6,8 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from tests.acceptance.nodes import Node, Place
 from tests.waiting import eventually
 
@@ -66,24 +68,25 @@ def test_it_comes_up_from_nothing_and_works_on_while_it_shrinks(place: Places) -
     assert complaints(node) == []
 
 
-def test_a_busy_child_is_not_cut_short(place: Places) -> None:
-    """Slots that run something stay, and a reload brings up as many as there are."""
-    at = place(worker_autoscale_keepalive=1.0, worker_shutdown_timeout=2.0)
-    node = at.node("--autoscale", "4,1", "-Q", at.queue)
-    for name in ("a", "b", "c"):
+@pytest.mark.parametrize(("flags", "tasks"), [((), "abc"), (("-P", "threads", "-c", "2"), "abcde")])
+def test_a_busy_child_is_not_cut_short(place: Places, flags: tuple[str, ...], tasks: str) -> None:
+    """As many processes as there is work for their slots; a reload brings up as many; what runs there ends by itself."""
+    at = place(worker_autoscale_keepalive=1.0)
+    node = at.node("--autoscale", "4,1", *flags, "-Q", at.queue)
+    for name in tasks:
         at.send("hold", name, "go", ignore_result=True)
-    for name in ("a", "b", "c"):
+    for name in tasks:
         at.saw("start", name)
-    old = node.whole(3)
+    node.whole(3)
 
     node.kill(signal.SIGHUP)
     node.wait_ready(times=2)
-    assert len(set(node.children()) - set(old)) == 3
+    assert [line["children"] for line in node.records("ready")] == [1, 3]
     at.release("go")
-    at.finished(3)
+    at.finished(len(tasks))
     node.whole(1, timeout=15)
     assert node.stop() == 0
-    assert at.count("start") == at.count("end") == Counter("abc")
+    assert at.count("start") == at.count("end") == Counter(tasks)
 
 
 def test_a_stop_while_it_grows(place: Places) -> None:
