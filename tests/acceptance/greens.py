@@ -6,11 +6,16 @@ import asyncio
 import hashlib
 import itertools
 import json
+import logging
 import os
+import queue
 import select
 import socket
+import ssl
+import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from amqtask import App, SoftTimeLimitExceeded
@@ -35,6 +40,53 @@ def write(event: str, what: object) -> None:
 def library() -> list[object]:
     """What the app finds, and whether a supervisor has any of it."""
     return [AT_IMPORT.__module__, hasattr(select, "epoll"), threading.current_thread().name]
+
+
+def twice(number: int) -> int:
+    time.sleep(0.05)
+    return 2 * number
+
+
+@app.task
+def ordinary() -> list[object]:
+    """What programs do: processes, threads, pools, names, TLS, queues, a fork."""
+    done = subprocess.run(["echo", "hi"], capture_output=True, text=True, check=True)
+    found: list[object] = [done.stdout]
+    with ThreadPoolExecutor(3) as threads:
+        found.append(list(threads.map(twice, range(3))))
+    found.append(bool(socket.getaddrinfo("localhost", 80)))
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    found.append(context.minimum_version.name)
+    numbers: queue.Queue[int] = queue.Queue()
+    threading.Timer(0.02, numbers.put, (5,)).start()
+    found.append(numbers.get(timeout=10))
+    copy = os.fork()
+    if copy == 0:
+        os._exit(7)
+    found.append(os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]))
+    logging.getLogger("greens").info("ordinary")
+    return found
+
+
+@app.task
+async def aordinary() -> list[object]:
+    """What coroutines do: threads, connections."""
+    reader, writer = await asyncio.open_connection("localhost", app.addresses[0].port, limit=2**16)
+    writer.write(b"this is not AMQP")
+    answer = await reader.read(4)
+    writer.close()
+    name = await asyncio.to_thread(lambda: "in a thread")
+    return [answer.decode(), name]
+
+
+@app.task
+def fork() -> str:
+    """Be a process that comes back twice."""
+    copy = os.fork()
+    if copy:
+        os.waitpid(copy, 0)
+    return "once"
 
 
 @app.task

@@ -43,6 +43,19 @@ def test_the_app_is_imported_into_a_patched_library(
         assert "greenlet" not in maps.read()  # the supervisor has loaded none of it
 
 
+def test_what_programs_do_works_beside_each_other(shared: tuple[Place, Node]) -> None:
+    at, _ = shared
+    plain = [at.send("ordinary") for _ in range(5)]
+    loop = [at.send("aordinary") for _ in range(5)]
+    forks = [at.send("fork") for _ in range(3)]
+    for each in plain:
+        assert each.get(timeout=30) == ["hi\n", [0, 2, 4], True, "TLSv1_3", 5, 7]
+    for each in loop:
+        assert each.get(timeout=30) == ["AMQP", "in a thread"]
+    for each in forks:
+        assert each.get(timeout=30) == "once"
+
+
 def test_five_hundred_sleep_beside_each_other(shared: tuple[Place, Node]) -> None:
     at, _ = shared
     results = [at.send("nap", 1.0) for _ in range(500)]

@@ -2,6 +2,9 @@
 
 An event loop of the greenlet's own is not possible: a thread runs one loop at a time, and the greenlets share theirs. The
 greenlet of a coroutine task waits for it like for anything else, so the other slots go on.
+
+It is asyncio's own loop, never uvloop: that takes SIGCHLD for itself when a coroutine starts a process, and no greenlet would hear
+of the end of its own processes any more.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 
 from amqtask.amqp.waits import closed_gate
-from amqtask.worker.coroutines import Interruptible, new_loop
+from amqtask.worker.coroutines import Interruptible
 
 CLOSE_WITHIN = 5.0  # seconds that what is left on the loop may take to end
 
@@ -58,7 +61,7 @@ class LoopThread:
             self._thread.join(CLOSE_WITHIN)
 
     def _begin(self) -> asyncio.AbstractEventLoop:
-        loop = self._loop = new_loop()
+        loop = self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._serve, args=(loop,), name="amqtask-loop", daemon=True
         )

@@ -8,7 +8,9 @@ order:
 1. Everything that is to stay native is loaded: amqtask, its AMQP clients, asyncio, logging.
 2. The modules that patching changes are loaded a second time, and these copies are put in place of the first ones in the
    modules of 1. A copy keeps what it was made with, because patching changes the first ones in place.
-3. gevent or eventlet patches. What is imported from here on, the app first of all, is the user's side.
+3. What has made locks of its own when it was loaded, ``concurrent.futures``, stays with the native side alone: it is taken out of
+   the loaded modules, and the app loads another.
+4. gevent or eventlet patches. What is imported from here on, the app first of all, is the user's side.
 
 asyncio stays native as a whole, with the threads it runs functions in: event loops belong to native threads here (the node's
 agent, and the loop thread for coroutine tasks). So do the locks of logging, which the I/O thread takes, too.
@@ -41,17 +43,16 @@ _DEEP: Final = (
     "socket",
     "ssl",
     "subprocess",
-    "concurrent",
-    "concurrent.futures",
-    "concurrent.futures._base",
-    "concurrent.futures.thread",
 )
+# Modules with native locks, which greenlets would wait for with all others.
+_ANEW: Final = "concurrent"
 # Whose modules get the copies.
 _NATIVE: Final = frozenset(
-    ("amqtask", "pika", "aiormq", "aio_pika", "pamqp", "asyncio", "logging", "structlog")
+    ("amqtask", "pika", "aiormq", "aio_pika", "pamqp", "asyncio", _ANEW, "logging", "structlog")
 )
 # Where amqtask imports modules with their first use: they must be there before the patching, or they would find it done.
 _LATE: Final = ("amqtask", "amqtask.amqp", "amqtask.core", "amqtask.results", "amqtask.worker")
+_native: list[ModuleType] = []  # once patched: the native side
 _LEFT_OUT: Final = frozenset(
     ("amqtask.__main__", "amqtask.broker", "amqtask.cli", "amqtask.testing")
 )
@@ -80,8 +81,15 @@ def patch(pool: str) -> None:
     if pool not in GREENLET_POOLS:
         return
     _load()
-    copies = _copies()
-    _rebind(copies)
+    _native[:] = [
+        module
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in _NATIVE and isinstance(module, ModuleType)
+    ]
+    _rebind(_copies())
+    for name in list(sys.modules):
+        if name.partition(".")[0] == _ANEW:
+            del sys.modules[name]
     with _logging_as_it_is():
         _PATCH[pool]()
 
@@ -105,7 +113,7 @@ def strays() -> list[str]:
     ours = {name: module for name, module in sys.modules.items() if name in (*_FLAT, *_DEEP)}
     return sorted(
         f"{module.__name__}.{name}"
-        for module in _native_modules()
+        for module in _native
         for name, value in vars(module).items()
         if isinstance(value, ModuleType) and ours.get(value.__name__) is value
     )
@@ -115,6 +123,8 @@ def strays() -> list[str]:
 
 
 def _load() -> None:
+    # It is loaded when it is first asked for, and would be looked for among the loaded modules then.
+    assert importlib.import_module("concurrent.futures").ThreadPoolExecutor is not None
     for package in _LATE:
         path = importlib.import_module(package).__path__
         for module in pkgutil.iter_modules(path, f"{package}."):
@@ -142,11 +152,6 @@ def _copies() -> dict[str, ModuleType]:
             del sys.modules[name]
         for name in _DEEP:
             copies[name] = importlib.import_module(name)
-        vars(copies["concurrent.futures"])["ThreadPoolExecutor"] = vars(
-            copies["concurrent.futures.thread"]
-        )["ThreadPoolExecutor"]
-        if importlib.util.find_spec("uvloop") is not None:
-            importlib.import_module("uvloop")  # takes what it needs while it is loaded
     finally:
         sys.modules.update(first)
     return copies
@@ -161,17 +166,11 @@ def _rebind(copies: dict[str, ModuleType]) -> None:
         for attribute, value in vars(first).items():
             if getattr(value, "__module__", None) == name and attribute in vars(copy):
                 instead[id(value)] = vars(copy)[attribute]
-    for module in _native_modules():
+    for module in _native:
         names = vars(module)
         for name, value in list(names.items()):
             if id(value) in instead:
                 names[name] = instead[id(value)]
-
-
-def _native_modules() -> Iterator[ModuleType]:
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in _NATIVE and isinstance(module, ModuleType):
-            yield module
 
 
 @contextmanager
