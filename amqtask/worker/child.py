@@ -159,6 +159,7 @@ class Child:
                 self._io_prefetch,
                 self._io_pause,
                 self._consumer.resume,
+                lambda: self._consumer.unsettled,
             )
         self._told = False  # I/O thread: the supervisor knows that we are ready
         self._exit = ChildExit.DONE

@@ -31,6 +31,7 @@ class Pilot:
         change: takes a new prefetch.
         pause: stops consuming and gives deliveries back.
         resume: consumes again.
+        unsettled: how many deliveries of this child have no verdict.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Pilot:
         change: Callable[[int], None],
         pause: Callable[[Sequence[Delivery]], None],
         resume: Callable[[], None],
+        unsettled: Callable[[], int],
     ) -> None:
         self._io = io
         self._runners = runners
@@ -48,6 +50,7 @@ class Pilot:
         self._change = change
         self._pause = pause
         self._resume = resume
+        self._unsettled = unsettled
         self._slots = slots = len(runners)
         self._prefetch = first(slots)
         self._ended = 0
@@ -96,7 +99,8 @@ class Pilot:
         elif prefetch > self._prefetch:
             self._prefetch = prefetch
             self._change(prefetch)
-        if tasks or self.paused or any(each.running_since for each in runners):
+        # What has come may not have begun yet: on a busy machine a slot can take longer than a look to find it.
+        if tasks or self.paused or self._unsettled() or any(r.running_since for r in runners):
             self.wake()
 
     def _shrink(self, prefetch: int, tasks: int, busy: float) -> None:
