@@ -51,7 +51,7 @@ _LAUNCH = 'cat /proc/$$/stat >"$1.new" && mv "$1.new" "$1" && shift && exec "$@"
 # terminates asks the process that waits for it to terminate. Ended at once here, as it is then.
 _UNLOCK = """spawn(fun() -> (fun Look(Stopping) -> timer:sleep(100), case init:get_status() of
     {stopping, _} -> case catch process_info(whereis(rabbit_event), current_stacktrace) of
-        {_, Stack} when Stopping -> case lists:keymember(rabbit_mgmt_db_handler, 1, Stack) of
+        {current_stacktrace, Stack} when Stopping -> case lists:keymember(rabbit_mgmt_db_handler, 1, Stack) of
             true -> exit(whereis(rabbit_event), kill); false -> Look(true) end;
         _ -> Look(true) end;
     _ -> Look(false) end end)(false) end).""".replace("\n", " ")
@@ -523,7 +523,7 @@ class PrivateNode:
                     str(self.home / "process"),
                     *command,
                 ],
-                env=self._environment(ports),
+                env=self._environment(ports) | {"ERL_AFLAGS": f"-eval '{_UNLOCK}'"},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -566,7 +566,6 @@ class PrivateNode:
             MARK: str(self.home),
             "HOME": home,  # where Erlang keeps its cookie
             "ERL_INETRC": f"{home}/inetrc",
-            "ERL_AFLAGS": f"-eval '{_UNLOCK}'",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(ports.epmd),
             "RABBITMQ_NODENAME": self._name,
