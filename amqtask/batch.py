@@ -4,12 +4,56 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from amqtask.amqp.ports import Publisher
 from amqtask.amqp.waits import Condition
 from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, OperationRefused
 from amqtask.results.pending import Awaited
+
+Explain = Callable[[AmqtaskError, Publication, str | None], AmqtaskError]
+"""Makes of a publisher's error, with the publication it was about and the queue that is due in, the one to report."""
+
+
+class Counts(Protocol):
+    """A batch, for one publication of it."""
+
+    def ended(self, error: AmqtaskError | None) -> None:
+        """One of them has ended."""
+        ...
+
+
+class OnItsWay:
+    """One publication of a batch; called once, with how it ended.
+
+    An object, where a closure would read better: with its cells that is nine things for the garbage collector to walk
+    through, for each of thousands on their way.
+    """
+
+    __slots__ = ("awaited", "batch", "due_in", "explain", "publication")
+
+    def __init__(
+        self,
+        batch: Counts,
+        publication: Publication,
+        due_in: str | None,
+        awaited: Awaited | None,
+        explain: Explain,
+    ) -> None:
+        self.batch = batch
+        self.publication = publication
+        self.due_in = due_in
+        self.awaited = awaited
+        self.explain = explain
+
+    def __call__(self, error: AmqtaskError | None) -> None:
+        """Tell the batch, and who waits for the result."""
+        if error is not None:
+            error = self.explain(error, self.publication, self.due_in)
+            if self.awaited is not None:
+                self.awaited.fail(error)
+        self.batch.ended(error)
 
 
 class Batch:
@@ -23,9 +67,8 @@ class Batch:
     def __init__(self, most: int) -> None:
         self.pid = os.getpid()
         self._most = most
-        self._resume = (
-            most // 2
-        )  # waits end when half of them have ended: fewer wake-ups, and always enough to send
+        # Waits end when a quarter of them have ended: fewer wake-ups, and still some to send until the caller has woken up.
+        self._resume = most * 3 // 4
         self._changed = Condition()
         self._lock = self._changed.lock
         self._total = 0  # guarded by _lock, like the five below
@@ -61,7 +104,7 @@ class Batch:
         publication: Publication,
         timeout: float,
         awaited: Awaited | None,
-        explain: Callable[[AmqtaskError, Publication, str | None], AmqtaskError],
+        explain: Explain,
         due_in: str | None = None,
     ) -> None:
         """Hand a publication over. ``awaited`` learns of a failure, so that nobody waits for its result.
@@ -71,40 +114,34 @@ class Batch:
             publication: what to send.
             timeout: seconds until it must be confirmed.
             awaited: where its result is expected.
-            explain: makes of the publisher's error, with the two that it was about, the one to report.
+            explain: makes of the publisher's error the one to report.
             due_in: the queue it is due in, when it goes through the delay ladder.
 
         Raises:
             AmqtaskError: it could not even be handed over.
         """
-        lock = self._lock
-        with lock:
+        with self._lock:
             if self._total - self._ended >= self._most:
                 self._wait_for(self._resume)
             self._total += 1
-
-        def settled(error: AmqtaskError | None) -> None:
-            if error is not None:
-                error = explain(error, publication, due_in)
-                if awaited is not None:
-                    awaited.fail(error)
-            with lock:
-                self._ended += 1
-                if error is not None:
-                    self._failed += 1
-                    self._first = self._first or error
-                if self._ended == self._wake_at:
-                    self._tell()
-
+        settled = OnItsWay(self, publication, due_in, awaited, explain)
         try:
             publisher.submit(publication, settled, timeout, due_in=due_in)
         except BaseException:
-            with lock:
-                self._ended += 1
+            with self._lock:
                 self._void += 1
-                if self._ended == self._wake_at:
-                    self._tell()
+            self.ended(None)
             raise
+
+    def ended(self, error: AmqtaskError | None) -> None:
+        """One of them has ended."""
+        with self._lock:
+            self._ended += 1
+            if error is not None:
+                self._failed += 1
+                self._first = self._first or error
+            if self._ended == self._wake_at:
+                self._tell()
 
     def wait(self) -> AmqtaskError | None:
         """Return when all have ended: the first error, saying how many failed, or ``None``."""

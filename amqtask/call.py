@@ -71,7 +71,7 @@ class RetryOptions(TypedDict, total=False):
     shadow: str | None
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One call: the task's name, its arguments, and how to send it. ``ignore_result=None`` leaves that to the worker."""
 
     id: str

@@ -6,11 +6,11 @@ The one module through which a service loads asyncio and aio-pika, so it is impo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.publisher import AioPublisher
-from amqtask.batch import summary
+from amqtask.batch import Explain, OnItsWay, summary
 from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, BrokerError
 from amqtask.results.aio_rpc import AioReplyQueue
@@ -154,28 +154,19 @@ class AsyncBatch:
         publication: Publication,
         timeout: float,  # noqa: ASYNC109  # of the publish, not of this call
         awaited: Awaited | None,
-        explain: Callable[[AmqtaskError, Publication, str | None], AmqtaskError],
+        explain: Explain,
         due_in: str | None = None,
     ) -> None:
         """Hand a publication over; waits while as many as the window allows are under way. Arguments as ``Batch.submit``."""
         await self._permits.acquire()
-
-        def settled(error: AmqtaskError | None) -> None:
-            if error is not None:
-                error = explain(error, publication, due_in)
-                if awaited is not None:
-                    awaited.fail(error)
-                self._failed += 1
-                self._first = self._first or error
-            self._ended()
-
         self._left += 1
         self._total += 1
+        settled = OnItsWay(self, publication, due_in, awaited, explain)
         try:
             publisher.submit(publication, settled, timeout, due_in=due_in)
         except BaseException:
             self._total -= 1
-            self._ended()
+            self.ended(None)
             raise
 
     async def wait(self) -> AmqtaskError | None:
@@ -183,7 +174,11 @@ class AsyncBatch:
         await self._until(0)
         return summary(self._first, self._failed, self._total)
 
-    def _ended(self) -> None:
+    def ended(self, error: AmqtaskError | None) -> None:
+        """One of them has ended."""
+        if error is not None:
+            self._failed += 1
+            self._first = self._first or error
         self._left -= 1
         self._permits.release()
         if self._left <= self._wake_at:

@@ -2,6 +2,9 @@
 
 ``Message`` is what amqtask reasons about; ``Envelope`` is the body and the AMQP properties that travel. ``codec.py`` turns
 one into the other.
+
+``gc=False``: thousands of these are on their way at a time, none is ever part of a cycle, and without it the garbage
+collector walks through all of them again and again, a quarter of the time that a batch takes.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import msgspec
 Headers = Mapping[str, object]
 
 
-class Properties(msgspec.Struct, frozen=True, kw_only=True):
+class Properties(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The AMQP 0-9-1 basic properties; ``None`` means the property is absent.
 
     ``expiration`` is milliseconds as a decimal string, ``timestamp`` seconds since the epoch, as AMQP has them.
@@ -35,14 +38,14 @@ class Properties(msgspec.Struct, frozen=True, kw_only=True):
     cluster_id: str | None = None
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """What is published or was received: a body and its properties."""
 
     body: bytes
     properties: Properties
 
 
-class Publication(msgspec.Struct, frozen=True):
+class Publication(msgspec.Struct, frozen=True, gc=False):
     """An envelope and where it goes. ``mandatory``: the broker returns it when no queue is bound.
 
     ``header`` holds the envelope's properties as they travel, when they are encoded already.
