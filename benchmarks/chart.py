@@ -29,7 +29,7 @@ PANELS = (
         ("sleeping", "sleeping-gevent", "sleeping-eventlet"),
     ),
 )
-WIDTH, NAMES, MARGIN = 1000, 330, 24  # pixels; of the picture, of the names in it, around it
+WIDTH, NAMES, MARGIN = 1000, 345, 24  # pixels; of the picture, of the names in it, around it
 TITLE, BAR, GAP, BETWEEN = 30, 14, 9, 26  # heights: of a title, a bar, between rows, between panels
 VALUE = 70  # pixels kept free for the figure behind the longest bar
 OURS_FILLS, THEIR_FILLS = ("#0b6e4f", "#63b995"), ("#5b6b7d", "#a9b4c0")
@@ -125,7 +125,7 @@ def _panel(panel: Panel, lines: list[Row], parts: list[str], y: float) -> float:
     return y - GAP
 
 
-def _cut(name: str, most: int = 44) -> str:
+def _cut(name: str, most: int = 47) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

@@ -6,13 +6,16 @@ from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 import msgspec
+import pytest
 
-from benchmarks import chart, interleave, report
+from benchmarks import chart, interleave, page, report
 from benchmarks.environments import Missing
 from benchmarks.figures import FULL, LeftOut, Run, Sample, label_key, medians
 from benchmarks.frameworks import Broken
 from benchmarks.place import Place
 from benchmarks.system.jobs import Job
+
+FIGURES = "# A\n\nb\n\n## Figures\n\nold\n\n## The bars\n\nc\n"
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -73,6 +76,21 @@ def test_columns_are_aligned() -> None:
     grid = report.grid(("a", "number"), [("long name", "1"), ("b", "22")])
     assert len({len(line) for line in grid.splitlines()}) == 1
     assert grid.splitlines()[1] == "| --------- | -----: |"
+
+
+def test_the_figures_of_a_page_are_replaced_and_nothing_else() -> None:
+    text = page.page(FIGURES, a_run())
+    assert text.startswith("# A\n\nb\n\n## Figures\n\n![")
+    assert text.endswith("\n\n## The bars\n\nc\n")
+    assert "old" not in text
+    assert "25,000" in text
+    assert page.page(text, a_run()) == text
+    with pytest.raises(ValueError, match="headings"):
+        page.page("# A\n", a_run())
+
+
+def test_the_page_of_the_documentation_has_a_place_for_figures() -> None:
+    assert "25,000" in page.page(page.PAGE.read_text(), a_run())
 
 
 def test_a_run_survives_its_json() -> None:
