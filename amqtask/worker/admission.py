@@ -120,6 +120,16 @@ class Admission:
             return None
         return delivery, head, task, key
 
+    def holds(self, work: Work) -> bool:
+        """Whether an admission holds still, for a pool that runs what it admitted a while ago. If not, it is settled."""
+        delivery, head, task, key = work
+        if self._stale(delivery):
+            return False
+        if self._board.knows and self.revoked(head):
+            self._conclusion.end(delivery, head, task, REVOKED, key)
+            return False
+        return True
+
     def revoked(self, head: Head) -> bool:
         """Whether a message was revoked, by its id, a header or one of Celery's stamps."""
         board = self._board

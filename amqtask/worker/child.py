@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from functools import partial
 
@@ -44,6 +44,9 @@ from amqtask.worker.solo import SoloVerdicts
 from amqtask.worker.trial import Trial
 
 log = get_logger("amqtask.worker")
+
+Ended = tuple[ports.Delivery, Settlement, Key]
+"""A run that was taken from its slot: what it ran, what follows, and the execution."""
 
 SETTLE_GRACE = (
     10.0  # seconds a stopping child waits for the broker to confirm what its tasks left behind
@@ -163,6 +166,7 @@ class Child:
             )
         self._told = False  # I/O thread: the supervisor knows that we are ready
         self._exit = ChildExit.DONE
+        self._cold_exit = ChildExit.DONE  # I/O thread
         self._signals: socket.socket | None = None
         self._verdicts: SoloVerdicts | None = None
         if context.solo:
@@ -322,7 +326,7 @@ class Child:
             if spare and not self._draining:
                 log.error("tasks have used up the file descriptors of this process; it is replaced")
                 self._exit = ChildExit.RECYCLE
-                self._io_drain()
+                self._io_worn_out()
 
     def _io_ready(self) -> None:
         if not self._told:
@@ -466,12 +470,12 @@ class Child:
 
         def go() -> None:
             self._consumer.give_back()
-            self._consumer.close(lambda: self._io_exit(ChildExit.DONE))
+            self._consumer.close(lambda: self._io_exit(self._cold_exit))
 
         # What has ended is settled first; a publisher that cannot confirm is not waited for long.
         self._settler.when_idle(go)
         self._io.call_later(COLD_GRACE, go)
-        self._io.call_later(CLOSE_GRACE, lambda: os._exit(int(ChildExit.DONE)))
+        self._io.call_later(CLOSE_GRACE, lambda: os._exit(int(self._cold_exit)))
 
     def _io_parted(self) -> None:
         """The consumer's connection is gone, in order or not."""
@@ -487,7 +491,7 @@ class Child:
         """A task is past its hard limit."""
         runner = self._runners[number]
         if runner.take(run):
-            self._io_end_run(runner, run, runner.timed_out(), ChildExit.LIMIT)
+            self._io_end_run(runner, run, runner.timed_out, ChildExit.LIMIT)
 
     def _io_asked(self, tries: int = 20) -> None:
         """The supervisor asks for the end of runs."""
@@ -505,7 +509,7 @@ class Child:
                 # it has ended meanwhile, or if it is the same still, it is not what was revoked: only we know its headers
                 slot.decline(run)
             elif how is Ending.NOW and runner.take(run):
-                self._io_end_run(runner, run, runner.terminated(), ChildExit.REVOKED)
+                self._io_end_run(runner, run, runner.terminated, ChildExit.REVOKED)
             elif how is Ending.NOW or not runner.limits.interrupt(run):
                 again = True  # on the board already and not yet begun, or about to end
         if again and tries:
@@ -537,10 +541,15 @@ class Child:
         self,
         runner: Runner,
         run: int,
-        ended: tuple[ports.Delivery, Settlement, Key],
+        conclude: Callable[[], Ended],
         code: ChildExit,
     ) -> None:
         """Settle a run that was taken from its slot, and have its code end: by itself, or with this process."""
+        try:
+            ended = conclude()
+        except Exception:  # whatever it is, the slot must be let go
+            log.exception("a task that was ended could not be settled and is rejected")
+            ended = runner.rejected()
         if self._main_limits is not None:
             self._draining = True
             self._io_leave(ended, code)
@@ -562,15 +571,18 @@ class Child:
         log.warning(
             "the code of a task that was ended goes on; its process is replaced when its other tasks have ended"
         )
-        self._pool.abandon(runner)
         if self._exit is ChildExit.DONE:
             self._exit = code
         self._io_worn_out()
+        # Looked at again now that the slot cannot take anything new: what runs in it is what was ended, or nothing.
+        if not runner.left(run):
+            self._pool.abandon(runner)
         self._io.call_later(HUNG_GRACE, self._io_look_whether_hung)
 
     def _io_look_whether_hung(self) -> None:
         """Where one loop serves all slots, code that does not let go of it holds up the others for ever: they go back."""
         if self._pool.hung():
+            self._cold_exit = self._exit  # which tells the supervisor that nobody crashed here
             self._io_cold()
 
     def _io_worn_out(self) -> None:
@@ -579,7 +591,7 @@ class Child:
             self._context.retire()
         self._io_drain()
 
-    def _io_leave(self, ended: tuple[ports.Delivery, Settlement, Key], code: ChildExit) -> None:
+    def _io_leave(self, ended: Ended, code: ChildExit) -> None:
         """Settle the task that was taken from the slot, give the rest back, and end the process that is stuck in it."""
         self._settler.settle_now(*ended)
         self._consumer.stop(

@@ -17,8 +17,11 @@ from typing import Any
 from amqtask.errors import SoftTimeLimitExceeded
 
 
-class Evicted(BaseException):
-    """Ends what still goes on in a slot from which the run was taken. Nobody outside the worker sees it."""
+class Evicted(asyncio.CancelledError):
+    """Ends what still goes on in a slot from which the run was taken.
+
+    To a coroutine it is a cancellation, so what it started, in a ``TaskGroup`` for example, ends with it.
+    """
 
 
 class Interruptible:
@@ -131,7 +134,12 @@ class SlotLoop:
         try:
             # In a context of its own: the runner's is that of the first task it ran, whose request it would show.
             return self._runner.run(carried.run(), context=copy_context())
-        except (SoftTimeLimitExceeded, Evicted):
+        except (
+            SoftTimeLimitExceeded,
+            asyncio.CancelledError,
+            SystemExit,
+            KeyboardInterrupt,
+        ):
             # What the coroutine had started on the loop would go on beside the next task.
             self.close()
             raise

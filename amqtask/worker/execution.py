@@ -148,11 +148,16 @@ class Executor:
             None if self.context.solo else options.time_limit or settings.task_time_limit,
         )
 
-    def ended(self, delivery: Delivery) -> None:
-        """A run has ended: see whether the child has had its share."""
-        job, trial = self.job, self.trial
+    def acquit(self, delivery: Delivery) -> None:
+        """A delivery does not run, or not any more: if it was on trial, the next may be."""
+        trial = self.trial
         if trial is not None and trial.tried is delivery:
             trial.ended()
+
+    def ended(self, delivery: Delivery) -> None:
+        """A run has ended: see whether the child has had its share."""
+        job = self.job
+        self.acquit(delivery)
         if self._count() == job.max_tasks or (
             job.max_memory is not None and resident_kib() > job.max_memory
         ):
@@ -210,6 +215,17 @@ class Runner:
         except BaseException as error:  # noqa: BLE001  # thrown at the process, it would come again for ever
             self._broken(delivery, error)
             return None
+
+    def readmit(self, work: Work) -> bool:
+        """Whether what was admitted a while ago is to run still; else it is settled, or the broker's again."""
+        try:
+            if self.executor.admission.holds(work):
+                return True
+        except BaseException as error:  # noqa: BLE001  # as in ``admit``
+            self._broken(work[0], error)
+            return False
+        self.executor.acquit(work[0])
+        return False
 
     def execute(self, delivery: Delivery) -> None:
         """Admit a delivery, run it and post its settlement."""
@@ -474,6 +490,8 @@ class Runner:
             self._board_slot.end(True)
             self.running_since = 0.0
             self.executor.ended(delivery)
+        else:
+            self.executor.acquit(delivery)
         self._conclusion.post(delivery, Settlement(Verdict.REJECT), None)
 
     # ------------------------------------------------------------ the I/O thread
@@ -499,6 +517,12 @@ class Runner:
             f"Task {head.task}[{head.id}] was ended at its time limit of {limit:g} s."
         )
         return self._taken(Failed(error, None, "time limit", limit))
+
+    def rejected(self) -> tuple[Delivery, Settlement, Key]:
+        """The settlement of a task for which no other can be made."""
+        assert self._current is not None
+        (delivery, _, _, key), _, acked = self._current
+        return delivery, Settlement(None if acked else Verdict.REJECT), key
 
     def terminated(self) -> tuple[Delivery, Settlement, Key]:
         """The settlement of the task that was revoked while it ran."""
@@ -543,7 +567,7 @@ def aborted(
         return False
     for runner in runners:
         head = runner.current
-        if head is not None and head.id == task_id:
+        if head is not None and head.id == task_id and runner.running_since:
             standing = dead.of_this_life(standing, head.headers)
             break
     return standing is not None and standing.aborted > 0

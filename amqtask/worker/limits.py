@@ -65,12 +65,15 @@ class Limits(abc.ABC):
             hard: the same.
         """
         self._soft = soft
+        self._run = (
+            run,
+            [],
+        )  # first: a deadline that has passed when it is looked at is this run's
         if soft is not None or hard is not None:
             if soft is not None:
                 self._make_ready()
             started = time.monotonic()
             self._io.post(lambda: self._arm(run, started, soft, hard))
-        self._run = (run, [])
 
     def end(self) -> bool:
         """The run is over. False when it was taken from outside: its settlement is not the slot's any more. May be repeated."""

@@ -16,6 +16,7 @@ from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 
 LONGEST = 600.0  # seconds after which one that waits is given back: below the consumer timeouts that brokers have
+AGAIN = 1.0  # seconds after which the next one is released, if the last did not begin
 ROOM = 64  # messages that wait here which the prefetch is raised for
 
 
@@ -83,16 +84,17 @@ class Trial:
             return
         self._waiting.append((delivery, time.monotonic()))
         self._resize()
-        if not self._busy.locked():  # it ended before this one came here
-            self._next()
-        else:
-            self._io.call_later(LONGEST, self._expire)
+        self._io.call_later(LONGEST, self._expire)
+        self._next()  # the one that ran may have ended before this one came here
 
     def _next(self) -> None:
         if self._waiting and not self._busy.locked():
             delivery, _ = self._waiting.popleft()
             self._resize()
             self._release(delivery)
+            if self._waiting:
+                # What was released may need no run after all, or go back to the queue: then nobody says that it has ended.
+                self._io.call_later(AGAIN, self._next)
 
     def _expire(self) -> None:
         since = time.monotonic() - LONGEST

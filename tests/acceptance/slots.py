@@ -92,6 +92,16 @@ async def anote(what: str) -> str:
 
 
 @app.task
+async def astray() -> None:
+    """Start something on the event loop that leaves the program, and wait for it."""
+
+    async def leave() -> None:
+        raise SystemExit("stray")
+
+    await asyncio.create_task(leave())
+
+
+@app.task
 def noop(number: int) -> None:
     write("noops", b"%08d" % number)
 

@@ -241,6 +241,20 @@ def test_an_exception_reaches_the_caller(case: Case, form: str) -> None:
     case.works()
 
 
+def test_what_a_task_starts_ends_no_process(case: Case) -> None:
+    others = [str(n) for n in range(case.kind.slots - 1)]
+    neighbours = case.hold("a", *others)
+    for _ in range(2):
+        with pytest.raises(Exception, match="stray"):
+            case.send("astray").get(timeout=10)
+    case.release()
+    assert values(neighbours) == [case.name(what) for what in others]
+    if others:
+        case.once(*others)
+    assert not case.records("child crashed")
+    case.works()
+
+
 @forms
 def test_retries_run_again(case: Case, form: str) -> None:
     asked, policy = (

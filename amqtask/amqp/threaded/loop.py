@@ -98,15 +98,15 @@ class IoThread:
         """Have ``callback`` run on the I/O thread soon. Callbacks run in the order they were posted."""
         self._posted.append(callback)
         if not self._awake:
-            self._awake = True
-            if self.inside:
-                self.loop.call_later(0, self._drain)  # without the way through its wake-up pipe
-                return
             try:
+                self._awake = True
+                if self.inside:
+                    self.loop.call_later(0, self._drain)  # without the way through its wake-up pipe
+                    return
                 self.loop.add_callback_threadsafe(self._drain)
             except (
                 BaseException
-            ):  # a signal's exception, like a soft limit: the next post must wake the loop
+            ):  # an exception from outside, like a soft limit: the next post must wake the loop
                 self._awake = False
                 raise
             if self._thread is None:

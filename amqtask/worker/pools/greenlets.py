@@ -20,6 +20,7 @@ from amqtask.amqp import waits
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
+from amqtask.log import get_logger
 from amqtask.worker.coroutines import Evicted
 from amqtask.worker.execution import Runner
 from amqtask.worker.limits import AGAIN_AFTER, AGAIN_UNTIL, SOFT_SIGNAL, Limits
@@ -27,6 +28,8 @@ from amqtask.worker.pools.base import SIGNALS_LOOK, Host
 from amqtask.worker.pools.hubs import HUBS, Hub
 from amqtask.worker.pools.loop_thread import LoopThread
 from amqtask.worker.pools.single import drain
+
+log = get_logger("amqtask.worker")
 
 
 class GreenletLimits(Limits):
@@ -166,10 +169,12 @@ class GreenletSlots:
         """Do not wait for what runs in this slot any more."""
         self._unheard = True
         self._hub.call(partial(self._abandon, runner))
+        if self._loop is not None:
+            self._loop.ask()
 
     def hung(self) -> bool:
-        """Whether the hub does not come to it."""
-        return self._unheard
+        """Whether the hub, or the loop of the coroutines, does not come to it."""
+        return self._unheard or (self._loop is not None and self._loop.hung)
 
     def run(self, host: Host) -> None:
         """Run tasks until stopped."""
@@ -178,7 +183,12 @@ class GreenletSlots:
         self._free = list(reversed(host.runners))
         self._hub.call(self._pump)
         self._hub.call(self._look_for_the_end)
-        self._ended.acquire()
+        while not self._over:
+            try:
+                self._ended.acquire()
+            except (SystemExit, KeyboardInterrupt):
+                # Raised in a greenlet that a task started, which the hub hands on to this one.
+                log.warning("something that a task started has tried to end the process")
         host.idle()
         if self._loop is not None and not self._abandoned:
             self._loop.close()

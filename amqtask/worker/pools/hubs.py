@@ -35,8 +35,12 @@ class Hub(abc.ABC):
         """Have ``callback`` run in the hub soon, where it must not wait. Any thread; in the order of the calls."""
         self._called.append(callback)
         if not self._awake:
-            self._awake = True
-            self._wake()
+            try:
+                self._awake = True
+                self._wake()
+            except BaseException:  # an exception from outside: the next call must wake the hub
+                self._awake = False
+                raise
 
     def gate(self) -> Gate:
         """A gate for the caller to wait at: in a greenlet of this hub the others go on meanwhile. Any thread."""

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
+from amqtask.log import get_logger
 from amqtask.worker.admission import Work
 from amqtask.worker.coroutines import new_loop
 from amqtask.worker.execution import Runner
@@ -28,6 +29,8 @@ except ImportError:
     pass  # it is an extra
 else:
     _new_loop = uvloop.new_event_loop
+
+log = get_logger("amqtask.worker")
 
 
 class LoopSlots:
@@ -97,7 +100,15 @@ class LoopSlots:
         self._host = host
         self._free = list(reversed(host.runners))
         runner = asyncio.Runner(loop_factory=lambda: self._loop)
-        runner.run(self._main(host))
+        loop = runner.get_loop()
+        main = loop.create_task(self._main(host))
+        while not main.done():
+            try:
+                loop.run_until_complete(main)
+            except (SystemExit, KeyboardInterrupt):
+                # Raised in an asyncio task that a task started: whoever awaits that one gets it, and nobody else.
+                log.warning("something that a task started has tried to end the process")
+                loop.call_soon(host.take_signals)  # the loop takes them with each beginning
         if not self._abandoned:  # what does not end would keep the loop from closing
             runner.close()
             if self._threads is not None:
@@ -146,14 +157,16 @@ class LoopSlots:
             self._threads.submit(self._serve_in_thread, runner, work)
 
     async def _serve(self, runner: Runner, work: Work) -> None:
-        await runner.arun(work)
+        if runner.readmit(work):  # others may have kept the loop for long
+            await runner.arun(work)
         self._done(runner)
 
     def _serve_in_thread(self, runner: Runner, work: Work) -> None:
         limits = runner.limits
         assert isinstance(limits, ThreadLimits)
         limits.adopt()
-        runner.run(work)
+        if runner.readmit(work):
+            runner.run(work)
         self._call(self._done, runner)
 
     def _done(self, runner: Runner) -> None:

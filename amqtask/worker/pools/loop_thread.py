@@ -15,7 +15,10 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 
 from amqtask.amqp.waits import closed_gate
+from amqtask.log import get_logger
 from amqtask.worker.coroutines import Interruptible
+
+log = get_logger("amqtask.worker")
 
 CLOSE_WITHIN = 5.0  # seconds that what is left on the loop may take to end
 
@@ -31,18 +34,29 @@ class LoopThread:
         self._leave = leave
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closing = False
+        self._unheard = False  # the loop has not come yet to what `ask` asked
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no hold of them
 
     def run(self, carried: Interruptible) -> object:
         """Run a coroutine to its end, in a copy of the caller's context; its value or its exception."""
         loop = self._loop or self._begin()
         gate = closed_gate()
         context = copy_context()
-        tasks: list[asyncio.Task[object]] = []
+        ended: list[tuple[object, BaseException | None]] = []
+
+        async def whole() -> None:
+            try:
+                ended.append((await carried.run(), None))
+            except BaseException as error:  # noqa: BLE001  # SystemExit too, which would end the loop, is that task's alone
+                ended.append((None, error))
+            finally:
+                gate.release()
 
         def start() -> None:
-            task = loop.create_task(carried.run(), context=context)
-            tasks.append(task)
-            task.add_done_callback(lambda _task: gate.release())
+            task = loop.create_task(whole(), context=context)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
         loop.call_soon_threadsafe(start)
         try:
@@ -50,13 +64,34 @@ class LoopThread:
         except BaseException as error:
             carried.interrupt_from_outside(error)  # it was meant for the task, which is over there
             raise
-        (task,) = tasks
-        return task.result()
+        ((value, raised),) = ended
+        if raised is not None:
+            raise raised
+        return value
+
+    @property
+    def hung(self) -> bool:
+        """Whether the loop has not come to what it was asked. Any thread."""
+        return self._unheard
+
+    def ask(self) -> None:
+        """Ask the loop whether it turns; ``hung`` tells. Any thread."""
+        loop = self._loop
+        if loop is not None:
+            self._unheard = True
+            try:
+                loop.call_soon_threadsafe(self._heard)
+            except RuntimeError:
+                self._unheard = False  # it has ended
+
+    def _heard(self) -> None:
+        self._unheard = False
 
     def close(self) -> None:
         """End the loop, and what the app and its tasks hold on it. May be repeated."""
         loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:
+            self._closing = True
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join(CLOSE_WITHIN)
 
@@ -70,7 +105,12 @@ class LoopThread:
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.get_loop().run_forever()
+            while not self._closing:
+                try:
+                    runner.get_loop().run_forever()
+                except (SystemExit, KeyboardInterrupt):
+                    # Raised in an asyncio task that a task started: whoever awaits that one gets it, and nobody else.
+                    log.warning("something that a task started has tried to end the process")
             runner.run(self._close_app())
 
     async def _close_app(self) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -134,6 +138,33 @@ def test_a_post_that_a_signal_interrupts_does_not_silence_the_next(
         with pytest.raises(SoftTimeLimitExceeded):
             io.post(lambda: None)
     wait_for(io)
+
+
+def test_a_post_that_is_interrupted_anywhere_does_not_silence_the_next(io: IoThread) -> None:
+    io.start()
+    lines = len(inspect.getsource(IoThread.post).splitlines())
+    first = IoThread.post.__code__.co_firstlineno
+    for line in range(first + 1, first + lines):
+
+        def strike(frame: FrameType, event: str, _arg: object, line: int = line) -> Any:
+            if (
+                event == "line"
+                and frame.f_code is IoThread.post.__code__
+                and frame.f_lineno == line
+            ):
+                raise KeyboardInterrupt
+            return strike
+
+        sys.settrace(strike)
+        try:
+            io.post(lambda: None)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        heard = threading.Event()
+        io.post(heard.set)
+        assert heard.wait(5), f"deaf after line {line}"
 
 
 def test_timers_run_unless_cancelled(io: IoThread) -> None:
