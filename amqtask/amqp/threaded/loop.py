@@ -30,6 +30,7 @@ logging.getLogger("pika").addHandler(logging.NullHandler())
 
 QUICK = 1.0  # seconds: a loop that fails sooner than this after its last failure pauses, longer each time
 PAUSE = 0.01
+TURNS = 5  # of the loop, from being told to stop until it does
 PAUSE_CAP = 2.0
 
 Callback = Callable[[], object]
@@ -39,7 +40,7 @@ class Member(Protocol):
     """A connection on the loop."""
 
     def abandon(self) -> None:
-        """Close the inherited descriptor quietly."""
+        """Close the descriptor quietly: it is inherited, or the loop has ended."""
         ...
 
     def start_over(self) -> None:
@@ -126,11 +127,13 @@ class IoThread:
             self._stopped = True
             thread = self._thread
         if thread is not None:
-            self.loop.add_callback_threadsafe(self.loop.stop)
+            self.loop.add_callback_threadsafe(lambda: self._wind_down(TURNS))
             thread.join(timeout)
             if thread.is_alive():
                 log.warning("the I/O thread did not stop", thread=self.name, timeout=timeout)
                 return
+        for connection in list(self.connections):
+            connection.abandon()  # what is not closed by now would never be
         self.loop.close()
         _threads.discard(self)
 
@@ -141,6 +144,13 @@ class IoThread:
         for connection in list(self.connections):
             connection.abandon()
         close_loop_quietly(self.loop)
+
+    def _wind_down(self, turns: int) -> None:
+        """Stop the loop after a few more turns, which pika needs to close the socket of an attempt that was given up."""
+        if turns:
+            self.loop.call_later(0, lambda: self._wind_down(turns - 1))
+        else:
+            self.loop.stop()
 
     def _run(self) -> None:
         failures = 0  # with less than a moment between them

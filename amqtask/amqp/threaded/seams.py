@@ -79,11 +79,13 @@ class PlainConnection(SelectConnection):
         super()._on_connection_close_ok(method_frame)
 
     def detach_socket(self) -> None:
-        """Close this process's copy of the socket without a word to the broker; for a forked child."""
-        transport: Any = self._transport
-        sock = getattr(transport, "_sock", None)
-        if isinstance(sock, socket.socket):
-            sock.close()
+        """Close this process's copy of the socket without a word to the broker; for a forked child, or when the loop has ended."""
+        workflow: Any = getattr(self, "_connection_workflow", None)
+        # It is the transport's, or, before there is one, the connector's.
+        for owner in (self._transport, getattr(workflow, "_connector", None)):
+            sock = getattr(owner, "_sock", None)
+            if isinstance(sock, socket.socket):
+                sock.close()
 
     def abort(self, reason: str = "given up") -> None:
         """Drop the connection without waiting for the broker; pika reports it as lost. I/O thread only."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 import sys
 import threading
 import time
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from amqtask.amqp.address import parse_addresses
 from amqtask.amqp.threaded.loop import IoThread
+from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.errors import SoftTimeLimitExceeded
 from tests.waiting import eventually
 
@@ -231,3 +234,25 @@ def test_a_forked_child_has_no_descriptor_of_the_loops_and_the_parent_goes_on() 
         io.stop()
 
     assert found == f"{before} False"
+
+
+def test_a_loop_that_stops_leaves_no_socket_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        io = IoThread("test-loop")
+        publisher = ThreadedPublisher(
+            io,
+            parse_addresses(f"amqp://127.0.0.1:{server.getsockname()[1]}"),
+            name="test",
+            heartbeat=10,
+            connect_timeout=10,
+            window=1,
+            buffer=1,
+        )
+        publisher.connect()
+        broker, _ = server.accept()
+        with broker:
+            broker.settimeout(10)
+            assert broker.recv(4) == b"AMQP"  # it waits for an answer
+            io.stop()
+            while broker.recv(100):
+                pass  # until the end, which comes though nobody has closed the publisher
