@@ -21,7 +21,7 @@ EXCHANGE = f"{PREFIX}exchange"  # where the message was published before it went
 ROUTING_KEY = f"{PREFIX}routing-key"
 
 # kombu's delay queues, which Celery uses for countdown and eta: their key is 28 bits and the key the producer gave.
-KOMBU_DELIVERY = "celery_delayed_delivery"
+KOMBU = "celery_delayed_"  # how the names of its exchanges begin
 _MORE_KEYS = frozenset({"CC", "BCC"})
 _KOMBU_BITS = re.compile(r"(?:[01]\.){28}")
 
@@ -91,7 +91,7 @@ def address(headers: Headers, exchange: str, routing_key: str) -> tuple[str, str
         first = headers.get(EXCHANGE), headers.get(ROUTING_KEY)
         if type(first[0]) is str and type(first[1]) is str:
             return first[0], first[1]
-    if exchange == KOMBU_DELIVERY:
+    if exchange.startswith(KOMBU):
         return "", _KOMBU_BITS.sub("", routing_key, count=1)
     return exchange, routing_key
 

@@ -21,7 +21,7 @@ from amqtask.core.message import Envelope, Properties
 from amqtask.core.onward import (
     EXCHANGE,
     FIRST_TIME,
-    KOMBU_DELIVERY,
+    KOMBU,
     ROUTING_KEY,
     address,
     onward,
@@ -29,6 +29,7 @@ from amqtask.core.onward import (
 from amqtask.core.outcome import Onward
 from amqtask.core.retry import Again
 from amqtask.errors import ConfigurationError
+from amqtask.topology.ladder import STEPS
 from amqtask.topology.simulate import reach
 
 
@@ -45,14 +46,16 @@ class Carrier:
         self._app = app
         self._ladder = app.ladder
         # Where messages come from that were sent to another place first; the default exchange brings retries without delay.
-        self._passages = frozenset((self._ladder.delivery, KOMBU_DELIVERY, ""))
+        # What leaves a step goes down through the exchanges of those below it, and a delivery names the first of them.
+        steps = map(self._ladder.step, range(STEPS))
+        self._passages = frozenset((self._ladder.delivery, "", *steps))
         self._accept = accept
         self._limits = limits
 
     def came_by(self, delivery: Delivery) -> tuple[str, str]:
         """The exchange and the routing key a message was sent with, before it waited anywhere."""
         exchange = delivery.exchange
-        if exchange not in self._passages:
+        if exchange not in self._passages and not exchange.startswith(KOMBU):
             return exchange, delivery.routing_key
         return address(delivery.properties.headers or {}, exchange, delivery.routing_key)
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, Protocol
 from amqtask.amqp.ports import Delivery
 from amqtask.core import codec, dead, result, serialization
 from amqtask.core.codec import Head
-from amqtask.core.onward import FIRST_TIME, KOMBU_DELIVERY, senders_own
+from amqtask.core.onward import FIRST_TIME, KOMBU, senders_own
 from amqtask.core.outcome import (
     Failed,
     Ignored,
@@ -442,7 +442,7 @@ class Runner:
     ) -> Request:
         headers: Mapping[str, object] = head.headers
         first_time: object = None
-        if headers or delivery.exchange == KOMBU_DELIVERY:
+        if headers or delivery.exchange.startswith(KOMBU):
             exchange, routing_key = self.executor.carrier.came_by(delivery)
             first_time = headers.get(FIRST_TIME)
             headers = senders_own(headers)

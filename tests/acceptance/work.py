@@ -320,7 +320,8 @@ def hurried(self: Task[[str], None], what: str) -> None:
 def change(self: Task[..., object], what: str, tries: int = 0) -> object:
     """Retry once with other arguments and options, and tell what arrived."""
     if attempt(self, what) == 0:
-        raise self.retry(args=(f"{what}!",), kwargs={"tries": 1}, countdown=0.1, priority=3)
+        # an even number of ticks: it leaves the ladder by another exchange than an odd one
+        raise self.retry(args=(f"{what}!",), kwargs={"tries": 1}, countdown=0.2, priority=3)
     request = self.request
     return {
         "what": what,

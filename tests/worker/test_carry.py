@@ -16,7 +16,7 @@ from amqtask.core.message import Envelope, Message, Properties, Publication
 from amqtask.core.onward import EXCHANGE, FIRST_TIME, ROUTING_KEY
 from amqtask.core.retry import Again
 from amqtask.errors import AmqtaskError
-from amqtask.topology.ladder import Ladder
+from amqtask.topology.ladder import STEPS, Ladder
 from amqtask.worker.carry import Carrier
 
 ANY = serialization.accepted(("json", "msgpack", "pickle"))
@@ -114,6 +114,23 @@ def test_attempt_after_attempt(carrier: Carrier) -> None:
     headers = publication.envelope.properties.headers or {}
     assert headers["retries"] == 4
     assert (headers[EXCHANGE], headers[ROUTING_KEY]) == ("tasks", "mail.send")
+
+
+@pytest.mark.parametrize(
+    "exchange", ["", LADDER.delivery, LADDER.step(0), LADDER.step(STEPS - 1), "celery_delayed_3"]
+)
+def test_whatever_it_waited_in_the_address_is_the_senders(carrier: Carrier, exchange: str) -> None:
+    sent = codec.encode(
+        Message(id="1", task="t", headers={EXCHANGE: "tasks", ROUTING_KEY: "mail.send"})
+    )
+    assert carrier.came_by(delivered(sent, exchange, "0.1.0.mail")) == ("tasks", "mail.send")
+
+
+@pytest.mark.parametrize("exchange", ["celery_delayed_delivery", "celery_delayed_3"])
+def test_kombus_steps_are_taken_off_the_key(carrier: Carrier, exchange: str) -> None:
+    sent = codec.encode(Message(id="1", task="t"))
+    key = ".".join(["0"] * 24 + ["1", "0", "0", "0", "mail.send"])
+    assert carrier.came_by(delivered(sent, exchange, key)) == ("", "mail.send")
 
 
 def test_what_is_due_goes_straight_to_its_queue(carrier: Carrier) -> None:
