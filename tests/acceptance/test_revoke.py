@@ -362,7 +362,8 @@ def test_sigusr1_lets_the_task_clean_up(at: Place, flags: str) -> None:
     stubborn = at.send("tidy", "y", "return")
     at.saw("start", "y")
     stubborn.revoke(terminate=True, signal="SIGUSR1")
-    assert stubborn.get(timeout=10) == "tidied up"
+    ended = stubborn.get(timeout=10, propagate=False)
+    assert ended == "tidied up", (at.lines(), node.output)
     coroutine = at.send("tidy_coroutine", "z")
     at.saw("start", "z")
     coroutine.revoke(terminate=True, signal="SIGUSR1")
