@@ -407,7 +407,9 @@ class _Shell:
                 case link.AgentRead():
                     self._docket.read(frame.offset, frame.records)
                     for record in frame.records:
-                        if record.terminate:
+                        # What a node reads of the past before it lets its children begin ends nothing that runs. An order of then
+                        # by header, which every task is asked about, would meet a task that is asked to end in another way now.
+                        if record.terminate and self._board.released:
                             self._terminate(record)
                 case link.AgentReplayed():
                     self._board.release()
