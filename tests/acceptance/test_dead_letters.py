@@ -272,6 +272,7 @@ def test_a_dead_letter_that_no_queue_takes_is_kept(place: Places) -> None:
     )
 
     at.put(b"full", grave)
+    eventually(lambda: at.depth(grave) == 1)
     at.send("deliver", "one", "raise", task_id="one", ignore_result=True)
     node.says(kept)
     assert at.send("add", 1, 2).get(timeout=20) == 3  # the node goes on
