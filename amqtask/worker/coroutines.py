@@ -155,14 +155,5 @@ class SlotLoop:
         await self._leave()
 
 
-def new_loop() -> asyncio.AbstractEventLoop:
-    """An event loop, of the fastest kind there is."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
 def _nothing() -> None:
     """Something for the loop to wake up for."""

@@ -76,8 +76,6 @@ def at(place: Callable[..., Place]) -> Iterator[Place]:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_ten_thousand_in_flight_from_one_loop(at: Place, loop: str) -> None:
-    if loop == "uvloop":
-        pytest.importorskip("uvloop")
     count = 10_000 if loop == "asyncio" else 1_000
     assert float(at.script(f"import sys; sys.argv[1:] = ['{count}', '{loop}']\n{PROGRAM}", 120))
 

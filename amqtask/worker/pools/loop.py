@@ -15,13 +15,12 @@ from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.log import get_logger
 from amqtask.worker.admission import Work
-from amqtask.worker.coroutines import new_loop
 from amqtask.worker.execution import Runner
 from amqtask.worker.limits import LoopLimits, ThreadLimits
 from amqtask.worker.pools.base import SIGNALS_LOOK, Host
 from amqtask.worker.pools.single import drain
 
-# The fastest kind of event loop there is.
+# The fastest kind of event loop there is; imported before the fork.
 _new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 try:
     import uvloop
@@ -42,7 +41,7 @@ class LoopSlots:
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._loop = new_loop()
+        self._loop = _new_loop()
         self._inbox: deque[Delivery] = deque()  # I/O thread appends and clears, the loop pops
         self._called = True  # the loop will look into the inbox; before `run`, it does so by itself
         self._stopped = False
