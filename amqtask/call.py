@@ -13,6 +13,7 @@ import msgspec
 
 from amqtask.core.codec import PROTOCOL_HEADERS
 from amqtask.core.message import Message
+from amqtask.core.workflow import Workflow
 from amqtask.errors import Unsupported
 from amqtask.request import Request
 
@@ -95,6 +96,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     shadow: str | None = None
     # The options it was made of, the task's own, when it has no others: then it is like all calls made of them.
     defaults: Mapping[str, Any] | None = None
+    # What it carries of the workflow it is part of.
+    workflow: Workflow | None = None
 
     @property
     def later(self) -> bool:
