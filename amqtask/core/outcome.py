@@ -12,6 +12,7 @@ import msgspec
 
 from amqtask.core.message import Publication
 from amqtask.core.retry import Again
+from amqtask.core.workflow import Part
 
 
 class Verdict(enum.Enum):
@@ -71,13 +72,19 @@ class Retried(msgspec.Struct, frozen=True):
     runtime: float = 0.0
 
 
+class Replaced(msgspec.Struct, frozen=True):
+    """The task has put something in its place, which has its id: no result of its own, and what follows it follows that."""
+
+    runtime: float = 0.0
+
+
 class Deferred(msgspec.Struct, frozen=True):
     """The message came before its time: it is due in ``delay`` seconds and has not run."""
 
     delay: float
 
 
-Outcome = Succeeded | Failed | Ignored | Rejected | Revoked | Retried | Deferred
+Outcome = Succeeded | Failed | Ignored | Rejected | Revoked | Retried | Replaced | Deferred
 
 
 class Onward(msgspec.Struct, frozen=True):
@@ -90,6 +97,49 @@ class Onward(msgspec.Struct, frozen=True):
     queue: str | None
 
 
+class Send(msgspec.Struct, frozen=True):
+    """A publication that starts something, and the queue it is due in when it does not go to its queue directly.
+
+    ``started`` is what it starts, for whoever has to tell that it could not be started.
+    """
+
+    publication: Publication
+    due_in: str | None = None
+    started: object = None
+
+
+class PartSent(msgspec.Struct, frozen=True):
+    """The end of a part of a chord, and the message that tells its barrier."""
+
+    publication: Publication
+    part: Part
+
+
+class Sequel(msgspec.Struct, frozen=True):
+    """What follows from the end of a task for the workflow it is part of, in this order.
+
+    ``plans`` (barriers and what is added to them) are confirmed before anything else is sent; then come ``sends``, the tasks
+    that are started, ``results`` of tasks that will not run any more, and ``parts`` of chords, whose barriers are looked at
+    when all that is confirmed.
+    """
+
+    plans: tuple[Send, ...] = ()
+    sends: tuple[Send, ...] = ()
+    results: tuple[Publication, ...] = ()
+    parts: tuple[PartSent, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.plans or self.sends or self.results or self.parts)
+
+    def __add__(self, other: Sequel) -> Sequel:
+        return Sequel(
+            self.plans + other.plans,
+            self.sends + other.sends,
+            self.results + other.results,
+            self.parts + other.parts,
+        )
+
+
 class Settlement(msgspec.Struct, frozen=True):
     """What must be safe at the broker before the verdict is sent, in this order.
 
@@ -97,10 +147,12 @@ class Settlement(msgspec.Struct, frozen=True):
 
     ``results`` go to a reply queue whose owner may be gone: a return of one is noted, not a failure. ``dead_letter`` takes
     the message itself; when it cannot be routed the verdict becomes ``REJECT``, so that nothing is lost in between.
-    ``onward`` is the message's next attempt; while it has no confirm the delivery is not settled.
+    ``onward`` is the message's next attempt; while it has no confirm the delivery is not settled. ``sequel`` is what follows
+    for the task's workflow, likewise.
     """
 
     verdict: Verdict | None
     results: tuple[Publication, ...] = ()
     dead_letter: Publication | None = None
     onward: Onward | None = None
+    sequel: Sequel | None = None

@@ -12,8 +12,10 @@ from amqtask.core.outcome import (
     Onward,
     Outcome,
     Rejected,
+    Replaced,
     Retried,
     Revoked,
+    Sequel,
     Settlement,
     Succeeded,
     Verdict,
@@ -27,6 +29,7 @@ def decide(
     result: Publication | None,
     letter: Publication | None,
     onward: Onward | None = None,
+    sequel: Sequel | None = None,
 ) -> Settlement:
     """The settlement of an outcome.
 
@@ -36,27 +39,30 @@ def decide(
         letter: the message as a dead letter, when its queue has a place for those. Without one a failed message is
             rejected, so that a dead-letter exchange set by a policy on the broker still gets it.
         onward: the message's next attempt, for an outcome that has one.
+        sequel: what follows for the workflow that the task is part of.
     """
     results = () if result is None else (result,)
     match outcome:
         case Succeeded():
-            return DONE if result is None else Settlement(Verdict.ACK, results)
+            if result is None and sequel is None:
+                return DONE
+            return Settlement(Verdict.ACK, results, sequel=sequel)
         case Revoked(expired=False):
-            return Settlement(Verdict.ACK, results)
+            return Settlement(Verdict.ACK, results, sequel=sequel)
         case Failed() | Revoked():
             if letter is None:
-                return Settlement(Verdict.REJECT, results)
-            return Settlement(Verdict.ACK, results, letter)
+                return Settlement(Verdict.REJECT, results, sequel=sequel)
+            return Settlement(Verdict.ACK, results, letter, sequel=sequel)
         case Retried() | Deferred():
-            return Settlement(Verdict.ACK, results, None, onward)
-        case Ignored():
-            return DONE
+            return Settlement(Verdict.ACK, results, None, onward, sequel)
+        case Ignored() | Replaced():
+            return DONE if sequel is None else Settlement(Verdict.ACK, sequel=sequel)
         case Rejected(requeue=True):
             return Settlement(Verdict.REJECT_REQUEUE)
         case Rejected():
             if letter is None:
-                return Settlement(Verdict.REJECT, results)
-            return Settlement(Verdict.ACK, results, letter)
+                return Settlement(Verdict.REJECT, results, sequel=sequel)
+            return Settlement(Verdict.ACK, results, letter, sequel=sequel)
         case _:
             assert_never(outcome)
 

@@ -57,3 +57,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     result: object = None
     traceback: str | None = None
+
+
+class More(msgspec.Struct, frozen=True):
+    """One part more for a chord whose parts run already: ``task_id`` is the part's, which counts once."""
+
+    group: str
+    task_id: str

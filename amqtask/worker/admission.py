@@ -23,9 +23,10 @@ from amqtask.errors import MessageError, NotRegistered, TimeLimitExceeded, Worke
 from amqtask.log import get_logger
 from amqtask.worker.board import Board
 from amqtask.worker.conclusion import AnyTask, Conclusion
+from amqtask.worker.followups import Key
 from amqtask.worker.job import Job
 from amqtask.worker.journal import Ended, mark_of
-from amqtask.worker.settle import Key, Settler
+from amqtask.worker.settle import Settler
 from amqtask.worker.trial import Trial
 
 log = get_logger("amqtask.worker")

@@ -32,6 +32,7 @@ from amqtask.log import get_logger
 from amqtask.request import set_abort_lookup
 from amqtask.worker.board import Ending
 from amqtask.worker.execution import Executor, Runner, aborted, starved
+from amqtask.worker.followups import Key
 from amqtask.worker.held import Held
 from amqtask.worker.job import Job
 from amqtask.worker.limits import SOFT_SIGNAL, MainThreadLimits
@@ -39,7 +40,7 @@ from amqtask.worker.lineage import ASK_SIGNAL, fork_clean
 from amqtask.worker.pilot import Pilot
 from amqtask.worker.pools import choice
 from amqtask.worker.prepared import ChildContext
-from amqtask.worker.settle import Key, Settler
+from amqtask.worker.settle import Settler
 from amqtask.worker.solo import SoloVerdicts
 from amqtask.worker.trial import Trial
 

@@ -23,6 +23,7 @@ from amqtask.core.outcome import (
     Ignored,
     Outcome,
     Rejected,
+    Replaced,
     Retried,
     Revoked,
     Settlement,
@@ -36,9 +37,10 @@ from amqtask.log import get_logger
 from amqtask.task import Task
 from amqtask.worker.board import Board
 from amqtask.worker.carry import Carrier
+from amqtask.worker.followups import Key
 from amqtask.worker.job import Job
 from amqtask.worker.journal import SeatJournal
-from amqtask.worker.settle import Key, Settler
+from amqtask.worker.settle import Settler
 
 log = get_logger("amqtask.worker")
 
@@ -159,7 +161,7 @@ class Conclusion:
         self, head: Head, task: AnyTask | None, outcome: Outcome
     ) -> tuple[Publication | None, Outcome]:
         """The result to send, and the outcome, which becomes a failure when the value cannot be written."""
-        if type(outcome) in (Ignored, Deferred) or not self.wants_result(head, task):
+        if type(outcome) in (Ignored, Replaced, Deferred) or not self.wants_result(head, task):
             return None, outcome
         if type(outcome) is Rejected and outcome.requeue:
             return None, outcome
@@ -262,7 +264,7 @@ class Conclusion:
 
     def _report(self, head: Head, task: AnyTask | None, outcome: Outcome) -> None:
         """One line for everything but success."""
-        if isinstance(outcome, Ignored | Deferred):
+        if isinstance(outcome, Ignored | Replaced | Deferred):
             return
         exception, message, traceback, reason = _cause(outcome)
         if type(outcome) is Retried:
@@ -317,7 +319,7 @@ def _state(outcome: Outcome, serializer: str) -> tuple[str, object, str | None]:
             return "FAILURE", result.exception_to_wire(Reject(outcome.reason), serializer), None
         case Retried():
             return "RETRY", result.exception_to_wire(outcome.error, serializer), outcome.traceback
-        case Ignored() | Deferred():
+        case Ignored() | Replaced() | Deferred():
             return "IGNORED", None, None
 
 

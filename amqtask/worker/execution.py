@@ -51,10 +51,11 @@ from amqtask.worker.admission import REVOKED, Admission, Work
 from amqtask.worker.carry import Carrier
 from amqtask.worker.conclusion import AnyTask, Conclusion, reason_of
 from amqtask.worker.coroutines import Evicted, Interruptible
+from amqtask.worker.followups import Key
 from amqtask.worker.job import Job
 from amqtask.worker.limits import Limits
 from amqtask.worker.prepared import ChildContext, ChildExit
-from amqtask.worker.settle import Key, Settler
+from amqtask.worker.settle import Settler
 from amqtask.worker.trial import Trial
 
 log = get_logger("amqtask.worker")

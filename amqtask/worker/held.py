@@ -21,8 +21,8 @@ from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.core.outcome import Verdict
 from amqtask.worker.board import Board
+from amqtask.worker.followups import Key
 from amqtask.worker.journal import Ended
-from amqtask.worker.settle import Key
 
 FIRST_LOOK = 0.05  # seconds; later looks come after a fifth of the time waited so far
 LAST_LOOK = 1.0

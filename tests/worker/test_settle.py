@@ -16,8 +16,9 @@ from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.outcome import Settlement, Verdict
 from amqtask.core.settlement import DONE
 from amqtask.errors import PublishNacked
+from amqtask.worker.followups import REPLY_WITHIN, RefusedReplies
 from amqtask.worker.journal import Ended, Journal, mark_of
-from amqtask.worker.settle import LINGER, REPLY_WITHIN, RefusedReplies, Settler
+from amqtask.worker.settle import LINGER, Settler
 from tests.waiting import eventually
 
 
