@@ -70,6 +70,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         1800.0  # a reply queue goes this long after its process vanished
     )
 
+    # chords: the queue in which the parts of one gather goes when none has ended for so long (RabbitMQ takes ten years)
+    result_chord_expires: Annotated[float, msgspec.Meta(gt=0, le=315_360_000)] = 7 * 86400.0
+    chord_queue_type: Literal["classic", "quorum"] = "classic"
+
     # tasks
     task_acks_late: bool = True
     task_track_started: bool = False

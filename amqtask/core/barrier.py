@@ -1,0 +1,338 @@
+"""The barrier of a chord: what the messages in its queue say, and what they amount to.
+
+The queue of a chord holds a plan (how many parts there are, and what follows), then the parts as they end, and sometimes the
+word that there is one part more. Their headers alone tell when the chord is complete, so that bodies are read once, by
+whoever concludes it. Nothing here talks to a broker or keeps time.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Container, Mapping
+
+import msgspec
+
+from amqtask.core import codec, serialization
+from amqtask.core.message import Envelope, Headers, Properties, Publication
+from amqtask.core.result import (
+    FAILURE,
+    SUCCESS,
+    Record,
+    decode_result,
+    encode_result,
+    exception_to_wire,
+)
+from amqtask.core.workflow import Barrier, More, Part
+from amqtask.errors import AmqtaskError, DecodeError, PayloadTooLarge
+
+PREFIX = "amqtask.join."
+"""Begins the name of every barrier's queue; the group's id follows."""
+
+PLAN = "amqtask-plan"  # header of the plan: how many parts
+PART = "amqtask-part"  # header of a part: its index
+STATE = "amqtask-state"  # header of a part: how it ended
+MORE = "amqtask-more"  # header of the word of one part more: that part's task id
+
+ADDED = -1
+"""The index of a part that was added while the chord ran: it is known by its task id, and its result comes last."""
+
+
+def queue_name(group: str) -> str:
+    """The name of the queue in which the parts of a chord gather."""
+    return PREFIX + group
+
+
+# ---------------------------------------------------------------- messages out
+
+
+def plan_message(barrier: Barrier, *, limits: codec.Limits = codec.LIMITS) -> Publication:
+    """The first message in a barrier's queue: to be confirmed before any part is started.
+
+    Raises:
+        EncodeError: something in the plan has no form in JSON.
+        PayloadTooLarge: what follows the chord is above ``message_max_bytes``.
+    """
+    body = serialization.dumps(barrier.plan, "json", subject=f"The body of chord {barrier.group}")
+    if len(body) > limits.message_max_bytes:
+        raise PayloadTooLarge(
+            f"What follows chord {barrier.group} is {len(body)} bytes, above message_max_bytes "
+            f"({limits.message_max_bytes}); pass references to the data instead of the data."
+        )
+    return _message(barrier.group, body, {PLAN: barrier.size})
+
+
+def part_message(
+    part: Part, serializer: str = "json", *, limits: codec.Limits = codec.LIMITS
+) -> Publication:
+    """The end of a part, for its barrier's queue: a result record as it goes to reply queues, too.
+
+    Raises:
+        EncodeError: the return value has no form in this serializer.
+        PayloadTooLarge: the record is above ``message_max_bytes``.
+    """
+    record = Record(
+        task_id=part.task_id,
+        status=part.state,
+        result=part.result,
+        traceback=part.traceback,
+        group_id=part.group,
+    )
+    envelope = encode_result(record, serializer, limits=limits)
+    properties = msgspec.structs.replace(
+        envelope.properties, headers={PART: part.index, STATE: part.state}
+    )
+    return Publication("", queue_name(part.group), Envelope(envelope.body, properties))
+
+
+def more_message(more: More) -> Publication:
+    """The word that a chord has one part more; to be confirmed before that part is started."""
+    return _message(more.group, b"{}", {MORE: more.task_id})
+
+
+def _message(group: str, body: bytes, headers: Headers) -> Publication:
+    return Publication(
+        "",
+        queue_name(group),
+        Envelope(
+            body,
+            Properties(
+                content_type="application/json",
+                content_encoding="utf-8",
+                delivery_mode=2,
+                priority=0,
+                correlation_id=group[:255],
+                headers=headers,
+            ),
+        ),
+    )
+
+
+# ---------------------------------------------------------------- messages in
+
+
+class Kind(enum.Enum):
+    """What a message in a barrier's queue is."""
+
+    PLAN = "plan"
+    PART = "part"
+    MORE = "more"
+    OTHER = "other"
+
+
+Key = int | str
+"""A part: its index, or the task id of one that was added."""
+
+
+class Note(msgspec.Struct, frozen=True):
+    """A message in a barrier's queue by its headers. ``size`` is a plan's, ``key`` a part's."""
+
+    kind: Kind
+    size: int = 0
+    key: Key = 0
+    ok: bool = True
+
+
+_OTHER = Note(Kind.OTHER)
+
+
+def read_note(properties: Properties) -> Note:
+    """Read the headers of a message. What says nothing that is understood is ``OTHER``. Never raises."""
+    try:
+        headers = properties.headers or {}
+    except DecodeError:
+        return _OTHER
+    size = headers.get(PLAN)
+    if type(size) is int:
+        return Note(Kind.PLAN, size=size)
+    index = headers.get(PART)
+    if type(index) is int:
+        key: Key | None = index if index >= 0 else properties.correlation_id
+        if key is None:
+            return _OTHER
+        return Note(Kind.PART, key=key, ok=headers.get(STATE) == SUCCESS)
+    more = headers.get(MORE)
+    if isinstance(more, str) and more:
+        return Note(Kind.MORE, key=more)
+    return _OTHER
+
+
+class Complete(msgspec.Struct, frozen=True):
+    """All parts have succeeded; ``results`` by index, those of added parts last."""
+
+    group: str
+    plan: Mapping[str, object]
+    results: tuple[object, ...]
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """A part has failed, and so has the chord."""
+
+    group: str
+    plan: Mapping[str, object]
+    part: Part
+
+
+class Unable(msgspec.Struct, frozen=True):
+    """The body of a complete chord cannot be started."""
+
+    group: str
+    plan: Mapping[str, object]
+    error: Exception
+
+
+Ending = Complete | Broken | Unable
+
+
+class State(enum.Enum):
+    """What the messages that a tally has seen amount to."""
+
+    INCOMPLETE = "incomplete"
+    COMPLETE = "complete"
+    FAILED = "failed"  # some part has; a success of the same part may still come
+    NO_PLAN = "no plan"
+
+
+class Tally:
+    """Counts what a barrier's queue holds, message by message. Keeps one body for each part.
+
+    A part that is there twice counts once, and a success beats a failure: a part that was given up and then did end well, or
+    one that ran again. The tags of what counts for nothing are ``spare``.
+
+    Args:
+        group: the chord.
+    """
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.spare: list[int] = []
+        self.held = 0  # messages seen
+        self._size = -1
+        self._plan: bytes | None = None
+        self._added: dict[str, int] = {}  # task id → tag of the word of it
+        self._parts: dict[Key, tuple[int, Properties, bytes]] = {}
+        self._failed: dict[Key, None] = {}
+
+    def add(self, tag: int, properties: Properties, body: bytes) -> Note:
+        """Count a message in; what it is."""
+        note = read_note(properties)
+        self.held += 1
+        match note.kind:
+            case Kind.PLAN:
+                if self._plan is None:
+                    self._size, self._plan = note.size, body
+                else:
+                    self.spare.append(tag)
+            case Kind.MORE:
+                if str(note.key) in self._added:
+                    self.spare.append(tag)
+                else:
+                    self._added[str(note.key)] = tag
+            case Kind.PART:
+                self._add_part(note, tag, properties, body)
+            case _:
+                self.spare.append(tag)
+        return note
+
+    def _add_part(self, note: Note, tag: int, properties: Properties, body: bytes) -> None:
+        key = note.key
+        before = self._parts.get(key)
+        if before is not None and (not note.ok or key not in self._failed):
+            self.spare.append(tag)
+            return
+        if before is not None:
+            self.spare.append(before[0])
+            del self._failed[key]
+        if not note.ok:
+            self._failed[key] = None
+        self._parts[key] = (tag, properties, body)
+
+    @property
+    def state(self) -> State:
+        """What the messages amount to."""
+        if self._plan is None:
+            return State.NO_PLAN
+        if self._failed:
+            return State.FAILED
+        if len(self._parts) < self._size + len(self._added):
+            return State.INCOMPLETE
+        # enough of them: now whether they are the right ones
+        known = sum(1 for key in self._parts if self._expects(key))
+        return State.COMPLETE if known >= self._size + len(self._added) else State.INCOMPLETE
+
+    def _expects(self, key: Key) -> bool:
+        return key in self._added if isinstance(key, str) else key < self._size
+
+    @property
+    def messages(self) -> int:
+        """How many messages there are when each part is there once; 0 without a plan."""
+        return 0 if self._plan is None else 1 + self._size + 2 * len(self._added)
+
+    def conclude(
+        self, *, accept: Container[str] = codec.ACCEPT, limits: codec.Limits = codec.LIMITS
+    ) -> Ending | None:
+        """What the chord has come to, in a state that ends it; ``None`` when its plan cannot be read. Consumes the tally.
+
+        Bodies are let go of as they are read, so that values and bytes are not there together.
+
+        Args:
+            accept: names or mime types of the serializers that may be read.
+            limits: sizes that a body may have.
+        """
+        assert self._plan is not None
+        try:
+            plan = serialization.loads(self._plan, "application/json", "utf-8", codec.ACCEPT)
+        except AmqtaskError:
+            return None
+        if not isinstance(plan, dict):
+            return None
+        self._plan = None
+        parts = self._parts
+        if self._failed:
+            first = min(self._failed, key=_order)
+            _, properties, body = parts[first]
+            parts.clear()
+            return Broken(self.group, plan, self._part(first, properties, body, accept, limits))
+        results = []
+        for key in (*range(self._size), *self._added):
+            _, properties, body = parts.pop(key)
+            part = self._part(key, properties, body, accept, limits)
+            if part.state != SUCCESS:
+                parts.clear()
+                return Broken(self.group, plan, part)
+            results.append(part.result)
+        return Complete(self.group, plan, tuple(results))
+
+    def _part(
+        self,
+        key: Key,
+        properties: Properties,
+        body: bytes,
+        accept: Container[str],
+        limits: codec.Limits,
+    ) -> Part:
+        index = key if isinstance(key, int) else ADDED
+        try:
+            record = decode_result(properties, body, accept=accept, limits=limits)
+        except AmqtaskError as error:
+            task_id = properties.correlation_id or ""
+            return Part(
+                group=self.group,
+                index=index,
+                size=self._size,
+                task_id=task_id,
+                state=FAILURE,
+                result=exception_to_wire(error),
+            )
+        return Part(
+            group=self.group,
+            index=index,
+            size=self._size,
+            task_id=record.task_id,
+            state=record.status,
+            result=record.result,
+            traceback=record.traceback,
+        )
+
+
+def _order(key: Key) -> tuple[bool, Key]:
+    return isinstance(key, str), key
