@@ -13,8 +13,7 @@ import msgspec
 
 from amqtask.core.codec import PROTOCOL_HEADERS
 from amqtask.core.message import Message
-from amqtask.core.workflow import Workflow
-from amqtask.errors import Unsupported
+from amqtask.core.workflow import Workflow, listed, plain
 from amqtask.request import Request
 
 Expires = float | timedelta | datetime
@@ -29,7 +28,8 @@ class SendOptions(TypedDict, total=False):
 
     ``None`` means the same as leaving the option out. The task runs ``countdown`` seconds from now, or at the moment ``eta``;
     one of them, and at once when that is past. An ``eta`` without a time zone is UTC, as in Celery. ``expires`` counts from
-    now, not from then. ``link`` and ``link_error`` are known and refused: this version cannot do them.
+    now, not from then. ``link`` and ``link_error`` are signatures, one or a list of them: what to run when the task has
+    succeeded or failed.
     """
 
     task_id: str | None
@@ -98,6 +98,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     defaults: Mapping[str, Any] | None = None
     # What it carries of the workflow it is part of.
     workflow: Workflow | None = None
+    # The task whose routes hold for it, when that is another: what ``map`` runs.
+    route_name: str | None = None
 
     @property
     def later(self) -> bool:
@@ -107,11 +109,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 _KNOWN: Final = frozenset(SendOptions.__annotations__)
 _RETRIED: Final = frozenset(RetryOptions.__annotations__)
-_LATER: Final = {
-    "link": "Callbacks (link, link_error) need workflows, which this version does not have; call the next task from "
-    "inside this one.",
-}
-_LATER_OF: Final = {"link": "link", "link_error": "link"}
 
 
 def new_id() -> str:
@@ -147,6 +144,8 @@ def make_call(
     defaults: Mapping[str, Any],
     options: Mapping[str, Any],
     function: str = "apply_async",
+    workflow: Workflow | None = None,
+    route_name: str | None = None,
 ) -> Call:
     """Join a task's own options with those of one call; the call's come first.
 
@@ -157,11 +156,12 @@ def make_call(
         defaults: the task's options, a subset of the fields of ``Call``.
         options: ``SendOptions`` as the caller wrote them.
         function: what the caller called, for messages.
+        workflow: what it carries of a workflow; the options then hold at least its id.
+        route_name: the task whose routes hold for it, when that is another.
 
     Raises:
         TypeError: arguments that are no sequence or mapping, or an unknown option, with the nearest known one.
         ValueError: an option's value makes no sense.
-        Unsupported: an option that this version cannot honour.
     """
     arguments = positional(args, function)
     keywords = named(kwargs, function)
@@ -171,6 +171,7 @@ def make_call(
         )
     merged = dict(defaults)
     task_id = None
+    links: dict[str, object] = {}
     for name, value in options.items():
         if name not in _KNOWN:
             near = difflib.get_close_matches(name, _KNOWN, n=1)
@@ -178,12 +179,10 @@ def make_call(
             raise TypeError(f"{function}() got an unexpected option {name!r}.{hint}")
         if value is None:
             continue
-        if name in _LATER_OF:
-            if not value:
-                continue
-            raise Unsupported(_LATER[_LATER_OF[name]])
         if name == "task_id":
             task_id = value
+        elif name == "link" or name == "link_error":
+            links[name] = value
         else:
             merged[name] = value
     if task_id is not None and not (isinstance(task_id, str) and 0 < len(task_id.encode()) <= 255):
@@ -191,7 +190,33 @@ def make_call(
     _drop_overruled(merged, options)
     _check(merged)
     _check_limits(merged, options)
-    return Call(id=task_id or new_id(), task=task, args=arguments, kwargs=keywords, **merged)
+    if links:
+        callbacks = _linked("link", links.get("link"))
+        errbacks = _linked("link_error", links.get("link_error"))
+        if callbacks or errbacks:
+            workflow = Workflow(callbacks=callbacks or None, errbacks=errbacks or None)
+    return Call(
+        id=task_id or new_id(),
+        task=task,
+        args=arguments,
+        kwargs=keywords,
+        workflow=workflow,
+        route_name=route_name,
+        **merged,
+    )
+
+
+def _linked(name: str, value: object) -> list[object]:
+    """Callbacks as given: one signature or several."""
+    if not value:
+        return []
+    found = listed(value)
+    for each in found:
+        if not isinstance(each, Mapping) or not isinstance(each.get("task"), str):
+            raise TypeError(
+                f"{name} takes a signature or a list of them, not {type(each).__name__}; write task.s(…)."
+            )
+    return [plain(each) for each in found]
 
 
 def positional(args: object, function: str) -> Sequence[object]:
@@ -384,6 +409,9 @@ def expires_at(expires: Expires | None, now: datetime) -> str | None:
         raise ValueError(f"expires lies outside the calendar: {expires!r}.") from None
 
 
+_NONE: Final = Workflow()
+
+
 def message_of(
     call: Call,
     *,
@@ -409,6 +437,7 @@ def message_of(
         eta: what ``due_at`` made of the call's.
         expires: what ``expires_at`` made of the call's.
     """
+    workflow = call.workflow or _NONE
     return Message(
         id=call.id,
         task=call.task,
@@ -418,8 +447,18 @@ def message_of(
         expires=expires,
         time_limit=call.time_limit,
         soft_time_limit=call.soft_time_limit,
-        root_id=call.id if parent is None else (parent.root_id or parent.id or call.id),
-        parent_id=None if parent is None else parent.id,
+        root_id=workflow.root_id
+        or (call.id if parent is None else (parent.root_id or parent.id or call.id)),
+        parent_id=workflow.parent_id or (None if parent is None else parent.id),
+        group=workflow.group,
+        group_index=workflow.group_index,
+        callbacks=workflow.callbacks,
+        errbacks=workflow.errbacks,
+        chain=workflow.chain,
+        chord=workflow.chord,
+        replaced_task_nesting=workflow.replaced_task_nesting,
+        stamped_headers=workflow.stamped_headers,
+        stamps=workflow.stamps,
         reply_to=call.reply_to or reply_to,
         correlation_id=call.id,
         priority=priority,

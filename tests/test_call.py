@@ -12,7 +12,6 @@ import pytest
 
 from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of, new_id
 from amqtask.core.message import Message
-from amqtask.errors import Unsupported
 from amqtask.request import Request
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -131,9 +130,24 @@ def test_values_of_the_wrong_type(options: dict[str, Any]) -> None:
     "options",
     [{"link": object()}, {"link_error": [1]}],
 )
-def test_what_this_version_cannot_do_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(Unsupported, match="does not have"):
+def test_a_callback_that_is_no_signature_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="takes a signature or a list of them"):
         make(options)
+
+
+def test_callbacks_are_carried_as_plain_signatures() -> None:
+    class Signature(dict[str, Any]):
+        pass
+
+    one = Signature(task="log", args=(1,), kwargs={}, options={"link": [Signature(task="next")]})
+    workflow = make({"link": one, "link_error": [one, one]}).workflow
+    assert workflow is not None
+    assert workflow.callbacks == [dict(one)]
+    assert workflow.errbacks is not None
+    assert len(workflow.errbacks) == 2
+    (callback,) = workflow.callbacks
+    assert type(callback) is dict
+    assert type(callback["options"]["link"][0]) is dict
 
 
 @pytest.mark.parametrize("options", [{"countdown": 0}, {"eta": None}, {"link": []}, {"link": None}])
@@ -145,7 +159,7 @@ def test_every_option_is_known_to_the_call() -> None:
     later = {"link", "link_error", "task_id"}
 
     assert set(SendOptions.__annotations__) - later == set(Call.__struct_fields__) - {
-        "id", "task", "args", "kwargs", "defaults",
+        "id", "task", "args", "kwargs", "defaults", "workflow", "route_name",
     }  # fmt: skip
 
 

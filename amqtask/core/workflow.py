@@ -5,7 +5,9 @@ Signatures are mappings in Celery's form; a chain travels in reverse order, as o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
 
 import msgspec
 
@@ -64,3 +66,72 @@ class More(msgspec.Struct, frozen=True):
 
     group: str
     task_id: str
+
+
+# ---------------------------------------------------------------- signatures
+
+MAPS: Final = frozenset({"celery.map", "celery.starmap"})
+"""Tasks that run another one, whose signature is their argument ``task``."""
+
+_KINDS: Final = {
+    "celery.chain": "chain",
+    "celery.group": "group",
+    "celery.chord": "chord",
+    "celery.chunks": "chunks",
+}
+_SIGNATURES_IN: Final = frozenset({"tasks", "header", "body", "task"})
+_LISTS_OF_SIGNATURES: Final = frozenset({"link", "link_error", "chain"})
+
+
+def kind_of(sig: Sig) -> str:
+    """What a signature is: ``task``, ``chain``, ``group``, ``chord`` or ``chunks``."""
+    kind = sig.get("subtask_type")
+    if isinstance(kind, str) and kind in _KINDS.values():
+        return kind
+    return _KINDS.get(str(sig.get("task")), "task")
+
+
+def listed(value: object) -> list[Any]:
+    """What may be one, several or none, as a list of its own."""
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return [value]
+
+
+def plain(sig: object) -> Any:
+    """A signature of nothing but dicts and lists, as every serializer writes it. Arguments are left as they are."""
+    if not isinstance(sig, Mapping):
+        return sig
+    made = dict(sig)
+    kwargs = made.get("kwargs")
+    if isinstance(kwargs, Mapping) and (kind_of(made) != "task" or made.get("task") in MAPS):
+        made["kwargs"] = {
+            name: _plain_members(value) if name in _SIGNATURES_IN else value
+            for name, value in kwargs.items()
+        }
+    options = made.get("options")
+    if isinstance(options, Mapping):
+        made["options"] = {
+            name: [plain(each) for each in listed(value)]
+            if name in _LISTS_OF_SIGNATURES
+            else plain_option(value)
+            for name, value in options.items()
+        }
+    return made
+
+
+def plain_option(value: object) -> object:
+    """An option of a signature as it can travel: a time span has no form of its own."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return plain(value) if isinstance(value, Mapping) and "task" in value else value
+
+
+def _plain_members(value: object) -> object:
+    if isinstance(value, Mapping):
+        return plain(value)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return value
+    return [plain(each) for each in value]
