@@ -17,7 +17,7 @@ from amqtask.core.workflow import Barrier
 Sig = dict[str, Any]
 
 
-def task(name: str, *args: object, immutable: bool = False, **options: object) -> Sig:
+def task(name: str, *args: object, immutable: bool = False, **options: Any) -> Sig:
     return {
         "task": name,
         "args": args,
@@ -28,15 +28,15 @@ def task(name: str, *args: object, immutable: bool = False, **options: object) -
     }
 
 
-def chain(*tasks: Sig, **options: object) -> Sig:
+def chain(*tasks: Sig, **options: Any) -> Sig:
     return task("celery.chain", **options) | {"kwargs": {"tasks": tasks}, "subtask_type": "chain"}
 
 
-def group(*tasks: Sig, **options: object) -> Sig:
+def group(*tasks: Sig, **options: Any) -> Sig:
     return task("celery.group", **options) | {"kwargs": {"tasks": tasks}, "subtask_type": "group"}
 
 
-def chord(header: Any, body: Sig, **options: object) -> Sig:
+def chord(header: Any, body: Sig, **options: Any) -> Sig:
     kwargs = {"header": header, "body": body, "kwargs": {}}
     return task("celery.chord", **options) | {"kwargs": kwargs, "subtask_type": "chord"}
 
