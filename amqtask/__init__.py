@@ -17,6 +17,10 @@ Everything public is listed here; what is not may move. Importing it loads no AM
 from __future__ import annotations
 
 from amqtask.app import App
+from amqtask.canvas.maps import chunks, xmap, xstarmap
+from amqtask.canvas.primitives import chain, chord, group
+from amqtask.canvas.signature import Signature, maybe_signature, signature, subtask
+from amqtask.canvas.stamping import StampingVisitor
 from amqtask.control import Control
 from amqtask.core.result import RemoteTraceback
 from amqtask.core.retry import RetryPolicy
@@ -107,7 +111,9 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "Settings",
+    "Signature",
     "SoftTimeLimitExceeded",
+    "StampingVisitor",
     "Task",
     "TaskFailed",
     "TaskRevokedError",
@@ -120,6 +126,15 @@ __all__ = [
     "WorkerError",
     "WorkerLostError",
     "__version__",
+    "chain",
+    "chord",
+    "chunks",
     "get_task_logger",
+    "group",
     "is_aborted",
+    "maybe_signature",
+    "signature",
+    "subtask",
+    "xmap",
+    "xstarmap",
 ]

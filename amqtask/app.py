@@ -37,6 +37,7 @@ import msgspec
 
 from amqtask.batch import Batch
 from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of
+from amqtask.canvas.signature import Signature, signature
 from amqtask.control import Control
 from amqtask.core import codec, compression, serialization
 from amqtask.core.message import Envelope, Message, Publication
@@ -380,6 +381,27 @@ class App:
     def AsyncResult(self, task_id: str) -> handle.AsyncResult[Any]:  # noqa: N802  # Celery's name for it
         """A handle for a task that this process sent, by its id. An id it did not send stays PENDING."""
         return handle.AsyncResult(self._pending.expect(task_id), task_id, None, self.control)
+
+    def signature(
+        self,
+        varies: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Signature[Any]:
+        """A signature that is sent through this app: of a task's name, or of its dictionary form.
+
+        Args:
+            varies: a task, its name, or a signature as a dictionary.
+            args: positional arguments.
+            kwargs: keyword arguments.
+            options: as ``apply_async`` takes them.
+            more: more options; ``immutable=True`` has it take no more arguments.
+        """
+        made = signature(varies, args, kwargs, options, app=self, **more)
+        made.own_app = self
+        return made
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:

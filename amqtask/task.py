@@ -30,6 +30,8 @@ from typing import (
 from amqtask.arguments import Parameters
 from amqtask.attempt import asked, automatic, iso, raised, too_many
 from amqtask.call import Call, RetryOptions, SendOptions, make_call, named, new_id, positional
+from amqtask.canvas.maps import chunks, xmap, xstarmap
+from amqtask.canvas.signature import Signature
 from amqtask.core.result import FAILURE, SUCCESS, format_traceback
 from amqtask.core.retry import Again, GiveUp, Plan
 from amqtask.errors import MaxRetriesExceededError, Reject, Retry
@@ -434,6 +436,65 @@ class Task(Generic[P, R]):
     async def adelay_many(self, items: Iterable[Arguments]) -> list[AsyncResult[R]]:
         """``delay_many`` for coroutines."""
         return await self._sender.asend_many(self._calls(items, "adelay_many"))
+
+    # ------------------------------------------------------------ in workflows
+
+    @property
+    def app(self) -> Any:
+        """The app it is registered with."""
+        return self._sender
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A signature of this task: a call to be made later, of which some arguments may come then, before these."""
+        return Signature(self, args, kwargs, app=self._sender)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A signature that takes no more arguments: the results of other tasks are not passed to it."""
+        return Signature(self, args, kwargs, immutable=True, app=self._sender)
+
+    def signature(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **more: Any,
+    ) -> Signature[R]:
+        """A signature with options.
+
+        Args:
+            args: positional arguments; others may come before them.
+            kwargs: keyword arguments.
+            options: as ``apply_async`` takes them.
+            immutable: take no more arguments.
+            more: more options.
+        """
+        return Signature(self, args, kwargs, options, immutable=immutable, app=self._sender, **more)
+
+    def subtask(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **more: Any,
+    ) -> Signature[R]:
+        """The same as ``signature``."""
+        return self.signature(args, kwargs, options, immutable=immutable, **more)
+
+    def map(self, it: Iterable[Any]) -> xmap[list[R]]:
+        """A signature of ``[task(x) for x in it]``, in one message."""
+        return xmap(self.s(), it, app=self._sender)
+
+    def starmap(self, it: Iterable[Any]) -> xstarmap[list[R]]:
+        """A signature of ``[task(*x) for x in it]``, in one message."""
+        return xstarmap(self.s(), it, app=self._sender)
+
+    def chunks(self, it: Iterable[Any], n: int) -> chunks[list[list[R]]]:
+        """A signature of ``starmap`` in messages of ``n`` items each."""
+        return chunks(self.s(), it, n, app=self._sender)
 
     # ------------------------------------------------------------ inside
 

@@ -1,0 +1,707 @@
+"""A signature: one call of a task as a value, to be changed, combined, sent and called later.
+
+It is a dictionary in Celery's form, so that it travels in messages as it is. The app it belongs to is an attribute, never in the
+dictionary: a signature read from a message gets one from whoever reads it. ``chain``, ``group`` and ``chord`` are in
+``primitives``, ``xmap``, ``xstarmap`` and ``chunks`` in ``maps``.
+
+Signatures are values of one thread: nothing guards them against two that change the same one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+
+from amqtask.call import new_id
+from amqtask.canvas.stamping import STAMPED, StampingVisitor, joined
+from amqtask.errors import ConfigurationError
+from amqtask.results.handle import AsyncResult
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+Kind = TypeVar("Kind", bound="type[Signature[Any]]")
+
+Ids = Callable[[], str]
+"""Where the ids of frozen signatures come from."""
+
+
+class Launcher(Protocol):
+    """What a signature needs of its app."""
+
+    def registered(self, name: str) -> Any:
+        """The task of this name."""
+        ...
+
+    def launch(
+        self,
+        sig: Signature[Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> Any:
+        """Send a signature, with partial arguments and options; return the handle of its result."""
+        ...
+
+    async def alaunch(
+        self,
+        sig: Signature[Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> Any:
+        """``launch`` for coroutines."""
+        ...
+
+
+class Expected:
+    """What a frozen signature will come to: the id of its result, those it follows from, and its members if it is a group.
+
+    Attributes:
+        id: the id of the task, or of the group.
+        parent: what it follows from, if anything.
+        children: the members of a group, ``None`` for a task.
+    """
+
+    __slots__ = ("children", "id", "parent")
+
+    def __init__(
+        self,
+        task_id: str,
+        parent: Expected | None = None,
+        children: Sequence[Expected] | None = None,
+    ) -> None:
+        self.id = task_id
+        self.parent = parent
+        self.children = children
+
+    @property
+    def task_id(self) -> str:
+        """The same as ``id``."""
+        return self.id
+
+    @property
+    def first(self) -> Expected:
+        """The one without a parent that this one follows from; itself when it has none."""
+        node = self
+        while node.parent is not None:
+            node = node.parent
+        return node
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        """Celery's form: ``((id, parent or None), None or [children])``, each of the same form."""
+        line = [self]  # from here to the first: chains are longer than Python's stack is deep
+        while line[-1].parent is not None:
+            line.append(line[-1].parent)
+        form: tuple[Any, Any] | None = None
+        for node in reversed(line):
+            members = None if node.children is None else [one.as_tuple() for one in node.children]
+            form = ((node.id, form), members)
+        return cast("tuple[Any, Any]", form)
+
+    def __repr__(self) -> str:
+        return f"<Expected {self.id}>"
+
+
+_ALWAYS_FIRST = frozenset({"group_id", STAMPED})
+"""Options that keep their first value: a task that changed its group would be missed there."""
+
+
+class Signature(dict[str, Any], Generic[R_co]):
+    """A call of a task: its name, arguments and options. Made by ``task.s(…)``, ``task.signature(…)``, ``signature(…)``.
+
+    Partial arguments, given when it is sent or called, come **before** its own; an immutable signature ignores them.
+
+    Args:
+        task: the task's name, the task itself, or a signature in its dictionary form.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        options: as ``apply_async`` takes them.
+        type: the task itself, where ``task`` is its name.
+        subtask_type: what kind of signature it is, ``None`` for a plain one.
+        immutable: whether it ignores partial arguments.
+        app: the app it is sent through.
+        more: more options.
+    """
+
+    __slots__ = ("own_app", "own_type")
+
+    TYPES: ClassVar[dict[str, type[Signature[Any]]]] = {}
+    """The class for each ``subtask_type``."""
+
+    own_app: Any
+    """The app it was given; ``app`` looks further."""
+    own_type: Any
+    """The task it was made of, if it was."""
+
+    def __init__(
+        self,
+        task: Any = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        type: Any = None,  # noqa: A002  # Celery's name
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Any = None,
+        **more: Any,
+    ) -> None:
+        self.own_app = app
+        self.own_type = type
+        if isinstance(task, Mapping):
+            dict.__init__(self, task)
+            if len(self) < _KEYS:
+                for name, value in (("args", ()), ("kwargs", {}), ("options", {})):
+                    self.setdefault(name, value)
+                self.setdefault("subtask_type", None)
+                self.setdefault("immutable", False)
+            if not isinstance(self.get("task"), str):
+                raise TypeError(f"A signature names its task by a text, not {self.get('task')!r}.")
+            return
+        called = task if isinstance(task, str) else getattr(task, "name", None)
+        if not isinstance(called, str):
+            raise TypeError(f"A signature is made of a task or its name, not {task!r}.")
+        if not isinstance(task, str):
+            self.own_type = task
+        dict.__init__(
+            self,
+            task=called,
+            args=_arguments(args),
+            kwargs=_keywords(kwargs),
+            options={**options, **more} if options else more,
+            subtask_type=subtask_type,
+            immutable=immutable,
+        )
+
+    # ------------------------------------------------------------ what it says
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return cast(str, self["task"])
+
+    @task.setter
+    def task(self, name: str) -> None:
+        self["task"] = name
+
+    @property
+    def name(self) -> str:
+        """The same as ``task``."""
+        return cast(str, self["task"])
+
+    @property
+    def args(self) -> Sequence[Any]:
+        """Positional arguments."""
+        return cast("Sequence[Any]", self["args"])
+
+    @args.setter
+    def args(self, args: Sequence[Any]) -> None:
+        self["args"] = args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments."""
+        return cast("dict[str, Any]", self["kwargs"])
+
+    @kwargs.setter
+    def kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        self["kwargs"] = kwargs
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options, as ``apply_async`` takes them."""
+        return cast("dict[str, Any]", self["options"])
+
+    @options.setter
+    def options(self, options: Mapping[str, Any]) -> None:
+        self["options"] = options
+
+    @property
+    def subtask_type(self) -> str | None:
+        """``None`` for a plain signature, else the kind: ``chain``, ``group``, ``chord``, ``xmap``, ``xstarmap``, ``chunks``."""
+        return cast("str | None", self["subtask_type"])
+
+    @subtask_type.setter
+    def subtask_type(self, kind: str | None) -> None:
+        self["subtask_type"] = kind
+
+    @property
+    def immutable(self) -> bool:
+        """Whether it ignores partial arguments."""
+        return cast(bool, self["immutable"])
+
+    @immutable.setter
+    def immutable(self, immutable: bool) -> None:
+        self["immutable"] = immutable
+
+    @property
+    def id(self) -> str | None:
+        """The id it was frozen with."""
+        return self.options.get("task_id")
+
+    @property
+    def root_id(self) -> str | None:
+        """The id of the task that began the workflow."""
+        return self.options.get("root_id")
+
+    @property
+    def parent_id(self) -> str | None:
+        """The id of the task it follows from."""
+        return self.options.get("parent_id")
+
+    @property
+    def app(self) -> Any:
+        """The app it is sent through: its own, its task's, or that of a part of it.
+
+        Raises:
+            ConfigurationError: none of them has one.
+        """
+        app = self.known_app()
+        if app is None:
+            raise ConfigurationError(
+                f"The signature {self['task']!r} belongs to no app: make it with app.signature(…) or task.s(…), or pass app=…."
+            )
+        return app
+
+    def known_app(self) -> Launcher | None:
+        """``app``, or ``None`` where there is none."""
+        if self.own_app is None and self.own_type is not None:
+            return cast("Launcher | None", getattr(self.own_type, "app", None))
+        return cast("Launcher | None", self.own_app)
+
+    @property
+    def type(self) -> Any:
+        """The task.
+
+        Raises:
+            NotRegistered: this app does not have it.
+            ConfigurationError: there is no app.
+        """
+        if self.own_type is None:
+            return self.app.registered(self["task"])
+        return self.own_type
+
+    # ------------------------------------------------------------ here
+
+    def __call__(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
+        """Call the task's function, in this thread."""
+        args, kwargs, _ = self.merged(partial_args, partial_kwargs, None)
+        return self.type(*args, **kwargs)
+
+    # ------------------------------------------------------------ to a worker
+
+    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R_co]:
+        """Send it; return when the broker has confirmed that it has it. Partial arguments come before its own."""
+        return self.apply_async(partial_args, partial_kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult[R_co]:
+        """``delay`` with options for this time, which come before its own.
+
+        Args:
+            args: partial positional arguments.
+            kwargs: partial keyword arguments.
+            options: as ``Task.apply_async``; ``None`` is the same as leaving one out.
+
+        Raises:
+            ConfigurationError: the signature belongs to no app.
+            AmqtaskError: as ``Task.delay``.
+        """
+        return cast("AsyncResult[R_co]", self.app.launch(self, args or (), kwargs or {}, options))
+
+    async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R_co]:
+        """``delay`` for coroutines."""
+        return await self.aapply_async(partial_args, partial_kwargs)
+
+    async def aapply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult[R_co]:
+        """``apply_async`` for coroutines."""
+        result = await self.app.alaunch(self, args or (), kwargs or {}, options)
+        return cast("AsyncResult[R_co]", result)
+
+    # ------------------------------------------------------------ other signatures of it
+
+    def merged(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        force: bool = False,
+    ) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]:
+        """Its arguments and options with partial ones: new positional ones first, new keywords and options instead of old.
+
+        The group and the stamps stay what they are.
+
+        Args:
+            args: partial positional arguments.
+            kwargs: partial keyword arguments.
+            options: partial options.
+            force: take arguments although it is immutable.
+        """
+        merged = self.options
+        if options:
+            own, stamps = merged, merged.get(STAMPED) or ()
+            merged = {
+                **own,
+                **{
+                    name: value
+                    for name, value in options.items()
+                    if name not in own or (name not in _ALWAYS_FIRST and name not in stamps)
+                },
+            }
+        if self["immutable"] and not force:
+            return self.args, self.kwargs, merged
+        return (
+            (*args, *self.args) if args else self.args,
+            {**self.kwargs, **kwargs} if kwargs else self.kwargs,
+            merged,
+        )
+
+    def clone(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
+        """A copy to be changed, with partial arguments and options. Arguments themselves are not copied."""
+        args, kwargs, merged = self.merged(args, kwargs, options)
+        return self._copy(args, kwargs, copied(merged))
+
+    def partial(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
+        """The same as ``clone``."""
+        return self.clone(args, kwargs, **options)
+
+    def _copy(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
+    ) -> Self:
+        made = Signature.from_dict(
+            {
+                "task": self["task"],
+                "args": tuple(args),
+                "kwargs": dict(kwargs),
+                "options": options,
+                "subtask_type": self["subtask_type"],
+                "immutable": self["immutable"],
+            },
+            app=self.own_app,
+        )
+        made.own_type = self.own_type
+        return cast(Self, made)
+
+    def replace(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A copy with other arguments or options; what is ``None`` stays."""
+        made = self.clone()
+        if args is not None:
+            made.args = args
+        if kwargs is not None:
+            made.kwargs = kwargs
+        if options is not None:
+            made.options = options
+        return made
+
+    # ------------------------------------------------------------ changes in place
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
+        """Change options, and whether it ignores partial arguments; return itself."""
+        if immutable is not None:
+            self.set_immutable(immutable)
+        self.options.update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Choose whether it ignores partial arguments."""
+        self["immutable"] = immutable
+
+    def link(self, callback: Signature[Any]) -> Any:
+        """Call this when the task has succeeded, with its result; return the callback."""
+        return self.append_to_list_option("link", callback)
+
+    def link_error(self, errback: Signature[Any]) -> Any:
+        """Call this when the task has failed; return the callback."""
+        return self.append_to_list_option("link_error", errback)
+
+    def on_error(self, errback: Signature[Any]) -> Self:
+        """``link_error`` that returns the signature itself."""
+        self.link_error(errback)
+        return self
+
+    def append_to_list_option(self, name: str, value: S) -> S:
+        """Put a value into an option that is a list, unless it is there; return the value."""
+        items = self._list_option(name)
+        if value not in items:
+            items.append(value)
+        return value
+
+    def extend_list_option(self, name: str, value: Any) -> None:
+        """Put a value, or each of a list of them, into an option that is a list."""
+        self._list_option(name).extend(listed(value))
+
+    def _list_option(self, name: str) -> list[Any]:
+        items = self.options.setdefault(name, [])
+        if not isinstance(items, list):
+            items = self.options[name] = listed(items)
+        return items
+
+    def flatten_links(self) -> list[Any]:
+        """Itself, its callbacks, theirs, and so on."""
+        found: list[Any] = [self]
+        for link in listed(self.options.get("link")):
+            found += maybe_signature(link, self.own_app).flatten_links()
+        return found
+
+    # ------------------------------------------------------------ ids
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Signature[Any] | None = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+        *,
+        ids: Ids = new_id,
+    ) -> Expected:
+        """Give it, and every part of it, the id of its result. An id it has stays.
+
+        Args:
+            _id: the id, if it has none; a new one when left out.
+            group_id: the group it is a member of.
+            chord: the body of the chord it is a part of.
+            root_id: the task that began the workflow.
+            parent_id: the task it follows from.
+            group_index: its place in the group.
+            ids: where new ids come from. The same sequence of ids gives the same frozen signature.
+        """
+        options = self.options
+        task_id = options.get("task_id")
+        if task_id is None:
+            task_id = options["task_id"] = _id or ids()
+        if root_id:
+            options["root_id"] = root_id
+        if parent_id:
+            options["parent_id"] = parent_id
+        if group_id and "group_id" not in options:
+            options["group_id"] = group_id
+        if chord:
+            options["chord"] = chord
+        if group_index is not None:
+            options["group_index"] = group_index
+        return Expected(task_id)
+
+    # ------------------------------------------------------------ stamps
+
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> Any:
+        """Stamp it, its parts and its callbacks: with these headers, and with those the visitor adds.
+
+        Args:
+            visitor: chooses more stamps for each part.
+            append_stamps: keep the values of a stamp that is there already, all of them in a list.
+            headers: the stamps.
+        """
+        self.stamp_links(visitor, append_stamps, **headers)
+        visited = None if visitor is None else visitor.on_signature(self, **headers) or {}
+        return self.set(**self._stamps(visited, append_stamps, headers))
+
+    def stamp_links(
+        self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any
+    ) -> None:
+        """Stamp its callbacks, ``link`` and ``link_error``, without its own stamps."""
+        for name, hook in (("link", "on_callback"), ("link_error", "on_errback")):
+            links = listed(self.options.get(name))
+            if not links:
+                continue
+            stamps = copy.deepcopy(headers)
+            self.options[name] = made = []
+            for link in links:
+                sig = maybe_signature(link, self.own_app)
+                visited = None if visitor is None else getattr(visitor, hook)(sig, **stamps) or {}
+                stamps = joined(stamps, visited, None, append_stamps)
+                sig.stamp(visitor, append_stamps, **stamps)
+                made.append(sig)
+
+    def _stamps(
+        self, visited: Mapping[str, Any] | None, append: bool, headers: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return joined(headers, visited, self.options, append)
+
+    # ------------------------------------------------------------ together
+
+    def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]  # a chain, not a union of dictionaries
+        """``a | b``: the second gets the first's result."""
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return self.TYPES["chain"].after(self, other)  # type: ignore[attr-defined,no-any-return]  # chain's own
+
+    def __ior__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]  # as __or__
+        return self.__or__(other)
+
+    def unrolled(self) -> Signature[Any]:
+        """What a chain takes in its place: the only member of a group of one, else itself."""
+        return self
+
+    # ------------------------------------------------------------ as a value
+
+    @classmethod
+    def register_type(cls, name: str | None = None) -> Callable[[Kind], Kind]:
+        """Have ``from_dict`` make signatures of a kind with the decorated class."""
+
+        def register(kind: Kind) -> Kind:
+            cls.TYPES[name or kind.__name__] = kind
+            return kind
+
+        return register
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], app: Any = None) -> Signature[Any]:
+        """A signature of its dictionary form, whatever kind it is.
+
+        Raises:
+            ValueError: a kind that nobody knows.
+            TypeError: it names no task.
+        """
+        kind = d.get("subtask_type")
+        if kind:
+            target = cls.TYPES.get(kind)
+            if target is None:
+                raise ValueError(f"There are no signatures of the kind {kind!r}.")
+            if target is not cls:
+                return target.from_dict(d, app=app)
+        return Signature(d, app=app)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.clone()
+
+    def __copy__(self) -> Self:
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return signature, (dict(self),)
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return self.__reduce__()
+
+    def __json__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """The call as text, with partial arguments."""
+        arguments, keywords, _ = self.merged(args, kwargs, None, force=True)
+        shown = [repr(value) for value in arguments]
+        shown += [f"{name}={value!r}" for name, value in keywords.items()]
+        return f"{self['task']}({', '.join(shown)})"
+
+    def __repr__(self) -> str:
+        return self.reprcall()
+
+
+_KEYS = 6
+
+
+def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]:
+    """A signature of a task, its name, or a signature's dictionary form; a copy of a signature.
+
+    Args:
+        varies: the task, its name, or a dictionary.
+        args: as ``Signature``.
+        kwargs: as ``Signature``; ``app`` is the app to send it through.
+    """
+    if isinstance(varies, Signature):
+        return varies.clone()
+    if isinstance(varies, Mapping):
+        return Signature.from_dict(varies, app=kwargs.get("app"))
+    return Signature(varies, *args, **kwargs)
+
+
+subtask = signature
+
+
+def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:
+    """A signature of its dictionary form; a signature and ``None`` stay what they are.
+
+    Args:
+        d: the dictionary, the signature, or ``None``.
+        app: the app it shall belong to.
+        clone: copy a signature.
+    """
+    if isinstance(d, Signature):
+        if clone:
+            d = d.clone()
+        if app is not None:
+            d.own_app = app
+    elif isinstance(d, Mapping):
+        d = Signature.from_dict(d, app=app)
+    return d
+
+
+maybe_subtask = maybe_signature
+
+
+def copied(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of options that can be changed without changing these."""
+    memo: dict[int, Any] = {}
+    return {
+        name: value if isinstance(value, _UNCHANGING) else copy.deepcopy(value, memo)
+        for name, value in options.items()
+    }
+
+
+_UNCHANGING = (str, int, float, bool, bytes, type(None))
+
+
+def listed(value: Any) -> list[Any]:
+    """A list of a value that may be one, several, or ``None``."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def shortened(task: str, text: str) -> str:
+    """A text about several tasks of a module, that names the module only once."""
+    module = f"{task.rpartition('.')[0]}."
+    at = text.find(module) if len(module) > 1 else -1
+    if at < 0:
+        return text
+    end = at + len(module)
+    return text[:end] + text[end:].replace(module, "")
+
+
+def _arguments(args: Any) -> tuple[Any, ...]:
+    if args is None:
+        return ()
+    if isinstance(args, (str, bytes, Mapping)) or not hasattr(args, "__iter__"):
+        raise TypeError(
+            f"A signature takes the task's arguments as a tuple or a list, not {type(args).__name__}; for one argument write (value,)."
+        )
+    return tuple(args)
+
+
+def _keywords(kwargs: Any) -> Any:
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping):
+        raise TypeError(
+            f"A signature takes the task's keyword arguments as a mapping, not {type(kwargs).__name__}."
+        )
+    return kwargs
