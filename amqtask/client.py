@@ -16,6 +16,7 @@ from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.results.pending import Pending
 from amqtask.results.rpc import ReplyQueue
 from amqtask.settings import Settings
+from amqtask.topology.barrier import barriers_of
 from amqtask.topology.ladder import Ladder
 
 
@@ -63,6 +64,7 @@ class Client:
             buffer=settings.publish_buffer,
             fast=settings.broker_fast_frames,
             ladder=ladder,
+            barriers=barriers_of(settings),
         )
         self._lock = threading.Lock()
         self._replies: ReplyQueue | None = None  # guarded by _lock, then never replaced

@@ -17,6 +17,7 @@ from amqtask.results.aio_rpc import AioReplyQueue
 from amqtask.results.loops import running_loop
 from amqtask.results.pending import Awaited, Pending
 from amqtask.settings import Settings
+from amqtask.topology.barrier import barriers_of
 from amqtask.topology.ladder import Ladder
 
 
@@ -51,6 +52,7 @@ class LoopClient:
             window=settings.publish_window,
             buffer=settings.publish_buffer,
             ladder=ladder,
+            barriers=barriers_of(settings),
         )
         self._replies = AioReplyQueue(
             addresses,

@@ -1,4 +1,4 @@
-"""Making sure that a queue can be reached through the delay ladder, before something is published into it.
+"""Making sure that a queue can be reached before something is published into it: through the delay ladder, or a chord's barrier.
 
 Both publishers do it the same way, so the decisions stand here, as a conversation: ``pave`` yields what to ask the broker for
 and is told how that went. A publisher remembers in ``Ways`` what is paved, so that only the first message pays.
@@ -12,10 +12,12 @@ import msgspec
 
 from amqtask.amqp import failures
 from amqtask.amqp.declaration import declaration_text
+from amqtask.core.barrier import PREFIX
 from amqtask.core.message import Publication
 from amqtask.errors import OperationRefused, TopologyConflict, Unroutable
 from amqtask.log import get_logger
 from amqtask.topology import plan
+from amqtask.topology.barrier import Barriers, barrier_queue
 from amqtask.topology.ladder import TICK, Ladder
 from amqtask.topology.plan import Declaration, DeclareExchange, DeclareQueue
 
@@ -28,16 +30,26 @@ PAVE_TIMEOUT = 20.0  # seconds the broker gets for all of it; the ladder takes i
 
 NO_ACCESS = 403
 CONFLICT = 406
+CHORD_EXPIRES = 7 * 86_400.0  # seconds
 
 Refusal = tuple[OperationRefused, Declaration]
 Paving = Generator[tuple[Declaration, ...], Refusal | None, None]
 
 
 class Ways:
-    """What one publisher knows to be in place on its broker. Belongs to the publisher's thread or loop."""
+    """What one publisher knows to be in place on its broker. Belongs to the publisher's thread or loop.
 
-    def __init__(self, ladder: Ladder) -> None:
+    A queue whose name begins as those of barriers do is one, and no target of the ladder: it is declared each time something
+    is due in it, and not remembered, since it goes with its chord.
+
+    Args:
+        ladder: the delay ladder.
+        barriers: how a barrier's queue is declared.
+    """
+
+    def __init__(self, ladder: Ladder, barriers: Barriers | None = None) -> None:
         self.ladder = ladder
+        self._barriers = barriers or _barrier
         self._declared = False
         self._bound: dict[str, float] = {}  # target queue → when its binding is made again
 
@@ -48,7 +60,7 @@ class Ways:
     def in_time(
         self, publication: Publication, since: float, now: float
     ) -> tuple[Publication, float]:
-        """A publication into the ladder as it is to be sent now, and the time its delay counts from then.
+        """A publication as it is to be sent now, and the time its delay counts from then.
 
         What waited for its way to be made, or for the broker to come back, enters the ladder so much lower.
 
@@ -58,7 +70,7 @@ class Ways:
             now: monotonic time.
         """
         ticks = int((now - since) / TICK)
-        if not ticks:
+        if not ticks or not publication.exchange:  # it goes to its barrier, without delay
             return publication, since
         exchange, key = self.ladder.sooner(publication.routing_key, ticks)
         moved = msgspec.structs.replace(publication, exchange=exchange, routing_key=key)
@@ -70,7 +82,7 @@ class Ways:
         self._bound.clear()
 
     def pave(self, queue: str, now: float) -> Paving:
-        """Declare the ladder and bind the queue, as far as that is needed.
+        """Declare the ladder and bind the queue, as far as that is needed; or declare the queue, when it is a barrier's.
 
         Yields declarations, to be carried out in order on a channel of their own; is sent ``None`` when all went well, or
         the refusal and what was refused.
@@ -84,6 +96,12 @@ class Ways:
             TopologyConflict: part of the ladder is there and differs.
             OperationRefused: the user may not declare the ladder, and nobody else has.
         """
+        if queue.startswith(PREFIX):
+            barrier = self._barriers(queue)
+            refusal = yield (barrier,)
+            if refusal is not None:
+                raise _barrier_refused(*refusal)
+            return
         if not self._declared:
             refusal = yield self.ladder.declarations()
             if refusal is not None:
@@ -135,6 +153,25 @@ class Ways:
             error.text,
             f"Queue {queue!r} could not be bound for delayed tasks: {error.code} {error.text.strip().rstrip('.')}.",
         )
+
+
+def _barrier(name: str) -> DeclareQueue:
+    return barrier_queue(name, CHORD_EXPIRES)
+
+
+def _barrier_refused(error: OperationRefused, declaration: Declaration) -> Exception:
+    if error.code == CONFLICT:
+        return TopologyConflict(plan.explain_conflict(error.text, declaration))
+    advice = (
+        f"a chord needs a queue of its own: grant configure permission for {PREFIX}*."
+        if error.code == NO_ACCESS
+        else "the chord was not started."
+    )
+    return OperationRefused(
+        error.code,
+        error.text,
+        f"The broker refused {declaration_text(declaration)}: {error.code} {error.text.strip().rstrip('.')}; {advice}",
+    )
 
 
 def _refused(error: OperationRefused, declaration: Declaration) -> Exception:

@@ -26,11 +26,14 @@ Target = tuple[str, str]  # exchange and routing key
 def target_of(publication: Publication, due_in: str | None) -> Target:
     """What a nack of a publication is about: of the ladder it is the step, whatever the routing key says of the time left.
 
+    What is due in a queue and goes there by its name is about that queue.
+
     Args:
         publication: as it was sent.
         due_in: the queue it is due in, when it went into the ladder.
     """
-    return publication.exchange, publication.routing_key if due_in is None else ""
+    whole = due_in is None or not publication.exchange
+    return publication.exchange, publication.routing_key if whole else ""
 
 
 class Refusals:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+from amqtask.settings import Settings
 from amqtask.topology.plan import NO_DELIVERY_LIMIT, DeclareQueue
+
+Barriers = Callable[[str], DeclareQueue]
+"""Says how the barrier's queue of a name is declared."""
 
 
 def barrier_queue(name: str, expires: float, kind: str = "classic") -> DeclareQueue:
@@ -24,3 +31,10 @@ def barrier_queue(name: str, expires: float, kind: str = "classic") -> DeclareQu
     if kind == "quorum":
         arguments["x-delivery-limit"] = NO_DELIVERY_LIMIT
     return DeclareQueue(name, arguments=arguments)
+
+
+def barriers_of(settings: Settings) -> Barriers:
+    """How the barriers of an app's chords are declared."""
+    return partial(
+        barrier_queue, expires=settings.result_chord_expires, kind=settings.chord_queue_type
+    )

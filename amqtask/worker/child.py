@@ -30,6 +30,7 @@ from amqtask.core.prefetch import first
 from amqtask.errors import BrokerError, DecodeError
 from amqtask.log import get_logger
 from amqtask.request import set_abort_lookup
+from amqtask.topology.barrier import barriers_of
 from amqtask.worker.board import Ending
 from amqtask.worker.execution import Executor, Runner, aborted, starved
 from amqtask.worker.followups import Key
@@ -87,6 +88,7 @@ class Child:
             buffer=job.settings.publish_buffer,
             fast=job.settings.broker_fast_frames,
             ladder=job.app.ladder,
+            barriers=barriers_of(job.settings),
         )
         self._consumer = ThreadedConsumer(
             self._io,

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amqtask.amqp.ways import Ways
+from amqtask.amqp.ways import Refusal, Ways
+from amqtask.core.barrier import queue_name
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.refusals import Refusals, target_of
+from amqtask.errors import OperationRefused, TopologyConflict
+from amqtask.topology.barrier import barrier_queue
 from amqtask.topology.ladder import STEPS, TICK, Ladder
 
 LADDER = Ladder("shop")
@@ -77,3 +80,40 @@ def test_a_step_that_refuses_is_believed_though_each_try_enters_it_lower(delay: 
 def test_what_goes_past_the_ladder_is_told_apart_by_its_key() -> None:
     first, second = (Publication("x", key, Envelope(b"", Properties())) for key in ("a", "b"))
     assert target_of(first, None) != target_of(second, None)
+
+
+# ---------------------------------------------------------------- barriers
+
+
+def test_a_barrier_is_declared_each_time_and_nothing_of_the_ladder() -> None:
+    ways, name = Ways(LADDER, lambda name: barrier_queue(name, 60.0, "quorum")), queue_name("G")
+    for _ in range(2):
+        assert not ways.open(name, 0.0)
+        paving = ways.pave(name, 0.0)
+        assert next(paving) == (barrier_queue(name, 60.0, "quorum"),)
+        with pytest.raises(StopIteration):
+            paving.send(None)
+
+
+def test_what_goes_to_a_barrier_is_sent_as_it_is() -> None:
+    plan = Publication("", queue_name("G"), Envelope(b"{}", Properties()))
+
+    assert Ways(LADDER).in_time(plan, 100.0, 170.0) == (plan, 100.0)
+    other = Publication("", queue_name("H"), Envelope(b"{}", Properties()))
+    assert target_of(plan, queue_name("G")) != target_of(other, queue_name("H"))
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "error", "says"),
+    [
+        (403, "ACCESS_REFUSED - no", OperationRefused, "grant configure permission for amqtask"),
+        (406, "PRECONDITION_FAILED - inequivalent arg", TopologyConflict, "amqtask.join.G"),
+        (541, "INTERNAL_ERROR", OperationRefused, "not started"),
+    ],
+)
+def test_a_barrier_that_is_refused(code: int, text: str, error: type[Exception], says: str) -> None:
+    paving = Ways(LADDER).pave(queue_name("G"), 0.0)
+    (declaration,) = next(paving)
+    refusal: Refusal = (OperationRefused(code, text), declaration)
+    with pytest.raises(error, match=says):
+        paving.send(refusal)

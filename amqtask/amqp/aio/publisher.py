@@ -30,6 +30,7 @@ from amqtask.errors import (
     MessageError,
 )
 from amqtask.log import get_logger
+from amqtask.topology.barrier import Barriers
 from amqtask.topology.ladder import Ladder
 
 log = get_logger("amqtask.amqp")
@@ -68,6 +69,7 @@ class AioPublisher:
         window: most publishes without a confirm.
         buffer: most publishes handed over and not ended; callers wait when it is full.
         ladder: the delay ladder, for what is published into it.
+        barriers: how the queues of chords are declared.
 
     Attributes:
         name: the connection's name.
@@ -83,8 +85,10 @@ class AioPublisher:
         window: int = 1000,
         buffer: int = 10_000,
         ladder: Ladder | None = None,
+        barriers: Barriers | None = None,
     ) -> None:
         self._ladder = ladder or Ladder()
+        self._barriers = barriers
         self._addresses = tuple(addresses)
         self.name = name
         self._heartbeat = heartbeat
@@ -101,7 +105,7 @@ class AioPublisher:
         self._open = 0  # so much is
         self._line: deque[asyncio.Future[None]] = deque()  # callers that wait for room
         self._admitted = 0  # so many of them have been let in and not run since
-        self._ways = Ways(self._ladder)
+        self._ways = Ways(self._ladder, self._barriers)
         self._outgoing = Outgoing(self._window, self._ways)
         self._paver: asyncio.Task[None] | None = None  # makes the ways through the ladder
         self._timer: asyncio.TimerHandle | None = None  # calls _tick
@@ -136,7 +140,7 @@ class AioPublisher:
             publication: what to send.
             timeout: seconds.
             due_in: for a publication into the delay ladder: the queue it is due in. What that needs on the broker is
-                declared first, unless this publisher has done so already.
+                declared first, unless this publisher has done so already. A chord's barrier is named likewise, and declared.
 
         Raises:
             PublishNacked, Unroutable, PublishBlocked, ConfirmTimeout, ConnectFailed, OperationRefused, EncodeError,

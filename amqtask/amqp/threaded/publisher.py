@@ -35,6 +35,7 @@ from amqtask.errors import (
     EncodeError,
 )
 from amqtask.log import get_logger
+from amqtask.topology.barrier import Barriers
 from amqtask.topology.ladder import Ladder
 
 log = get_logger("amqtask.amqp")
@@ -58,6 +59,7 @@ class ThreadedPublisher:
         buffer: most publishes waiting behind the window; callers wait when it is full.
         fast: whether amqtask's frame codec is used.
         ladder: the delay ladder, for what is published into it.
+        barriers: how the queues of chords are declared.
     """
 
     def __init__(
@@ -72,12 +74,13 @@ class ThreadedPublisher:
         buffer: int,
         fast: bool = True,
         ladder: Ladder | None = None,
+        barriers: Barriers | None = None,
     ) -> None:
         self._io = io
         self._buffer = buffer
         self._fast = fast
         self._inbox: deque[Entry] = deque()  # appended by any thread, drained by the I/O thread
-        ways = Ways(ladder or Ladder())
+        ways = Ways(ladder or Ladder(), barriers)
         self._pump_posted = False  # set by any thread, cleared by the I/O thread
         # Written by the I/O thread; others read its backlog, and whether it is blocked.
         self._outgoing = Outgoing(window, ways)
@@ -115,7 +118,7 @@ class ThreadedPublisher:
             publication: what to send.
             timeout: seconds.
             due_in: for a publication into the delay ladder: the queue it is due in. What that needs on the broker is
-                declared first, unless this publisher has done so already.
+                declared first, unless this publisher has done so already. A chord's barrier is named likewise, and declared.
 
         Raises:
             PublishNacked, Unroutable, PublishBlocked, ConfirmTimeout, ConnectFailed, OperationRefused, EncodeError,
