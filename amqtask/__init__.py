@@ -40,6 +40,7 @@ from amqtask.errors import (
     Directive,
     EncodeError,
     Ignore,
+    IncompleteStream,
     LoginRefused,
     MaxRetriesExceededError,
     MessageError,
@@ -66,7 +67,9 @@ from amqtask.errors import (
 )
 from amqtask.log import get_task_logger
 from amqtask.request import Request, is_aborted
+from amqtask.results.group import GroupResult, ResultSet
 from amqtask.results.handle import AsyncResult, EagerResult
+from amqtask.results.tree import result_from_tuple
 from amqtask.settings import Settings, TaskRoute
 from amqtask.task import AbortableTask, CoroutineTask, Task
 
@@ -93,7 +96,9 @@ __all__ = [
     "Directive",
     "EagerResult",
     "EncodeError",
+    "GroupResult",
     "Ignore",
+    "IncompleteStream",
     "LoginRefused",
     "MaxRetriesExceededError",
     "MessageError",
@@ -107,6 +112,7 @@ __all__ = [
     "RemoteTraceback",
     "Request",
     "ResultError",
+    "ResultSet",
     "ResultTimeout",
     "Retry",
     "RetryPolicy",
@@ -133,6 +139,7 @@ __all__ = [
     "group",
     "is_aborted",
     "maybe_signature",
+    "result_from_tuple",
     "signature",
     "subtask",
     "xmap",

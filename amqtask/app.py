@@ -54,6 +54,7 @@ from amqtask.errors import (
 from amqtask.options import Options, TaskOptions
 from amqtask.request import current
 from amqtask.results import handle
+from amqtask.results.base import ResultBase
 from amqtask.results.loops import running_loop
 from amqtask.results.pending import Awaited, Pending
 from amqtask.results.record import Known, read_reply
@@ -378,9 +379,17 @@ class App:
         """``send_task`` for coroutines."""
         return await self.asend(self._named_call(name, args, kwargs, options, "asend_task"))
 
-    def AsyncResult(self, task_id: str) -> handle.AsyncResult[Any]:  # noqa: N802  # Celery's name for it
-        """A handle for a task that this process sent, by its id. An id it did not send stays PENDING."""
-        return handle.AsyncResult(self._pending.expect(task_id), task_id, None, self.control)
+    def AsyncResult(  # noqa: N802  # Celery's name for it
+        self, task_id: str, *, parent: ResultBase | None = None
+    ) -> handle.AsyncResult[Any]:
+        """A handle for a task that this process sent, by its id. An id it did not send stays PENDING.
+
+        Args:
+            task_id: the task's id.
+            parent: the handle of what came before it in its chain.
+        """
+        entry = self._pending.expect(task_id)
+        return handle.AsyncResult(entry, task_id, None, self.control, parent)
 
     def signature(
         self,

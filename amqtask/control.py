@@ -12,15 +12,12 @@ from typing import Any, Protocol
 
 from amqtask.core.message import Publication
 from amqtask.core.verdicts import Kind, Record, new_event, publication
+from amqtask.results.base import Headers
 
 IDS_MAX = 1000  # ids of one record: more are told in several
 
 Ids = str | Iterable[str]
 Signal = str | int | signals.Signals
-HeaderValue = str | int | float
-Headers = Mapping[
-    str, HeaderValue | Sequence[HeaderValue] | set[HeaderValue] | frozenset[HeaderValue]
-]
 
 
 class Courier(Protocol):

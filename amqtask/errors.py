@@ -28,6 +28,7 @@
     │   │   ├── PublishBlocked            the broker holds publishers back (memory or disk alarm)
     │   │   └── ConfirmTimeout            no confirm within the publish timeout
     │   ├── ResultError
+    │   │   ├── IncompleteStream          what a task started is not known before it has ended
     │   │   ├── ResultTimeout             get(timeout) ran out (a TimeoutError too)
     │   │   └── TaskFailed                the task failed with an exception this process cannot rebuild
     │   ├── WorkerError
@@ -187,6 +188,10 @@ class ConfirmTimeout(BrokerError):
 
 class ResultError(AmqtaskError):
     """A result cannot be had."""
+
+
+class IncompleteStream(ResultError):
+    """A walk over what a task started came to one that has not ended."""
 
 
 class ResultTimeout(ResultError, builtins.TimeoutError):

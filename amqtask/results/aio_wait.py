@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 
 from amqtask.results.loops import running_loop
 from amqtask.results.pending import Awaited
+from amqtask.results.watch import Watch
 
 
 async def wait(awaited: Awaited, timeout: float | None) -> bool:  # noqa: ASYNC109  # the answer is a value, not an error
@@ -49,3 +51,53 @@ async def _settled(awaited: Awaited) -> None:
 def _ring(bell: asyncio.Future[None]) -> None:
     if not bell.done():
         bell.set_result(None)
+
+
+async def arrivals(
+    entries: Sequence[Awaited | None],
+    timeout: float | None,  # noqa: ASYNC109  # the answer is a value, not an error
+) -> AsyncIterator[int | None]:
+    """``watch.arrivals`` for coroutines. However many arrive together, the loop is woken once."""
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    bell: asyncio.Future[None] | None = None
+    rung = False
+
+    def wake() -> None:
+        if bell is not None:
+            _ring(bell)
+
+    def ring() -> None:
+        nonlocal rung
+        if rung:
+            return
+        rung = True
+        if running_loop() is loop:
+            wake()
+            return
+        try:
+            loop.call_soon_threadsafe(wake)
+        except RuntimeError:
+            pass  # the loop has closed, and with it whoever waited
+
+    watch = Watch(entries, ring)
+    try:
+        watch.start()
+        while watch.left:
+            rung = False  # before the look: what comes after it rings again
+            index = watch.next()
+            if index is not None:
+                yield index
+                continue
+            bell = loop.create_future()
+            if rung:
+                continue
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await bell
+            except TimeoutError:
+                if not rung:
+                    yield None
+                    return
+    finally:
+        watch.close()

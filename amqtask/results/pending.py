@@ -117,6 +117,10 @@ class Awaited:
                 self.error = error
         self._wake()
 
+    def sibling(self, task_id: str) -> Awaited:
+        """The entry of another task in the same table."""
+        return self._table.expect(task_id)
+
     def forget(self) -> None:
         """Drop what is known."""
         with self._folding, self._table.lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Sequence
 from typing import Any
 
 import msgspec
@@ -21,11 +21,15 @@ from amqtask.errors import MessageError
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What is known of one task: its state; the return value, exception or progress; the remote traceback."""
+    """What is known of one task: its state; the return value, exception or progress; the remote traceback.
+
+    ``children`` are what it started, each in Celery's tuple form.
+    """
 
     state: str
     value: Any = None
     traceback: str | None = None
+    children: Sequence[object] = ()
 
     @property
     def final(self) -> bool:
@@ -53,7 +57,7 @@ def read_reply(
     except MessageError as error:
         return Known(FAILURE, error)
     if record.status not in EXCEPTION_STATES:
-        return Known(record.status, record.result, record.traceback)
+        return Known(record.status, record.result, record.traceback, record.children)
     rebuilt = exception_from_wire(record.result, import_from=import_from)
     attach_remote_traceback(rebuilt, record.traceback)
-    return Known(record.status, rebuilt, record.traceback)
+    return Known(record.status, rebuilt, record.traceback, record.children)

@@ -1,0 +1,313 @@
+"""What every handle has in common: what came before it, what it started, and the walks over that tree.
+
+The walks are iterative: a chain of a thousand links is a tree a thousand deep.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from amqtask.errors import IncompleteStream
+from amqtask.results.pending import Awaited
+
+HeaderValue = str | int | float
+Headers = Mapping[
+    str, HeaderValue | Sequence[HeaderValue] | set[HeaderValue] | frozenset[HeaderValue]
+]
+
+
+class Control(Protocol):
+    """What a handle needs of its app to tell the workers about its task."""
+
+    def revoke(
+        self, task_id: str | Iterable[str], *, terminate: bool = ..., signal: str | int = ...
+    ) -> None:
+        """Have tasks not run."""
+        ...
+
+    async def arevoke(
+        self, task_id: str | Iterable[str], *, terminate: bool = ..., signal: str | int = ...
+    ) -> None:
+        """``revoke`` for coroutines."""
+        ...
+
+    def revoke_by_stamped_headers(
+        self, headers: Headers, *, terminate: bool = ..., signal: str | int = ...
+    ) -> None:
+        """Have the tasks with one of these stamps or headers not run."""
+        ...
+
+    async def arevoke_by_stamped_headers(
+        self, headers: Headers, *, terminate: bool = ..., signal: str | int = ...
+    ) -> None:
+        """``revoke_by_stamped_headers`` for coroutines."""
+        ...
+
+    def abort(self, task_id: str) -> None:
+        """Ask the task to stop."""
+        ...
+
+    async def aabort(self, task_id: str) -> None:
+        """``abort`` for coroutines."""
+        ...
+
+
+class ResultBase(ABC):
+    """A handle: of one task, of one that ran in place, or of several together. Any thread and any event loop.
+
+    Attributes:
+        parent: the handle of what came before it in its chain, ``None`` for the first.
+    """
+
+    __slots__ = ()
+
+    parent: ResultBase | None
+
+    @property
+    @abstractmethod
+    def called(self) -> str:
+        """What it is called in messages: the task's name and id, or the group's id."""
+
+    @property
+    @abstractmethod
+    def children(self) -> list[ResultBase] | None:
+        """What it started, as far as it is known here; the members of a group."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether it has ended."""
+
+    @abstractmethod
+    def get(self, timeout: float | None = None, propagate: bool = True) -> Any:
+        """Wait for the end and return the value."""
+
+    @abstractmethod
+    async def aget(self, timeout: float | None = None, propagate: bool = True) -> Any:  # noqa: ASYNC109  # the twin of get
+        """``get`` for coroutines."""
+
+    @abstractmethod
+    def outcome(self, propagate: bool = True) -> Any:
+        """What ``get`` comes to, without waiting: for what has ended."""
+
+    @abstractmethod
+    def leaves(self) -> Iterator[Leaf]:
+        """The handles of single tasks it consists of, in order."""
+
+    @abstractmethod
+    def as_tuple(self) -> Any:
+        """Itself and what came before it as nested tuples of ids, Celery's form; ``result_from_tuple`` reads it."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop what is known of it and of what came before it."""
+
+    @abstractmethod
+    def revoke(self, *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
+        """Have it not run (again)."""
+
+    # ------------------------------------------------------------ what came before
+
+    def ancestors(self) -> Iterator[ResultBase]:
+        """What came before it in its chain, nearest first."""
+        node = self.parent
+        while node is not None:
+            yield node
+            node = node.parent
+
+    # ------------------------------------------------------------ what follows
+
+    def iterdeps(
+        self, intermediate: bool = False
+    ) -> Iterator[tuple[ResultBase | None, ResultBase]]:
+        """This handle and all that it and they started, as ``(parent, handle)``, breadth first.
+
+        Args:
+            intermediate: go on where something has not ended, without what it may start yet.
+
+        Raises:
+            IncompleteStream: something has not ended, and ``intermediate`` is false.
+        """
+        waiting: deque[tuple[ResultBase | None, ResultBase]] = deque([(None, self)])
+        while waiting:
+            parent, node = waiting.popleft()
+            yield parent, node
+            if not node.ready() and not intermediate:
+                raise IncompleteStream(
+                    f"{node.called} has not ended, and so what it starts is not known; wait with get(), "
+                    "or look with intermediate=True."
+                )
+            waiting.extend((node, child) for child in node.children or ())
+
+    def collect(
+        self, intermediate: bool = False, timeout: float | None = None, propagate: bool = True
+    ) -> Iterator[tuple[ResultBase, Any]]:
+        """Wait for this and for all that it started in turn, as ``(handle, value)``.
+
+        Args:
+            intermediate: as in ``iterdeps``.
+            timeout: seconds to wait for each.
+            propagate: as in ``get``.
+
+        Raises:
+            Exception: as ``get``.
+        """
+        for _, node in self.iterdeps(intermediate):
+            yield node, node.get(timeout, propagate)
+
+    async def acollect(
+        self,
+        intermediate: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109  # the twin of collect
+        propagate: bool = True,
+    ) -> AsyncIterator[tuple[ResultBase, Any]]:
+        """``collect`` for coroutines."""
+        for _, node in self.iterdeps(intermediate):
+            yield node, await node.aget(timeout, propagate)
+
+    def get_leaf(self, timeout: float | None = None, propagate: bool = True) -> Any:
+        """Wait for all that was started, and return the value of the last.
+
+        Args:
+            timeout: seconds to wait for each.
+            propagate: as in ``get``.
+        """
+        value = None
+        for _, value in self.collect(timeout=timeout, propagate=propagate):  # noqa: B007  # the last one counts
+            pass
+        return value
+
+    async def aget_leaf(self, timeout: float | None = None, propagate: bool = True) -> Any:  # noqa: ASYNC109  # the twin of get_leaf
+        """``get_leaf`` for coroutines."""
+        value = None
+        async for _, value in self.acollect(timeout=timeout, propagate=propagate):  # noqa: B007  # the last one counts
+            pass
+        return value
+
+
+class Leaf(ResultBase):
+    """The handle of one task.
+
+    Attributes:
+        id: the task's id.
+        name: the task's name, when it is known.
+    """
+
+    __slots__ = ()
+
+    id: str
+    name: str | None
+
+    @property
+    def called(self) -> str:
+        """The task's name and id, as in messages."""
+        return f"{self.name}[{self.id}]" if self.name else self.id
+
+    @property
+    @abstractmethod
+    def entry(self) -> Awaited | None:
+        """The entry in the table of awaited results; ``None`` when nothing is awaited."""
+
+    @property
+    @abstractmethod
+    def control(self) -> Control | None:
+        """The way to the workers; ``None`` when there is nothing to tell them.
+
+        Raises:
+            RuntimeError: the handle belongs to no app.
+        """
+
+    @property
+    @abstractmethod
+    def state(self) -> str:
+        """The best known state."""
+
+    @property
+    @abstractmethod
+    def meta(self) -> dict[str, Any]:
+        """What is known, by Celery's names: ``task_id status result traceback children``."""
+
+    @property
+    @abstractmethod
+    def failure(self) -> BaseException | None:
+        """Why it failed or was revoked, ``None`` when it has not, as far as it is known."""
+
+    @abstractmethod
+    def may_wait(self, *, blocks: bool = True) -> None:
+        """Look whether waiting can end.
+
+        Args:
+            blocks: whether the thread waits; a coroutine does not block it.
+
+        Raises:
+            RuntimeError: in an event loop or on the I/O thread, where the thread must not wait, or in a fork.
+        """
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Itself."""
+        yield self
+
+    def as_tuple(self) -> Any:
+        """Itself and what came before it as nested tuples of ids, Celery's form; ``result_from_tuple`` reads it."""
+        return form_of(self)
+
+    def as_list(self) -> list[str]:
+        """Its id and those of what came before it, nearest first; of a group on the way also its members'."""
+        return ids_of(self)
+
+    def maybe_throw(self, propagate: bool = True) -> Any:
+        """Raise why it failed, if it has; else return what is known of its result. Never waits."""
+        failure = self.failure
+        if failure is not None and propagate:
+            raise failure.with_traceback(None)
+        return self.meta["result"]
+
+    maybe_reraise = maybe_throw
+
+
+L_co = TypeVar("L_co", bound=Leaf, covariant=True)
+
+
+class Handles(Protocol[L_co]):
+    """What makes the handle of a task from its id: an ``App``."""
+
+    def AsyncResult(self, task_id: str, *, parent: ResultBase | None = None) -> L_co:  # noqa: N802  # Celery's name for it
+        """The handle of a task that this process sent."""
+        ...
+
+
+class Several(ResultBase):
+    """A handle of several."""
+
+    __slots__ = ()
+
+    id: str | None
+    results: list[ResultBase]
+
+
+def form_of(node: ResultBase) -> Any:
+    """Celery's tuple form of a handle: ``((id, parent's form or None), members' forms or None)``."""
+    form: Any = None
+    for each in reversed((node, *node.ancestors())):
+        if isinstance(each, Several):
+            form = ((each.id, form), [form_of(member) for member in each.results])
+        else:
+            assert isinstance(each, Leaf)
+            form = ((each.id, form), None)
+    return form
+
+
+def ids_of(node: ResultBase) -> list[str]:
+    """The ids of a handle and of what came before it, nearest first."""
+    found: list[str] = []
+    for each in (node, *node.ancestors()):
+        if isinstance(each, Leaf):
+            found.append(each.id)
+        else:
+            assert isinstance(each, Several)
+            if each.id is not None:
+                found.append(each.id)
+            found += [leaf.id for leaf in each.leaves()]
+    return found
