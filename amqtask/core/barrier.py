@@ -36,6 +36,8 @@ MORE = "amqtask-more"  # header of the word of one part more: that part's task i
 ADDED = -1
 """The index of a part that was added while the chord ran: it is known by its task id, and its result comes last."""
 
+AROUND = 1024  # bytes that a result record takes at most, about, beside the value in it
+
 
 def queue_name(group: str) -> str:
     """The name of the queue in which the parts of a chord gather."""
@@ -196,13 +198,18 @@ class Tally:
     """Counts what a barrier's queue holds, message by message. Keeps one body for each part.
 
     A part that is there twice counts once, and a success beats a failure: a part that was given up and then did end well, or
-    one that ran again. The tags of what counts for nothing are ``spare``.
+    one that ran again. The tags of what counts for nothing are ``spare``. Once the bodies are more than the body of the chord could
+    ever carry, they are let go of, and the chord cannot be completed.
 
     Args:
         group: the chord.
+        limits: ``message_max_bytes`` bounds what is kept, but for what a record has around its value.
     """
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, group: str, limits: codec.Limits = codec.LIMITS) -> None:
+        self._limits = limits
+        self._bytes = 0
+        self._too_large = False
         self.group = group
         self.spare: list[int] = []
         self.held = 0  # messages seen
@@ -244,6 +251,14 @@ class Tally:
             del self._failed[key]
         if not note.ok:
             self._failed[key] = None
+        self._bytes += max(0, len(body) - AROUND)
+        if self._bytes > self._limits.message_max_bytes and not self._too_large:
+            self._too_large = True
+            for each, (kept, its, _) in self._parts.items():
+                if each not in self._failed:
+                    self._parts[each] = (kept, its, b"")
+        if self._too_large and note.ok:
+            body = b""
         self._parts[key] = (tag, properties, body)
 
     @property
@@ -267,16 +282,13 @@ class Tally:
         """How many messages there are when each part is there once; 0 without a plan."""
         return 0 if self._plan is None else 1 + self._size + 2 * len(self._added)
 
-    def conclude(
-        self, *, accept: Container[str] = codec.ACCEPT, limits: codec.Limits = codec.LIMITS
-    ) -> Ending | None:
+    def conclude(self, accept: Container[str] = codec.ACCEPT) -> Ending | None:
         """What the chord has come to, in a state that ends it; ``None`` when its plan cannot be read. Consumes the tally.
 
         Bodies are let go of as they are read, so that values and bytes are not there together.
 
         Args:
             accept: names or mime types of the serializers that may be read.
-            limits: sizes that a body may have.
         """
         assert self._plan is not None
         try:
@@ -291,11 +303,19 @@ class Tally:
             first = min(self._failed, key=_order)
             _, properties, body = parts[first]
             parts.clear()
-            return Broken(self.group, plan, self._part(first, properties, body, accept, limits))
+            return Broken(self.group, plan, self._part(first, properties, body, accept))
+        if self._too_large:
+            error = PayloadTooLarge(
+                f"The results of the {len(parts)} parts of chord {self.group} are above message_max_bytes "
+                f"({self._limits.message_max_bytes}) together, and its body takes them in one message; "
+                "store the data elsewhere and return references to it."
+            )
+            parts.clear()
+            return Unable(self.group, plan, error)
         results = []
         for key in (*range(self._size), *self._added):
             _, properties, body = parts.pop(key)
-            part = self._part(key, properties, body, accept, limits)
+            part = self._part(key, properties, body, accept)
             if part.state != SUCCESS:
                 parts.clear()
                 return Broken(self.group, plan, part)
@@ -308,11 +328,10 @@ class Tally:
         properties: Properties,
         body: bytes,
         accept: Container[str],
-        limits: codec.Limits,
     ) -> Part:
         index = key if isinstance(key, int) else ADDED
         try:
-            record = decode_result(properties, body, accept=accept, limits=limits)
+            record = decode_result(properties, body, accept=accept, limits=self._limits)
         except AmqtaskError as error:
             task_id = properties.correlation_id or ""
             return Part(

@@ -14,6 +14,7 @@ from amqtask.core.barrier import (
     Kind,
     State,
     Tally,
+    Unable,
     more_message,
     part_message,
     plan_message,
@@ -161,6 +162,18 @@ def test_a_plan_above_the_limit_is_refused() -> None:
         plan_message(Barrier("g", 1, {"body": "x" * 200}), limits=limits)
     with pytest.raises(EncodeError, match="chord g"):
         plan_message(Barrier("g", 1, {"body": object()}))
+
+
+def test_results_that_no_message_could_carry_are_let_go_of() -> None:
+    tally = Tally("g", codec.Limits(message_max_bytes=10_000))
+    for tag, each in enumerate((plan(20), *(part(i, "x" * 3_000) for i in range(20))), 1):
+        tally.add(tag, each.envelope.properties, each.envelope.body)
+
+    assert tally.state is State.COMPLETE
+    ending = tally.conclude()
+    assert isinstance(ending, Unable)
+    assert isinstance(ending.error, PayloadTooLarge)
+    assert "20 parts of chord g" in str(ending.error)
 
 
 @given(st.data())

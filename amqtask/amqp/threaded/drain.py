@@ -1,0 +1,568 @@
+"""One drain of a chord's barrier: everything in its queue is taken, and the chord concluded or everything given back.
+
+A barrier's queue has one active consumer. Who drains it has all that is in it or waits for its turn, and what it does is one
+transaction: what follows is published and every message acked, or nothing has happened. So a process that is killed here
+leaves the chord as it was, or concluded.
+
+Everything runs on the I/O thread, but for reading results and making the body of them, which may take long and runs users'
+code: a thread of its own does that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import pika.exceptions
+
+from amqtask.amqp import failures, frames
+from amqtask.amqp.threaded.connection import Connection
+from amqtask.amqp.threaded.consumer import from_pika
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.core.barrier import Ending, Kind, State, Tally, Unable, queue_name
+from amqtask.core.codec import Limits
+from amqtask.core.message import Properties, Publication
+from amqtask.core.outcome import Send, Sequel
+from amqtask.core.workflow import Part
+from amqtask.errors import AmqtaskError, ConnectionLost, DecodeError, OperationRefused
+from amqtask.log import get_logger
+
+log = get_logger("amqtask.amqp")
+
+QUIET = 0.05  # seconds without a message after which the broker is asked whether there are more
+ASK_AGAIN = (
+    0.5  # seconds before a drain that has got nothing asks whether its turn has come; doubles
+)
+ASK_AGAIN_CAP = 8.0
+ANSWER_WITHIN = 20.0  # seconds the broker gets for each answer but a commit
+COMMIT_WITHIN = 60.0
+ROUNDS = 3  # transactions, for what could not be routed and for what could not even be told
+
+PROBE = "amqtask-probe"
+PROBE_TTL = "60000"  # ms
+
+
+class Concluder(Protocol):
+    """What says what follows from the end of a chord. Called in any thread; must neither block nor raise for long."""
+
+    def conclude(self, ending: Ending) -> Sequel:
+        """What follows; an error means that the body cannot be started, and asks again with ``Unable``."""
+        ...
+
+    def refused(self, started: object, error: Exception) -> Sequel:
+        """What follows instead of a send that could not be published."""
+        ...
+
+
+class Context(Protocol):
+    """What drains of one child share."""
+
+    io: IoThread
+    connection: Connection
+    concluder: Concluder
+    accept: frozenset[str]
+    limits: Limits
+    ghost_within: float
+
+    def pave(self, queue: str, on_end: Callable[[AmqtaskError | None], None]) -> None:
+        """Make sure that a queue can be reached through the delay ladder."""
+        ...
+
+    def plan(self, send: Send, on_settled: Callable[[Exception | None], None]) -> None:
+        """Publish a plan of another barrier by the publisher, confirmed."""
+        ...
+
+    def started(self, number: int, drain: Drain) -> None:
+        """Deliveries on this channel are the drain's."""
+        ...
+
+
+class Result:
+    """How a drain has ended."""
+
+
+class Concluded(Result):
+    """The chord has ended, by us or by somebody else; ``parts`` are of outer chords, to be looked at."""
+
+    def __init__(self, parts: Sequence[Part] = ()) -> None:
+        self.parts = parts
+
+
+class GivenBack(Result):
+    """It is not complete, or only the plan was looked for: so many messages are ready after we gave them back.
+
+    Another drain makes sense when ``needed`` are.
+    """
+
+    def __init__(self, ready: int, needed: int, *, peeked: bool) -> None:
+        self.ready = ready
+        self.needed = needed
+        self.peeked = peeked
+
+
+class Interrupted(Result):
+    """Nothing has been done, or nobody knows whether it has: begin anew."""
+
+
+class Refused(Result):
+    """The broker took what follows for an error, and nothing has been done."""
+
+    def __init__(self, error: OperationRefused) -> None:
+        self.error = error
+
+
+class Drain:
+    """Drains one barrier once. ``begin``, then ``on_end`` is called once, unless ``drop`` comes before.
+
+    Args:
+        context: what is shared.
+        group: the chord.
+        ready: how many messages its queue held when it was looked at.
+        peek: only look whether the plan is there, and give it back: then nobody else holds the parts.
+        unable: why the body cannot be started, when the broker has said so before.
+        drop: nothing that follows can be sent, not even that: only end it.
+        on_end: told the end.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        group: str,
+        ready: int,
+        *,
+        peek: bool,
+        unable: Exception | None = None,
+        drop: bool = False,
+        on_end: Callable[[Result], None],
+    ) -> None:
+        self._context = context
+        self._io = context.io
+        self._queue = queue_name(group)
+        self._group = group
+        self._ready = ready
+        self._peek = peek
+        self._unable = unable
+        self._drop = drop
+        self._on_end = on_end
+        self._tally = Tally(group, context.limits)
+        self._channel: Any = None
+        self._tag = ""
+        self._timer: Any = None
+        self._last = 0  # delivery tag
+        self._late: list[int] = []  # delivered after we had asked to get no more
+        self._seen = -1  # messages held when we last looked
+        self._pause = ASK_AGAIN
+        self._since = 0.0  # when the first message came
+        self._filling = True
+        self._leaving = False
+        self._over = False
+        self._rounds = 0
+        self._returned: list[tuple[str, str, str | None, str]] = []
+        self._outer: list[Part] = []
+
+    # ------------------------------------------------------------ begin and end
+
+    def begin(self) -> None:
+        """Open a channel and consume."""
+        try:
+            channel: Any = self._context.connection.raw.channel(on_open_callback=self._opened)
+        except pika.exceptions.ConnectionWrongStateError:
+            self._end(Interrupted())  # it closes at this moment
+            return
+        self._channel = channel
+        channel.add_on_close_callback(self._closed)
+        self._wait(ANSWER_WITHIN, self._overdue)
+
+    def drop(self) -> None:
+        """Forget about it: its connection has gone, or we are closing. ``on_end`` will not be called."""
+        self._over = True
+        self._stop_timer()
+
+    def _end(self, result: Result) -> None:
+        if self._over:
+            return
+        self.drop()
+        if self._channel is not None and self._channel.is_open:
+            self._channel.close(0, "done")
+        self._on_end(result)
+
+    def _closed(self, channel: Any, reason: Exception) -> None:
+        if self._over or channel is not self._channel:
+            return
+        if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            self._end(Interrupted())
+        elif self._filling and reason.reply_code == failures.NOT_FOUND:
+            self._end(Concluded())
+        elif self._filling or self._leaving:
+            log.warning("a barrier cannot be drained", queue=self._queue, reason=reason.reply_text)
+            self._end(Interrupted())
+        else:
+            self._end(Refused(OperationRefused(reason.reply_code, reason.reply_text)))
+
+    def _overdue(self) -> None:
+        self._context.connection.drop()  # which ends all drains, and begins them anew
+
+    def _wait(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self._io.call_later(seconds, callback)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._io.cancel(self._timer)
+            self._timer = None
+
+    # ------------------------------------------------------------ filling
+
+    def _opened(self, channel: Any) -> None:
+        if self._over:
+            channel.close(0, "not needed")
+            return
+        self._context.started(int(channel.channel_number), self)
+        channel.add_on_cancel_callback(self._cancelled)
+        channel.add_on_return_callback(self._on_return)
+        channel.tx_select()
+        if self._peek:
+            channel.basic_qos(prefetch_count=1)
+        self._tag = channel.basic_consume(
+            self._queue, self._delivered_by_pika, callback=self._consumes
+        )
+
+    def _consumes(self, _frame: object) -> None:
+        if not self._over and self._filling:
+            self._wait(QUIET, self._quiet)
+
+    def _cancelled(self, _frame: object) -> None:
+        """The queue has gone, most often because somebody else has concluded the chord."""
+        if self._filling or self._leaving:
+            self._end(Interrupted())  # the next look tells
+
+    def _delivered_by_pika(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        self._took(method.delivery_tag, from_pika(properties), body)
+
+    def delivered(self, deliver: frames.Deliver) -> None:
+        """A message, by our own codec."""
+        try:
+            properties = frames.decode_properties(deliver.header)
+        except DecodeError:
+            properties = Properties()
+        self._took(deliver.tag, properties, deliver.body)
+
+    def _took(self, tag: int, properties: Properties, body: bytes) -> None:
+        if self._over:
+            return
+        if not self._filling:
+            if self._leaving:
+                self._late.append(tag)
+            return  # else: what comes after the end counts no more, and goes with the queue
+        if not self._last:
+            self._since = time.monotonic()
+        self._last = tag
+        note = self._tally.add(tag, properties, body)
+        if self._peek:
+            if note.kind is Kind.PLAN:
+                self._leave()
+            else:
+                self._widen()
+            return
+        held = self._tally.held
+        if held >= self._ready or held >= self._tally.messages > 0:
+            self._judge()
+
+    def _judge(self) -> None:
+        state = self._tally.state
+        if state is State.COMPLETE or (state is State.FAILED and self._tally.held >= self._ready):
+            self._conclude()
+
+    def _widen(self) -> None:
+        """What came first is not the plan: everything must be looked at to know where that is."""
+        channel, self._channel = self._channel, None
+        self._peek = False
+        self._tally, self._last = Tally(self._group, self._context.limits), 0
+        self._stop_timer()
+        again = self._again
+        channel.add_on_close_callback(lambda *_: again())
+        channel.close(0, "looking at all of it")
+
+    def _again(self) -> None:
+        if self._over:
+            return
+        if self._context.connection.channel is None:
+            self._end(Interrupted())
+        else:
+            self.begin()
+
+    def _quiet(self) -> None:
+        """Nothing has come for a moment: is that all there is?"""
+        held = self._tally.held
+        if held != self._seen:
+            self._seen = held
+            self._wait(QUIET, self._quiet)
+            return
+        if not held:
+            # Somebody else has it all, and we wait for our turn; or it is empty. Our own message tells.
+            self._probe()
+            self._wait(self._pause, self._quiet)
+            self._pause = min(2 * self._pause, ASK_AGAIN_CAP)
+            return
+        self._wait(ANSWER_WITHIN, self._overdue)
+        self._channel.queue_declare(self._queue, passive=True, callback=self._counted)
+
+    def _probe(self) -> None:
+        channel: Any = self._context.connection.channel
+        if channel is not None and channel.is_open:
+            header = frames.encode_properties(
+                Properties(headers={PROBE: self._group}, expiration=PROBE_TTL)
+            )
+            self._publish(int(channel.channel_number), self._queue, header, b"")
+
+    def _counted(self, frame: Any) -> None:
+        if self._over or not self._filling:
+            return
+        if frame.method.message_count or self._tally.held != self._seen:
+            self._wait(QUIET, self._quiet)  # there are more on their way
+            return
+        match self._tally.state:
+            case State.COMPLETE | State.FAILED:
+                self._conclude()
+            case State.INCOMPLETE:
+                self._leave()
+            case State.NO_PLAN:
+                # Its chord has been concluded, by a process that was killed before it could delete the queue. Or the plan is
+                # with a process that has vanished, which the broker does not know yet.
+                if time.monotonic() - self._since >= self._context.ghost_within:
+                    self._delete()
+                else:
+                    self._wait(min(1.0, self._context.ghost_within / 4), self._quiet)
+
+    # ------------------------------------------------------------ giving back
+
+    def _leave(self) -> None:
+        """Give back what counts, drop what counts for nothing, and tell how many are ready then.
+
+        The cancel goes first: between it and the rest we hold all there is, or nothing.
+        """
+        self._filling, self._leaving = False, True
+        channel = self._channel
+        self._wait(ANSWER_WITHIN, self._overdue)
+        channel.basic_cancel(self._tag, callback=self._left)
+        for tag in self._tally.spare:
+            channel.basic_ack(tag)
+        if len(self._tally.spare) < self._tally.held:
+            channel.basic_nack(self._last, multiple=True, requeue=True)
+
+    def _left(self, _frame: object) -> None:
+        if self._over:
+            return
+        for tag in self._late:
+            self._channel.basic_nack(tag, requeue=True)
+        self._channel.tx_commit(callback=self._gave_back)
+
+    def _gave_back(self, _frame: object) -> None:
+        """A quorum queue counts what was given back a moment later; a message behind it has its confirm when that is over."""
+        if self._over:
+            return
+        header = frames.encode_properties(Properties(headers={PROBE: self._group}, expiration="0"))
+        self._publish(int(self._channel.channel_number), self._queue, header, b"")
+        self._channel.tx_commit()
+        self._channel.queue_declare(self._queue, passive=True, callback=self._remain)
+
+    def _remain(self, frame: Any) -> None:
+        # one of them is the message behind
+        ready, tally = max(0, frame.method.message_count - 1), self._tally
+        needed = tally.messages
+        if (
+            not self._peek
+        ):  # parts that nobody expects are given back, too: only what is new is worth another drain
+            needed = max(needed, tally.held - len(tally.spare) + 1)
+        self._end(GivenBack(ready, needed, peeked=self._peek))
+
+    def _publish(self, channel: int, queue: str, header: bytes, body: bytes) -> None:
+        raw = self._context.connection.raw
+        raw.send(
+            frames.encode_publish(
+                channel, "", queue, header, body, raw.params.frame_max, mandatory=False
+            )
+        )
+
+    # ------------------------------------------------------------ concluding
+
+    def _conclude(self) -> None:
+        self._filling = False
+        self._stop_timer()
+        threading.Thread(
+            target=self._think, name=f"amqtask-join-{self._group[:8]}", daemon=True
+        ).start()
+
+    def _think(self) -> None:
+        """Read the results and make of them what follows. A thread of its own."""
+        sequel: Sequel | None = None
+        try:
+            ending = self._tally.conclude(self._context.accept)
+            if ending is None or self._drop:
+                log.error("a chord cannot be concluded and is dropped", group=self._group)
+            else:
+                if self._unable is not None:
+                    ending = Unable(ending.group, ending.plan, self._unable)
+                sequel = self._follows(ending)
+        except Exception:  # whatever it is, the tasks that wait for this must end
+            log.exception("a chord could not be concluded and is dropped", group=self._group)
+        follows = Sequel() if sequel is None else sequel
+        self._io.post(lambda: self._prepare(follows))
+
+    def _follows(self, ending: Ending) -> Sequel:
+        concluder = self._context.concluder
+        if isinstance(ending, Unable):
+            return concluder.conclude(ending)
+        try:
+            return concluder.conclude(ending)
+        except Exception as error:  # noqa: BLE001  # it fails the body, as it would have failed a task
+            return concluder.conclude(Unable(ending.group, ending.plan, error))
+
+    def _prepare(self, sequel: Sequel) -> None:
+        """Have the plans of inner barriers confirmed and the ways of delayed sends open, then commit."""
+        if self._over:
+            return
+        wanted = {send.due_in: None for send in sequel.sends if send.due_in}
+        pending = len(sequel.plans) + len(wanted) + 1
+        instead, lost = Sequel(), False
+
+        def one() -> None:
+            nonlocal pending
+            pending -= 1
+            if pending or self._over:
+                return
+            if lost:
+                self._end(Interrupted())
+            elif instead:
+                kept = tuple(send for send in sequel.sends if send.due_in not in broken)
+                rest = Sequel((), kept, sequel.results, sequel.parts)
+                self._prepare(rest + instead)
+            else:
+                self._commit(sequel)
+
+        broken: dict[str | None, AmqtaskError] = {}
+
+        def planned(send: Send, error: Exception | None) -> None:
+            nonlocal instead, lost
+            if isinstance(error, ConnectionLost):
+                lost = True
+            elif error is not None:
+                instead += self._instead(send, error)
+            one()
+
+        def paved(queue: str, error: AmqtaskError | None) -> None:
+            nonlocal instead, lost
+            if isinstance(error, ConnectionLost):
+                lost = True
+            elif error is not None:
+                broken[queue] = error
+                for send in sequel.sends:
+                    if send.due_in == queue:
+                        instead += self._instead(send, error)
+            one()
+
+        for send in sequel.plans:
+            self._context.plan(send, partial(planned, send))
+        for queue in wanted:
+            assert queue is not None
+            self._context.pave(queue, partial(paved, queue))
+        one()
+
+    def _instead(self, send: Send, error: Exception) -> Sequel:
+        log.error(
+            "what follows a chord cannot be started and fails", group=self._group, reason=str(error)
+        )
+        if send.started is None:
+            return Sequel()
+        try:
+            return self._context.concluder.refused(send.started, error)
+        except Exception:
+            log.exception("a chord's follower could not be failed", group=self._group)
+            return Sequel()
+
+    def _commit(self, sequel: Sequel) -> None:
+        """Publish all that follows and ack all that is here, in one transaction."""
+        channel, raw = self._channel, self._context.connection.raw
+        number, frame_max = int(channel.channel_number), raw.params.frame_max
+        chunks: list[bytes] = []
+        instead = Sequel()
+        sends: list[Send] = []
+
+        def add(publication: Publication) -> None:
+            properties = publication.envelope.properties
+            chunks.append(
+                frames.encode_publish(
+                    number,
+                    publication.exchange,
+                    publication.routing_key,
+                    publication.header or frames.encode_properties(properties),
+                    publication.envelope.body,
+                    frame_max,
+                    publication.mandatory,
+                )
+            )
+
+        for send in sequel.sends:
+            try:
+                add(send.publication)
+            except AmqtaskError as error:
+                instead += self._instead(send, error)
+            else:
+                sends.append(send)
+        self._rounds += 1
+        if instead and self._rounds <= ROUNDS:
+            self._prepare(Sequel((), tuple(sends), sequel.results, sequel.parts) + instead)
+            return
+        for publication in (*sequel.results, *(part.publication for part in sequel.parts)):
+            try:
+                add(publication)
+            except AmqtaskError as error:
+                log.error(
+                    "what follows a chord cannot be sent", group=self._group, reason=str(error)
+                )
+        self._outer += [part.part for part in sequel.parts]
+        self._wait(COMMIT_WITHIN, self._overdue)
+        self._returned = []
+        for data in frames.joined(chunks):
+            raw.send(data)
+        if self._last:
+            channel.basic_ack(0, multiple=True)
+            self._last = 0
+        channel.tx_commit(callback=lambda _frame: self._committed(sends))
+
+    def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
+        self._returned.append(
+            (
+                method.exchange,
+                method.routing_key,
+                properties.correlation_id,
+                f"{method.reply_code} {method.reply_text}",
+            )
+        )
+
+    def _committed(self, sends: list[Send]) -> None:
+        """It is done. What no queue took cannot be taken back any more: what that means is told in another transaction."""
+        if self._over:
+            return
+        returned = {(exchange, key, task): why for exchange, key, task, why in self._returned}
+        instead = Sequel()
+        for send in sends:
+            publication = send.publication
+            task_id = publication.envelope.properties.correlation_id
+            why = returned.get((publication.exchange, publication.routing_key, task_id))
+            if why is not None:
+                instead += self._instead(send, failures.unroutable(publication, why))
+        if instead and self._rounds <= ROUNDS:
+            self._prepare(instead)
+        else:
+            self._delete()
+
+    def _delete(self) -> None:
+        self._filling = False
+        self._wait(ANSWER_WITHIN, self._overdue)
+        self._channel.queue_delete(
+            self._queue, callback=lambda _frame: self._end(Concluded(self._outer))
+        )

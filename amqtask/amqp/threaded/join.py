@@ -1,0 +1,424 @@
+"""Brings chords together: looks whether all parts of one are there, and concludes it when they are.
+
+Whoever has put something into a barrier's queue looks at it afterwards. A look is a question for the number of messages; only
+when there are enough of them, or a part has failed, or a part has come for a second time, is the queue drained. What happens
+then, and why a process may die at any moment of it, is told in ``drain``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from amqtask.amqp import failures
+from amqtask.amqp.address import Address
+from amqtask.amqp.threaded.connection import Connection
+from amqtask.amqp.threaded.drain import (
+    Concluded,
+    Concluder,
+    Drain,
+    GivenBack,
+    Refused,
+    Result,
+)
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.amqp.threaded.paver import Paver
+from amqtask.amqp.threaded.publisher import ThreadedPublisher
+from amqtask.amqp.ways import Ways
+from amqtask.core import codec
+from amqtask.core.backoff import exponential
+from amqtask.core.barrier import queue_name
+from amqtask.core.outcome import Send
+from amqtask.core.result import SUCCESS
+from amqtask.errors import AmqtaskError, BrokerError, ConnectionLost, OperationRefused
+from amqtask.log import get_logger
+from amqtask.topology.ladder import Ladder
+
+log = get_logger("amqtask.amqp")
+
+REOPEN_CAP = (
+    0.02  # seconds: a chord that is over closes the channel, which must not hold up the others
+)
+LOOK_WITHIN = 20.0  # seconds the broker gets for a count
+PAUSE = 0.1  # seconds before another look when the broker could not or would not answer; doubles
+PAUSE_CAP = 5.0
+MOST_DRAINS = 8  # at a time, each with the results of a chord in memory; more wait
+REFUSALS = 2  # of what follows a chord, before it is dropped
+
+OnDone = Callable[[Exception | None], None]
+
+
+class _Chord:
+    """A chord that somebody waits for here."""
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.size: int | None = None  # parts, as those say who look
+        self.needed = 0  # messages, when a drain has found out
+        self.fresh: list[OnDone] = []  # wait for a look that begins from now on
+        self.asked: list[OnDone] = []  # wait for the end of what goes on
+        self.failed = False  # a part has failed: it is over, whatever else is there
+        self.failing = False  # the same of what the drain that goes on was begun for
+        self.again = False  # somebody who drained it may have vanished
+        self.queued = False
+        self.drain: Drain | None = None
+        self.error: Exception | None = None  # why the body cannot be started
+        self.refusals = 0  # of what follows it
+        self.troubles = 0  # looks and drains without an end
+
+
+class Joiner:
+    """Looks at barriers for one child. ``close`` from any thread, everything else on the I/O thread.
+
+    It connects when it is first asked to look, on a connection of its own: what it publishes is part of transactions. A lost
+    connection interrupts what goes on, which begins anew on the next one.
+
+    Args:
+        io: the I/O thread to live on.
+        addresses: brokers, tried in order.
+        name: the connection's name in the broker's management.
+        heartbeat: seconds.
+        connect_timeout: seconds per attempt.
+        publisher: publishes the plans of barriers that begin with a body.
+        concluder: says what follows from a chord's end.
+        ladder: the delay ladder, for bodies that are due later.
+        accept: names or mime types of the serializers that results may have.
+        limits: sizes that a message may have.
+        fast: whether amqtask's frame codec is used.
+        ghost_within: seconds after which the broker has noticed that a process vanished; four heartbeats by default.
+    """
+
+    def __init__(
+        self,
+        io: IoThread,
+        addresses: Sequence[Address],
+        *,
+        name: str,
+        heartbeat: int,
+        connect_timeout: float,
+        publisher: ThreadedPublisher,
+        concluder: Concluder,
+        ladder: Ladder | None = None,
+        accept: frozenset[str] = codec.ACCEPT,
+        limits: codec.Limits = codec.LIMITS,
+        fast: bool = True,
+        ghost_within: float | None = None,
+    ) -> None:
+        self.io = io
+        self.concluder = concluder
+        self.accept = accept
+        self.limits = limits
+        self.ghost_within = 4.0 * (heartbeat or 15) if ghost_within is None else ghost_within
+        self._publisher = publisher
+        self._fast = fast
+        # I/O thread, all of these
+        self._chords: dict[str, _Chord] = {}
+        self._looks: deque[_Chord] = deque()
+        self._asking: _Chord | None = None
+        self._timer: Any = None  # of the question
+        self._draining = 0
+        self._full: deque[Callable[[], None]] = (
+            deque()
+        )  # drains that wait for one of the others to end
+        self._by_channel: dict[int, Drain] = {}
+        self._paving: dict[str, list[Callable[[AmqtaskError | None], None]]] = {}
+        self._opened = False
+        self._closing = False
+        self.connection = Connection(
+            io,
+            addresses,
+            name=name,
+            heartbeat=heartbeat,
+            connect_timeout=connect_timeout,
+            fast=fast,
+            on_open=self._open,
+            on_lost=self._lost,
+            reopen_cap=REOPEN_CAP,
+        )
+        self._paver = Paver(io, self.connection, Ways(ladder or Ladder()), self._paved)
+
+    # ------------------------------------------------------------ for the settlement of a part
+
+    def look(
+        self, group: str, size: int | None, failed: bool, on_done: OnDone, again: bool = False
+    ) -> None:
+        """See whether a chord is complete now that a part of it is confirmed, and conclude it if it is.
+
+        Looks at one chord coalesce: those that come while one is under way share the next.
+
+        Args:
+            group: the chord.
+            size: how many parts it has, if that is known.
+            failed: whether the part has failed.
+            on_done: told ``None`` when the part's task may be acked, ``ConnectionLost`` when we closed before.
+            again: whether the task may have run before: a process may have died, or may be frozen, with the parts in its hands.
+        """
+        if self._closing:
+            on_done(ConnectionLost("Closed before a chord was looked at."))
+            return
+        chord = self._chords.get(group)
+        if chord is None:
+            if len(queue_name(group).encode()) > 255:
+                on_done(None)  # no queue can have this name
+                return
+            chord = self._chords[group] = _Chord(group)
+        if size is not None:
+            chord.size = max(size, chord.size or 0)
+        chord.failed |= failed
+        chord.again |= again
+        chord.fresh.append(on_done)
+        self._queue(chord)
+        if not self._opened:
+            self._opened = True
+            self.connection.open()
+
+    def close(self, on_closed: Callable[[], None]) -> None:
+        """Give up what goes on and close the connection; ``on_closed`` runs on the I/O thread."""
+        self.io.post(self._stop)
+        self.connection.close(on_closed)
+
+    def _stop(self) -> None:
+        self._closing = True
+        self._forget_question()
+        self._looks.clear()
+        self._full.clear()
+        chords, self._chords = self._chords, {}
+        for chord in chords.values():
+            if chord.drain is not None:
+                chord.drain.drop()
+            waiting = [*chord.asked, *chord.fresh]
+            chord.asked, chord.fresh = [], []
+            for on_done in waiting:
+                on_done(ConnectionLost("Closed before a chord was looked at."))
+
+    # ------------------------------------------------------------ looking
+
+    def _queue(self, chord: _Chord) -> None:
+        """Have a chord looked at, if nothing goes on with it; what goes on looks again at its end."""
+        if not chord.queued and not chord.asked and not self._closing:
+            chord.queued = True
+            self._looks.append(chord)
+            self._ask_next()
+
+    def _ask_next(self) -> None:
+        """Ask about one chord at a time, so that a refusal tells which it is about."""
+        channel = self.connection.channel
+        if self._asking is not None or not self._looks or channel is None or not channel.is_open:
+            return
+        chord = self._asking = self._looks.popleft()
+        chord.queued = False
+        chord.asked, chord.fresh = chord.fresh, []
+        self._timer = self.io.call_later(LOOK_WITHIN, self.connection.drop)
+        channel.queue_declare(
+            queue_name(chord.group), passive=True, callback=partial(self._counted, chord)
+        )
+
+    def _counted(self, chord: _Chord, frame: Any) -> None:
+        if self._asking is not chord:
+            return
+        self._forget_question()
+        self._found(chord, int(frame.method.message_count))
+        self._ask_next()
+
+    def _found(self, chord: _Chord, ready: int) -> None:
+        """So many messages wait in the barrier."""
+        needed = chord.needed or (1 if chord.size is None else chord.size + 1)
+        if chord.again:
+            chord.again = False
+            self._drain(chord, ready, peek=True)
+        elif chord.failed or ready >= needed:
+            self._drain(chord, ready, peek=False)
+        else:
+            self._end_look(chord)
+
+    def _end_look(self, chord: _Chord, error: Exception | None = None) -> None:
+        """Those who asked may go; who came meanwhile has the next look."""
+        asked, chord.asked = chord.asked, []
+        if chord.fresh:
+            self._queue(chord)
+        else:
+            self._chords.pop(chord.group, None)
+        for on_done in asked:
+            on_done(error)
+
+    def _forget_question(self) -> None:
+        self._asking = None
+        if self._timer is not None:
+            self.io.cancel(self._timer)
+            self._timer = None
+
+    def _once_more(self, chord: _Chord, pause: float) -> None:
+        """Look again for those who asked."""
+        chord.fresh[:0] = chord.asked
+        chord.asked = []
+        if not pause:
+            self._queue(chord)
+            return
+        chord.queued = True
+
+        def queue() -> None:
+            chord.queued = False
+            if self._chords.get(chord.group) is chord:
+                self._queue(chord)
+
+        self.io.call_later(pause, queue)
+
+    def _over(self, chord: _Chord) -> None:
+        """The chord has been concluded: whoever waits may go."""
+        self._chords.pop(chord.group, None)
+        waiting = [*chord.asked, *chord.fresh]
+        chord.asked, chord.fresh = [], []
+        for on_done in waiting:
+            on_done(None)
+
+    # ------------------------------------------------------------ draining
+
+    def _drain(self, chord: _Chord, ready: int, *, peek: bool) -> None:
+        drain = Drain(
+            self,
+            chord.group,
+            ready,
+            peek=peek,
+            unable=chord.error,
+            drop=chord.refusals > REFUSALS,
+            on_end=lambda result: self._drained(chord, result),
+        )
+        chord.drain = drain
+        chord.failing, chord.failed = chord.failed, False
+
+        def begin() -> None:
+            if chord.drain is drain:
+                self._draining += 1
+                drain.begin()
+
+        if self._draining < MOST_DRAINS:
+            begin()
+        else:
+            self._full.append(begin)
+
+    def _drained(self, chord: _Chord, result: Result) -> None:
+        self._by_channel = {
+            number: drain for number, drain in self._by_channel.items() if drain is not chord.drain
+        }
+        chord.drain = None
+        self._draining -= 1
+        match result:
+            case Concluded():
+                self._look_outside(chord, result)
+            case GivenBack():
+                self._gave_back(chord, result)
+            case _:
+                self._interrupted(chord, result)
+        while self._full and self._draining < MOST_DRAINS:
+            self._full.popleft()()
+
+    def _gave_back(self, chord: _Chord, result: GivenBack) -> None:
+        """It is not complete, or was not, or only the plan was looked for."""
+        chord.needed = result.needed
+        if result.peeked:
+            chord.failed |= chord.failing
+        if chord.failed or result.ready >= result.needed:
+            self._drain(chord, result.ready, peek=False)
+        else:
+            self._end_look(chord)
+
+    def _interrupted(self, chord: _Chord, result: Result) -> None:
+        """Nothing has been done, or nobody knows."""
+        chord.again = True
+        chord.failed |= chord.failing
+        pause = exponential(chord.troubles, PAUSE, PAUSE_CAP) if chord.troubles else 0.0
+        chord.troubles += 1
+        if isinstance(result, Refused):
+            chord.refusals += 1
+            chord.error = result.error
+            log.error(
+                "the broker refuses what follows a chord",
+                group=chord.group,
+                reason=result.error.text.strip(),
+            )
+        self._once_more(chord, pause)
+
+    def _look_outside(self, chord: _Chord, result: Concluded) -> None:
+        """The chord is over; what its end is a part of is looked at before anybody goes."""
+        left = len(result.parts) + 1
+
+        def one(error: Exception | None) -> None:
+            nonlocal left
+            left -= 1
+            if error is not None:
+                self._end_look(chord, error)
+            elif not left:
+                self._over(chord)
+
+        for part in result.parts:
+            self.look(part.group, part.size, part.state != SUCCESS, one)
+        one(None)
+
+    # ------------------------------------------------------------ what drains need
+
+    def started(self, number: int, drain: Drain) -> None:
+        """Deliveries on this channel are the drain's."""
+        self._by_channel[number] = drain
+
+    def _delivered(self, deliver: Any) -> None:
+        drain = self._by_channel.get(deliver.channel)
+        if drain is not None:
+            drain.delivered(deliver)
+
+    def plan(self, send: Send, on_settled: Callable[[Exception | None], None]) -> None:
+        """Publish a plan of another barrier by the publisher, confirmed."""
+        try:
+            self._publisher.submit(send.publication, on_settled, due_in=send.due_in)
+        except AmqtaskError as error:
+            on_settled(error)
+
+    def pave(self, queue: str, on_end: Callable[[AmqtaskError | None], None]) -> None:
+        """Make sure that a queue can be reached through the delay ladder."""
+        self._paving.setdefault(queue, []).append(on_end)
+        self._paver.want(queue)
+
+    def _paved(self, queue: str, error: AmqtaskError | None) -> None:
+        for on_end in self._paving.pop(queue, ()):
+            on_end(error)
+
+    # ------------------------------------------------------------ the connection
+
+    def _open(self, _channel: Any) -> None:
+        if self._fast:
+            raw: Any = self.connection.raw
+            raw.on_deliver = self._delivered
+        self._paver.resume()
+        self._ask_next()
+
+    def _lost(self, error: BrokerError) -> None:
+        if self._closing:
+            return
+        chord = self._asking
+        self._forget_question()
+        if self.connection.connected:  # a channel was closed: that of the question
+            if chord is None:
+                return
+            if isinstance(error, OperationRefused) and error.code == failures.NOT_FOUND:
+                if not failures.absent(error):
+                    self._over(chord)
+                    return
+            else:
+                log.warning("a barrier cannot be looked at", group=chord.group, reason=str(error))
+            pause = exponential(chord.troubles, PAUSE, PAUSE_CAP)
+            chord.troubles += 1
+            self._once_more(chord, pause)
+            return
+        self._by_channel.clear()
+        self._full.clear()
+        self._draining = 0
+        if chord is not None:
+            self._once_more(chord, 0)
+        for other in list(self._chords.values()):
+            if other.drain is not None:
+                other.drain.drop()
+                other.drain = None
+                other.again = True
+                other.failed |= other.failing
+                self._once_more(other, 0)
