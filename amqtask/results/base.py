@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self, TypeVar
 
 from amqtask.errors import IncompleteStream
+from amqtask.results import callbacks
+from amqtask.results.dependencies import DependencyGraph
 from amqtask.results.pending import Awaited
 
 HeaderValue = str | int | float
@@ -185,6 +187,47 @@ class ResultBase(ABC):
         async for _, value in self.acollect(timeout=timeout, propagate=propagate):  # noqa: B007  # the last one counts
             pass
         return value
+
+    def build_graph(self, intermediate: bool = False) -> DependencyGraph[ResultBase]:
+        """What started what, as ``iterdeps`` finds it.
+
+        Args:
+            intermediate: as in ``iterdeps``.
+
+        Raises:
+            IncompleteStream: something has not ended, and ``intermediate`` is false.
+        """
+        graph: DependencyGraph[ResultBase] = DependencyGraph()
+        for parent, node in self.iterdeps(intermediate):
+            graph.add_arc(node)
+            if parent is not None:
+                graph.add_edge(parent, node)
+        return graph
+
+    @property
+    def graph(self) -> DependencyGraph[ResultBase]:
+        """``build_graph()``."""
+        return self.build_graph()
+
+    # ------------------------------------------------------------ being called
+
+    def then(
+        self,
+        callback: Callable[[Self], object],
+        on_error: Callable[[Exception], object] | None = None,
+    ) -> Self:
+        """Have ``callback`` called with this handle once it has ended, however it ended; return the handle.
+
+        Called in an event loop, it runs in that loop, and must not block. Else it runs in a thread that all such callbacks of
+        the process share, one after the other.
+
+        Args:
+            callback: called once, also when no result will come: ``get()`` and ``outcome()`` say what came.
+            on_error: called with what ``callback`` raised, such as what ``get()`` in it raised; else that is logged.
+        """
+        entries = [leaf.entry for leaf in self.leaves()]
+        callbacks.Then(self, entries, callback, on_error, callbacks.here())
+        return self
 
 
 class Leaf(ResultBase):
