@@ -16,15 +16,13 @@ from typing import Any, Protocol
 import msgspec
 
 from amqtask.call import Call
+from amqtask.core.barrier import ADDED
 from amqtask.core.codec import Head
 from amqtask.core.result import FAILURE, REVOKED, SUCCESS
 from amqtask.core.workflow import Barrier, More, Part, Sig
 
 ERRBACK = "amqtask-errback"
 """Header of an errback whose first arguments are the request, the exception and the traceback, to be rebuilt before the call."""
-
-ADDED = 1 << 20
-"""Parts that were added to a running chord have indices from here on."""
 
 _EMPTY: Sequence[Any] = ()
 _NAMESPACE = uuid.UUID("5d8f3c4e-26a5-5f0a-9d1b-0c8a6d1c7b1e")
@@ -120,9 +118,10 @@ class Gone(msgspec.Struct, frozen=True):
     """A task that will never run, and where that is to be said."""
 
     task_id: str
+    task: str
     reply_to: str | None
     group_id: str | None = None
-    ignored: bool = False
+    ignore_result: bool | None = None
 
 
 class Follows(msgspec.Struct, frozen=True):
@@ -188,39 +187,55 @@ def after_success(after: Continuation, value: object, start: Start) -> Follows:
 
 
 def after_replacement(
-    after: Continuation, sig: Sig, parent_id: str | None, start: Start
+    after: Continuation, sig: Sig, parent_id: str | None, nesting: int, start: Start
 ) -> Follows:
-    """What follows when a task has put a signature in its place, which ``replacement`` made of it: that alone.
+    """What follows when a task has put a signature in its place: that, under its id, with all that was to follow the task.
+
+    Args:
+        after: the task; its callbacks and errbacks are the signature's already.
+        sig: what takes its place.
+        parent_id: the task's own parent.
+        nesting: how many replacements this makes.
+        start: makes its calls.
 
     Raises:
         AmqtaskError: as ``start``.
     """
+    options: dict[str, object] = {"task_id": after.id, "replaced_task_nesting": nesting}
+    if after.chain:
+        options["chain"] = list(after.chain)
+    if after.chord is not None:
+        options["chord"] = after.chord
+    if after.group is not None:
+        options |= {"group_id": after.group, "group_index": after.group_index}
     started = start(
         sig,
         (),
-        {},
+        options,
         root_id=after.root_id,
         parent_id=parent_id,
         reply_to=after.reply_to,
-        ids=ids_of(after.id, "replace"),
+        ids=ids_of(after.id, f"replace{nesting}"),
     )
     return Follows((started,))
 
 
 def added(after: Continuation, sigs: Sequence[Sig], start: Start) -> Follows:
-    """What a task has added to its chord.
+    """What a task has added to its chord: signatures with the ids of what ends them as an option.
 
     Raises:
         AmqtaskError: as ``start``.
     """
-    group = barrier_of(after.chord)
-    if group is None or not sigs:
+    group, chord = barrier_of(after.chord), after.chord
+    if group is None or chord is None:
         return Follows()
     started, more = [], []
+    stub = {**chord, "options": {**_options(chord), "added": True}}
     for sig in sigs:
         task_id = str(_options(sig).get("task_id"))
         more.append(More(group, task_id))
-        started.append(_start(after, sig, (), {}, start, f"added/{task_id}"))
+        options: dict[str, object] = {"task_id": task_id, "chord": stub, "group_id": group}
+        started.append(_start(after, sig, (), options, start, f"added/{task_id}"))
     return Follows(tuple(started), more=tuple(more))
 
 
@@ -348,19 +363,21 @@ def unreached(
         if isinstance(task_id, str) and task_id not in known and kind not in _MADE_OF_PARTS:
             known.add(task_id)
             own = options.get("reply_to")
-            group = options.get("group_id")
+            group, ignored = options.get("group_id"), options.get("ignore_result")
             gone.append(
                 Gone(
                     task_id,
+                    str(sig.get("task")),
                     own if isinstance(own, str) else reply_to,
                     group if isinstance(group, str) else None,
-                    options.get("ignore_result") is True,
+                    ignored if isinstance(ignored, bool) else None,
                 )
             )
-        barrier, index = barrier_of(options.get("chord")), options.get("group_index")
+        chord = options.get("chord")
+        barrier = barrier_of(chord)
         if direct and barrier is not None and barrier not in missing:
             missing[barrier] = (
-                index if type(index) is int else 0,
+                index_of(chord, options.get("group_index")),
                 task_id if isinstance(task_id, str) else barrier,
             )
         left += [
@@ -399,7 +416,7 @@ def _part(
     return (
         Part(
             group=group,
-            index=after.group_index or 0,
+            index=index_of(after.chord, after.group_index),
             size=size if type(size) is int else None,
             task_id=after.id,
             state=state,
@@ -413,14 +430,14 @@ def _part(
 
 
 def after_parts(
-    group: str, plan: Mapping[str, Any], parts: Iterable[Part], start: Start
+    group: str, plan: Mapping[str, Any], results: Sequence[object], start: Start
 ) -> Follows:
     """What follows when all parts of a chord have succeeded: its body, with their values in order.
 
     Args:
         group: the chord's.
         plan: what its barrier's first message says.
-        parts: one for each index.
+        results: the values by index; those of parts that were added come last.
         start: makes the body's calls.
 
     Raises:
@@ -428,45 +445,43 @@ def after_parts(
     """
     after = _of_plan(group, plan)
     options = {"chain": list(after.chain)} if after.chain else {}
-    values = {part.index: part.result for part in parts}
     body = plan.get("body")
     if not isinstance(body, Mapping):
         return Follows()
-    return Follows(
-        (
-            start(
-                body,
-                ([*shaped(plan.get("shape"), values)],),
-                options,
-                root_id=after.root_id,
-                parent_id=plan.get("parent_id"),
-                reply_to=after.reply_to,
-                ids=ids_of(group, "body"),
-            ),
-        )
+    parent_id = plan.get("parent_id")
+    started = start(
+        body,
+        (shaped(plan.get("shape"), results),),
+        options,
+        root_id=after.root_id,
+        parent_id=parent_id if isinstance(parent_id, str) else None,
+        reply_to=after.reply_to,
+        ids=ids_of(group, "body"),
     )
+    return Follows((started,))
 
 
-def shaped(shape: object, values: Mapping[int, object]) -> list[object]:
+def shaped(shape: object, results: Sequence[object]) -> list[object]:
     """The values of a chord's parts, in lists as the chord was written; what was added to it comes last.
 
     Args:
         shape: indices in nested lists; ``None`` is all of them in order.
-        values: by index.
+        results: the values by index.
     """
     if not isinstance(shape, list | tuple):
-        return [values[index] for index in sorted(values)]
-    known: set[int] = set()
+        return list(results)
+    count = 0
 
     def filled(part: object) -> object:
+        nonlocal count
         if isinstance(part, list | tuple):
             return [filled(each) for each in part]
         assert isinstance(part, int)
-        known.add(part)
-        return values[part]
+        count += 1
+        return results[part]
 
     inside = [filled(part) for part in shape]
-    return inside + [values[index] for index in sorted(values.keys() - known)]
+    return [*inside, *results[count:]]
 
 
 def after_failed_parts(
@@ -581,18 +596,11 @@ def barrier_of(chord: object) -> str | None:
     return barrier if isinstance(barrier, str) and barrier else None
 
 
-def added_index(index: int | None, retries: int, count: int) -> int:
-    """The index of a part that a part adds to its own chord: above every index of the plan, the same in every repetition.
-
-    Args:
-        index: of the part that adds.
-        retries: of its message.
-        count: how many it added before, in this attempt.
-    """
-    made = (((index or 0) + 1) << 20) + (min(retries, 1023) << 10) + min(count, 1023)
-    if made < 1 << 62:
-        return made
-    return (1 << 62) | (hash((index, retries, count)) & ((1 << 61) - 1))
+def index_of(chord: Mapping[str, Any], group_index: object) -> int:
+    """Which part of a chord it is that carries this stub: its place in the chord, or one that was added."""
+    if _options(chord).get("added"):
+        return ADDED
+    return group_index if type(group_index) is int else 0
 
 
 def _options(sig: Mapping[str, Any]) -> Mapping[str, Any]:
