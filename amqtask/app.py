@@ -42,6 +42,7 @@ from amqtask.control import Control
 from amqtask.core import codec, compression, serialization
 from amqtask.core.message import Envelope, Message, Publication
 from amqtask.core.onward import onward
+from amqtask.core.result import attach_remote_traceback, exception_from_wire
 from amqtask.errors import (
     AlreadyRegistered,
     AmqtaskError,
@@ -486,6 +487,26 @@ class App:
         except Unroutable as error:
             raise self._explained(error, *sendings[0]) from None
         return result
+
+    def compose(self, call: Call) -> tuple[tuple[Publication, str | None], ...]:
+        """The publications of a call whose results go where it says, each with the queue it is due in if it is for later.
+
+        Used by workers, which publish them themselves.
+
+        Raises:
+            AmqtaskError: as ``send``, but for what the broker says.
+        """
+        return self._compose(call, None)
+
+    def rebuilt(self, wire: object, traceback: object = None) -> Exception:
+        """An exception of its wire form, of its own class where this app's packages have it. Never raises.
+
+        Args:
+            wire: as results carry it.
+            traceback: the text of the remote traceback, if there is one.
+        """
+        error = exception_from_wire(wire, import_from=self._modules)
+        return attach_remote_traceback(error, traceback if isinstance(traceback, str) else None)
 
     def send_many(self, calls: Iterator[Call]) -> list[handle.AsyncResult[Any]]:
         """Publish calls together. Used by ``Task.delay_many``."""

@@ -57,6 +57,21 @@ class Parameters:
         except TypeError as error:
             raise TypeError(f"{self._name}() {error}") from None
 
+    def left(self, args: Sequence[object], kwargs: Mapping[str, object]) -> int:
+        """How many positional arguments a call may have beside these, as Celery counts them; a ``*args`` takes any number."""
+        parameters = [] if self._signature is None else list(self._signature.parameters.values())
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            return 1 << 30
+        names = [p.name for p in parameters if p.kind in _POSITIONAL]
+        if len(args) > len(names):
+            return len(names)  # these do not fit at all
+        count = 0
+        for name in names[len(args) :]:
+            if name in kwargs:
+                break  # what comes after it can only be given by name
+            count += 1
+        return count
+
     def renewed(
         self,
         args: Sequence[object] | None,

@@ -112,6 +112,7 @@ def asked(
         return given_up
     retry = Retry(exc=exc, when=when, is_eager=request.is_eager, sig=again)
     request.asked.retry = retry
+    request.asked.changes = True
     return retry
 
 

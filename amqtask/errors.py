@@ -245,6 +245,10 @@ class TaskRevokedError(AmqtaskError):
     """The task was revoked, or had expired before it could start."""
 
 
+class ChordError(AmqtaskError):
+    """A part of a chord has failed, and so its body does not run."""
+
+
 class MaxRetriesExceededError(AmqtaskError):
     """A task asked to be retried beyond its limit, and named no exception to fail with.
 

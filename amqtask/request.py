@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import msgspec
 
+from amqtask.core.workflow import Sig
 from amqtask.errors import Retry
 from amqtask.log import set_context_provider
 
@@ -37,10 +39,13 @@ class DeliveryInfo(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct):
-    """What a running task has asked for: written by ``retry``, read when the task ends."""
+    """What a running task has asked for: written by ``retry``, ``replace`` and ``add_to_chord``, read when the task ends."""
 
+    changes: bool = False  # a return of the function is not simply its result: ``retry`` or ``replacement`` is there
     retry: Retry | None = None  # the latest
     max_retries: int | None = None  # the latest limit given to ``retry``
+    replacement: Sig | None = None  # the latest signature given to ``replace``
+    added: list[Sig] = []  # the signatures given to ``add_to_chord``, with their ids
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -77,6 +82,18 @@ class Request(msgspec.Struct, frozen=True):
     first_time: str | None = None
     started: float = 0.0
     asked: Asked = msgspec.field(default_factory=Asked)
+    # What it carries of its workflow, as signatures in Celery's form; ``chain`` is what follows, last first.
+    callbacks: Sequence[Any] | None = None
+    errbacks: Sequence[Any] | None = None
+    chain: Sequence[Any] | None = None
+    chord: Mapping[str, Any] | None = None
+    replaced_task_nesting: int = 0
+    stamped_headers: Sequence[str] | None = None
+    stamps: Mapping[str, object] | None = None
+
+    def get(self, name: str, default: object = None) -> object:
+        """``request.get("group")``, as code written for Celery has it."""
+        return getattr(self, name) if name in self.__struct_fields__ else default
 
     def is_aborted(self) -> bool:
         """Whether somebody has asked this task to stop. Any thread of the worker's process; cheap enough for every round of a loop."""

@@ -341,6 +341,10 @@ class Task(Generic[P, R]):
             return False
         return True
 
+    def parameters_left(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+        """How many positional arguments the function can take beside these."""
+        return self._parameters.left(args, kwargs)
+
     def tracks_started(self, settings: Settings) -> bool:
         """Whether a worker with these settings sends the state STARTED of this task."""
         own = self.options.track_started

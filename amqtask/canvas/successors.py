@@ -596,9 +596,9 @@ def barrier_of(chord: object) -> str | None:
     return barrier if isinstance(barrier, str) and barrier else None
 
 
-def index_of(chord: Mapping[str, Any], group_index: object) -> int:
+def index_of(chord: object, group_index: object) -> int:
     """Which part of a chord it is that carries this stub: its place in the chord, or one that was added."""
-    if _options(chord).get("added"):
+    if isinstance(chord, Mapping) and _options(chord).get("added"):
         return ADDED
     return group_index if type(group_index) is int else 0
 

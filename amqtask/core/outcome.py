@@ -12,7 +12,7 @@ import msgspec
 
 from amqtask.core.message import Publication
 from amqtask.core.retry import Again
-from amqtask.core.workflow import Part
+from amqtask.core.workflow import Part, Sig
 
 
 class Verdict(enum.Enum):
@@ -73,8 +73,9 @@ class Retried(msgspec.Struct, frozen=True):
 
 
 class Replaced(msgspec.Struct, frozen=True):
-    """The task has put something in its place, which has its id: no result of its own, and what follows it follows that."""
+    """The task has put a signature in its place, which has its id: no result of its own, and what follows it follows that."""
 
+    replacement: Sig
     runtime: float = 0.0
 
 

@@ -22,6 +22,7 @@ from amqtask.core.verdicts import Standing
 from amqtask.errors import MessageError, NotRegistered, TimeLimitExceeded, WorkerLostError
 from amqtask.log import get_logger
 from amqtask.worker.board import Board
+from amqtask.worker.builtins import builtins
 from amqtask.worker.conclusion import AnyTask, Conclusion
 from amqtask.worker.followups import Key
 from amqtask.worker.job import Job
@@ -76,6 +77,7 @@ class Admission:
         self._accept = accept
         self._sizes = limits
         self._tasks = job.app.tasks
+        self._builtins = builtins(job.app)
         # Held deliveries that are to run after all, by epoch and tag. The I/O thread adds, a slot's thread takes.
         self.released: set[tuple[int, int]] = set()
 
@@ -98,7 +100,7 @@ class Admission:
                 standing is not None or delivery.redelivered or board.revokes_by_header
             ) and self._known(delivery, head, key, standing):
                 return None
-        task = self._tasks.get(head.task)
+        task = self._tasks.get(head.task) or self._builtins.get(head.task)
         if task is None:
             self._conclusion.end(delivery, head, None, self._unknown(head), key)
             return None
@@ -212,6 +214,8 @@ def key_of(delivery: Delivery, head: Head) -> Key:
     """What tells an execution from every other, in the processes of one node."""
     # The queue, because each queue a message was routed to runs its own copy. The timestamp, because what is taken from
     # the dead letters and sent again carries the time of that: it is to run though its first life has ended.
+    # What has taken a task's place has its id, and is another execution.
+    attempt = head.retries + (head.replaced_task_nesting << 32)
     return head.id, mark_of(
-        (head.id, head.retries, head.task, delivery.queue, delivery.properties.timestamp)
+        (head.id, attempt, head.task, delivery.queue, delivery.properties.timestamp)
     )

@@ -5,10 +5,12 @@ What follows is decided by ``core.settlement``; here its publications are writte
 
 from __future__ import annotations
 
+import enum
 import logging
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,6 +28,7 @@ from amqtask.core.outcome import (
     Replaced,
     Retried,
     Revoked,
+    Sequel,
     Settlement,
     Succeeded,
     Verdict,
@@ -41,10 +44,20 @@ from amqtask.worker.followups import Key
 from amqtask.worker.job import Job
 from amqtask.worker.journal import SeatJournal
 from amqtask.worker.settle import Settler
+from amqtask.worker.successors import Run, Successors, good_address
 
 log = get_logger("amqtask.worker")
 
 AnyTask = Task[Any, Any]
+
+
+class Unread(enum.Enum):
+    """Nobody has read a message's body yet, so what comes after its task is not known."""
+
+    UNREAD = "unread"
+
+
+UNREAD: Final = Unread.UNREAD
 
 
 class Conclusion:
@@ -57,6 +70,7 @@ class Conclusion:
         settler: takes the settlements.
         carrier: writes what a message is carried on with.
         limits: sizes that a message may have.
+        successors: says what follows in workflows.
     """
 
     def __init__(
@@ -67,6 +81,7 @@ class Conclusion:
         settler: Settler,
         carrier: Carrier,
         limits: codec.Limits,
+        successors: Successors,
     ) -> None:
         self._job = job
         self._board = board
@@ -74,6 +89,7 @@ class Conclusion:
         self._settler = settler
         self._carrier = carrier
         self._sizes = limits
+        self._successors = successors
         # Asked once: a line per task is for those who want one.
         self.tells_success = logging.getLogger("amqtask.worker").isEnabledFor(logging.DEBUG)
 
@@ -87,6 +103,7 @@ class Conclusion:
         *,
         acked: bool = False,
         place: int = -1,
+        run: Run | None | Unread = UNREAD,
     ) -> None:
         """Settle a delivery by its outcome.
 
@@ -98,14 +115,30 @@ class Conclusion:
             key: the execution; ``None`` when none took place.
             acked: it was acked before it ran.
             place: the execution's in the journal, when it has one already.
+            run: what comes after the task, as far as it is known: ``None`` when nothing does.
         """
-        self.post(delivery, self.settlement(delivery, head, task, outcome, acked), key, place)
+        self.post(
+            delivery, self.settlement(delivery, head, task, outcome, acked, run), key, place
+        )
 
     def settlement(
-        self, delivery: Delivery, head: Head, task: AnyTask | None, outcome: Outcome, acked: bool
+        self,
+        delivery: Delivery,
+        head: Head,
+        task: AnyTask | None,
+        outcome: Outcome,
+        acked: bool,
+        run: Run | None | Unread = UNREAD,
     ) -> Settlement:
         """What has to follow from an outcome; see ``end``."""
-        reply, outcome = self._result(head, task, outcome)
+        sequel: Sequel | None = None
+        children: Sequence[object] = ()
+        if run is not None or type(outcome) is Replaced:
+            outcome, sequel, children, run = self._followed(delivery, head, outcome, run)
+        told = outcome
+        reply, outcome = self._result(head, task, told, children)
+        if outcome is not told and run is not None:
+            outcome, sequel, _, run = self._followed(delivery, head, outcome, run)
         if type(outcome) is Succeeded:
             if self.tells_success:
                 log.debug(
@@ -114,7 +147,7 @@ class Conclusion:
                     task_id=head.id,
                     runtime=round(outcome.runtime, 6),
                 )
-            settlement = decide(outcome, reply, None)
+            settlement = decide(outcome, reply, None, sequel=sequel)
         else:
             onward = None
             if type(outcome) is Deferred:
@@ -125,17 +158,43 @@ class Conclusion:
                 except (AmqtaskError, ValueError, OverflowError) as error:
                     # What the task wants to be different cannot be sent, or its moment lies outside the calendar.
                     failed = Failed(error, outcome.traceback, "retry", outcome.runtime)
-                    return self.settlement(delivery, head, task, failed, acked)
+                    return self.settlement(delivery, head, task, failed, acked, run)
             self._report(head, task, outcome)
             letter = (
                 self._letter(delivery, outcome, head.retries + 1, head.id)
                 if needs_letter(outcome)
                 else None
             )
-            settlement = decide(outcome, reply, letter, onward)
+            settlement = decide(outcome, reply, letter, onward, sequel)
         if acked:
             return msgspec.structs.replace(settlement, verdict=None)
         return settlement
+
+    def _followed(
+        self, delivery: Delivery, head: Head, outcome: Outcome, run: Run | None | Unread
+    ) -> tuple[Outcome, Sequel | None, Sequence[object], Run | None]:
+        """What follows in the workflow, and the outcome, which becomes a failure when what should follow cannot be sent."""
+        if type(outcome) is Deferred:
+            return outcome, None, (), None
+        if run is UNREAD:
+            run = self._successors.read(delivery, head)
+        try:
+            if type(outcome) is Replaced:
+                made = self._successors.replaced(head, run, outcome.replacement)
+                return outcome, made, (), run
+            if run is None:
+                return outcome, None, (), None
+            if type(outcome) is Succeeded:
+                made, children = self._successors.succeeded(run, outcome.value)
+                return outcome, made or None, children, run
+            if type(outcome) is Retried or (type(outcome) is Rejected and outcome.requeue):
+                return outcome, self._successors.added(run) or None, (), run
+        except Exception as error:  # noqa: BLE001  # values' own __json__ and __reduce__ run here
+            outcome = Failed(error, None, "successors")
+        if run is None:
+            return outcome, None, (), None
+        made = self._successors.failed(run, outcome, self._job.settings.result_serializer)
+        return outcome, made or None, (), run
 
     def post(
         self, delivery: Delivery, settlement: Settlement, key: Key | None, place: int = -1
@@ -149,7 +208,7 @@ class Conclusion:
 
     def wants_result(self, head: Head, task: AnyTask | None) -> bool:
         """Whether somebody waits for the task's result, at an address that may be published to."""
-        if not head.reply_to or not _good_address(head.reply_to):
+        if not head.reply_to or not good_address(head.reply_to):
             return False
         if head.ignore_result is not None:
             return not head.ignore_result
@@ -158,7 +217,11 @@ class Conclusion:
         return not self._job.settings.task_ignore_result
 
     def _result(
-        self, head: Head, task: AnyTask | None, outcome: Outcome
+        self,
+        head: Head,
+        task: AnyTask | None,
+        outcome: Outcome,
+        children: Sequence[object] = (),
     ) -> tuple[Publication | None, Outcome]:
         """The result to send, and the outcome, which becomes a failure when the value cannot be written."""
         if type(outcome) in (Ignored, Replaced, Deferred) or not self.wants_result(head, task):
@@ -166,18 +229,21 @@ class Conclusion:
         if type(outcome) is Rejected and outcome.requeue:
             return None, outcome
         try:
-            return self._reply(head, self._record(head, outcome)), outcome
+            return self._reply(head, self._record(head, outcome, children)), outcome
         except BaseException as error:  # noqa: BLE001  # the value's own __json__ or __reduce__ may raise anything
             failed = Failed(error, None, "result")
             return self._reply(head, self._record(head, failed)), failed
 
-    def _record(self, head: Head, outcome: Outcome) -> result.Record:
+    def _record(
+        self, head: Head, outcome: Outcome, children: Sequence[object] = ()
+    ) -> result.Record:
         state, value, traceback = _state(outcome, self._job.settings.result_serializer)
         return result.Record(
             task_id=head.id,
             status=state,
             result=value,
             traceback=traceback,
+            children=children,
             date_done=datetime.now(UTC).isoformat(),
             group_id=head.group,
             parent_id=head.parent_id,
@@ -248,7 +314,7 @@ class Conclusion:
             self.post(delivery, Settlement(Verdict.REJECT), None)
             return
         reply = None
-        if known.reply_to and known.correlation_id and _good_address(known.reply_to):
+        if known.reply_to and known.correlation_id and good_address(known.reply_to):
             record = result.Record(
                 task_id=known.id or known.correlation_id,
                 status="FAILURE",
@@ -260,7 +326,15 @@ class Conclusion:
                 known.reply_to,
                 result.encode_result(record, correlation_id=known.correlation_id),
             )
-        self.post(delivery, decide(outcome, reply, self._letter(delivery, outcome, 1)), None)
+        headers = delivery.properties.headers or {}
+        sequel = self._successors.missed(
+            headers.get("group"),
+            headers.get("group_index"),
+            known.id or known.correlation_id or "unknown",
+            error,
+        )
+        letter = self._letter(delivery, outcome, 1)
+        self.post(delivery, decide(outcome, reply, letter, sequel=sequel or None), None)
 
     def _report(self, head: Head, task: AnyTask | None, outcome: Outcome) -> None:
         """One line for everything but success."""
@@ -347,12 +421,3 @@ def _cause(outcome: Outcome) -> tuple[str, str, str | None, str]:
 def reason_of(error: MessageError) -> str:
     """Why a message could not be read, as its dead letter says it."""
     return "refused content" if type(error).__name__ == "ContentRefused" else "undecodable"
-
-
-def _good_address(address: str) -> bool:
-    """Whether a reply address may be published to.
-
-    ``amq.`` names are the broker's own; a made-up ``amq.rabbitmq.reply-to.…`` closes the publisher's connection on
-    RabbitMQ 3.10, so a hostile sender could take the node's results down with it.
-    """
-    return not address.startswith("amq.") and len(address.encode()) <= 255

@@ -27,12 +27,14 @@ from amqtask.core.outcome import (
     Ignored,
     Outcome,
     Rejected,
+    Replaced,
     Retried,
     Revoked,
     Settlement,
     Succeeded,
     Verdict,
 )
+from amqtask.canvas.successors import ERRBACK, continuation
 from amqtask.core.retry import Again
 from amqtask.core.settlement import DONE
 from amqtask.core.verdicts import Standing
@@ -46,16 +48,17 @@ from amqtask.errors import (
     Unsupported,
 )
 from amqtask.log import get_logger
-from amqtask.request import DeliveryInfo, Request, current
+from amqtask.request import Asked, DeliveryInfo, Request, current
 from amqtask.worker.admission import REVOKED, Admission, Work
 from amqtask.worker.carry import Carrier
-from amqtask.worker.conclusion import AnyTask, Conclusion, reason_of
+from amqtask.worker.conclusion import UNREAD, AnyTask, Conclusion, Unread, reason_of
 from amqtask.worker.coroutines import Evicted, Interruptible
 from amqtask.worker.followups import Key
 from amqtask.worker.job import Job
 from amqtask.worker.limits import Limits
 from amqtask.worker.prepared import ChildContext, ChildExit
 from amqtask.worker.settle import Settler
+from amqtask.worker.successors import Run, Successors, foreign_chord, request_of
 from amqtask.worker.trial import Trial
 
 log = get_logger("amqtask.worker")
@@ -94,6 +97,8 @@ class Executor:
         trial: those that ran when their process died.
         copied: this process is a copy that a task made of its child.
         base: the context that every run begins with a copy of.
+        successors: says what follows in workflows.
+        rebuilt: makes exceptions of their wire form.
     """
 
     def __init__(
@@ -119,8 +124,11 @@ class Executor:
             decompressed_max_bytes=settings.decompressed_max_bytes,
         )
         self.carrier = Carrier(job.app, self.accept, self.sizes)
+        self.successors = Successors(job.app, job.settings, job.node, self.accept, self.sizes)
+        settler.workflows = self.successors
+        self.rebuilt = job.app.rebuilt
         self.conclusion = Conclusion(
-            job, context.board, self.journal, settler, self.carrier, self.sizes
+            job, context.board, self.journal, settler, self.carrier, self.sizes, self.successors
         )
         self.admission = Admission(
             job,
@@ -205,6 +213,8 @@ class Runner:
         self._rules: dict[str, tuple[bool, float | None, float | None]] = {}  # by name, as needed
         # What runs now, its hard limit (or 0) and whether it is acked already; read by whoever took the run.
         self._current: tuple[Work, float, bool] | None = None
+        # What comes after that: ``None`` when nothing does.
+        self._ran: Run | None | Unread = UNREAD
         self._released = threading.Event()  # who takes a run is through with the slot
 
     # ------------------------------------------------------------ the slot
@@ -281,6 +291,7 @@ class Runner:
         if not self._solo:
             hard = head.time_limit or hard
         started = self.running_since = time.monotonic()
+        self._ran = UNREAD
         self._current = (work, hard or 0.0, not acks_late)
         run = self._board_slot.begin(
             head.id,
@@ -325,6 +336,7 @@ class Runner:
         if (
             type(outcome) is Succeeded
             and not acked
+            and self._ran is None
             and not head.reply_to
             and not self._conclusion.tells_success
         ):
@@ -333,7 +345,9 @@ class Runner:
             self._settler.post(delivery, DONE, key, place)
             return
         # What was acked before it ran has its place since then.
-        self._conclusion.end(delivery, head, task, outcome, key, acked=acked, place=place)
+        self._conclusion.end(
+            delivery, head, task, outcome, key, acked=acked, place=place, run=self._ran
+        )
 
     def _call(self, work: Work, started: float) -> Outcome:
         """Decode the arguments and run the task's function."""
@@ -349,8 +363,8 @@ class Runner:
         finally:
             if self.executor.copied:
                 _end_copy()
-        if prepared.asked.retry is not None:
-            return retried(prepared.asked.retry, None, time.monotonic() - started)
+        if prepared.asked.changes:
+            return _asked(prepared.asked, value, time.monotonic() - started)
         return Succeeded(value, time.monotonic() - started)
 
     def _enter(self, task: AnyTask, request: Request) -> object:
@@ -383,8 +397,8 @@ class Runner:
             self.limits.carried = None
             if self.executor.copied:
                 _end_copy()
-        if prepared.asked.retry is not None:
-            return retried(prepared.asked.retry, None, time.monotonic() - started)
+        if prepared.asked.changes:
+            return _asked(prepared.asked, value, time.monotonic() - started)
         return Succeeded(value, time.monotonic() - started)
 
     def _prepare(self, work: Work, started: float) -> Request | Failed:
@@ -401,18 +415,36 @@ class Runner:
             )
         except MessageError as error:
             return Failed(error, None, reason_of(error))
-        if embed and any(embed.values()):
-            return Failed(
-                Unsupported(
-                    f"Task {head.task} came with callbacks or a chain, which this version of amqtask cannot continue."
-                ),
-                None,
-                "unsupported",
-            )
+        if embed:
+            foreign = foreign_chord(head, embed)
+            if foreign is not None:
+                return Failed(Unsupported(foreign), None, "unsupported")
         wants_result = self._conclusion.wants_result(head, task)
         if wants_result and task.tracks_started(self._job.settings):
             self._conclusion.send_started(delivery, head)
-        return self._request(delivery, head, args, kwargs, started, wants_result)
+        if head.headers and ERRBACK in head.headers and len(args) > 2:
+            args = [
+                request_of(args[0]),
+                executor.rebuilt(args[1], args[2]),
+                *args[2:],
+            ]
+        request = self._request(delivery, head, args, kwargs, started, wants_result)
+        if not embed and not head.replaced_task_nesting and head.stamped_headers is None:
+            self._ran = None
+            return request
+        after = continuation(head, embed)
+        request = msgspec.structs.replace(
+            request,
+            callbacks=after.callbacks or None,
+            errbacks=after.errbacks or None,
+            chain=after.chain or None,
+            chord=after.chord,
+            replaced_task_nesting=head.replaced_task_nesting,
+            stamped_headers=head.stamped_headers,
+            stamps=head.stamps,
+        )
+        self._ran = Run(after, request) if after else None
+        return request
 
     def _raised(
         self, error: BaseException, task: AnyTask, request: Request, runtime: float
@@ -422,7 +454,8 @@ class Runner:
         if isinstance(follows, Retry):
             return retried(follows, error, runtime)
         if isinstance(follows, Ignore):
-            return Ignored()
+            replacement = request.asked.replacement
+            return Ignored() if replacement is None else Replaced(replacement, runtime)
         if isinstance(follows, Reject):
             return Rejected(str(follows.reason), follows.requeue)
         reason = "failure"
@@ -548,7 +581,7 @@ class Runner:
         (delivery, head, task, key), _, acked = self._current
         return (
             delivery,
-            self._conclusion.settlement(delivery, head, task, outcome, acked),
+            self._conclusion.settlement(delivery, head, task, outcome, acked, self._ran),
             key,
         )
 
@@ -586,6 +619,15 @@ def retried(retry: Retry, error: BaseException | None, runtime: float) -> Retrie
     cause = retry.exc or (retry if error is None else error)
     traceback = None if error is None else result.format_traceback(error)
     return Retried(cause, traceback, retry.sig, runtime)
+
+
+def _asked(asked: Asked, value: object, runtime: float) -> Outcome:
+    """The outcome of a run that returned, though it had asked for something else."""
+    if asked.replacement is not None:
+        return Replaced(asked.replacement, runtime)
+    if asked.retry is not None:
+        return retried(asked.retry, None, runtime)
+    return Succeeded(value, runtime)
 
 
 def _end_copy() -> None:
