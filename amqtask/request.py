@@ -45,7 +45,10 @@ class Asked(msgspec.Struct):
     retry: Retry | None = None  # the latest
     max_retries: int | None = None  # the latest limit given to ``retry``
     replacement: Sig | None = None  # the latest signature given to ``replace``
-    added: list[Sig] = []  # the signatures given to ``add_to_chord``, with their ids
+    added: list[
+        Sig
+    ] = []  # the signatures given to ``add_to_chord``, with their ids, that are to be sent
+    more: list[str] = []  # the ids of all that was added
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -32,9 +32,10 @@ from amqtask.attempt import asked, automatic, iso, raised, too_many
 from amqtask.call import Call, RetryOptions, SendOptions, make_call, named, new_id, positional
 from amqtask.canvas.maps import chunks, xmap, xstarmap
 from amqtask.canvas.signature import Signature
+from amqtask.canvas.within import addition, replacement
 from amqtask.core.result import FAILURE, SUCCESS, format_traceback
 from amqtask.core.retry import Again, GiveUp, Plan
-from amqtask.errors import MaxRetriesExceededError, Reject, Retry
+from amqtask.errors import Ignore, MaxRetriesExceededError, Reject, Retry
 from amqtask.options import Options
 from amqtask.request import DIRECT, DeliveryInfo, Request, current
 from amqtask.results.handle import AsyncResult, EagerResult
@@ -499,6 +500,57 @@ class Task(Generic[P, R]):
     def chunks(self, it: Iterable[Any], n: int) -> chunks[list[list[R]]]:
         """A signature of ``starmap`` in messages of ``n`` items each."""
         return chunks(self.s(), it, n, app=self._sender)
+
+    def replace(self, sig: Any) -> Any:
+        """Put a signature in this message's place. Called by the running task itself; ``return self.replace(…)`` reads best.
+
+        It has this task's id, and what was to follow this task follows it: callbacks, errbacks, the rest of the chain, the
+        chord. A group gives the list of its values. It is sent when this attempt has ended.
+
+        Args:
+            sig: the signature.
+
+        Returns:
+            Only in ``apply()``: the value that the signature comes to.
+
+        Raises:
+            Ignore: always, in a worker.
+            ConfigurationError: the signature is part of a chord, or an empty chain.
+            TypeError: it is no signature.
+        """
+        request = self.request
+        made: Any = replacement(request, sig, self._sender)
+        if request.is_eager or request.called_directly:
+            return made.apply().get()
+        request.asked.replacement = made
+        request.asked.changes = True
+        raise Ignore("Replaced by new task")
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Add a part to the chord that this message is a part of. Called by the running task itself.
+
+        The body gets its value after those of the chord's other parts. It is sent when this attempt has ended, unless that
+        fails.
+
+        Args:
+            sig: the signature.
+            lazy: do not send it: the caller does, with ``delay()`` of what is returned.
+
+        Returns:
+            The handle of its result; the signature where it is lazy.
+
+        Raises:
+            ValueError: the running task is not part of a chord.
+            TypeError: it is no signature.
+        """
+        request = self.request
+        made = addition(request, sig, self._sender)
+        task_id = made.options["task_id"]
+        request.asked.more.append(task_id)
+        if lazy:
+            return made
+        request.asked.added.append(made)
+        return self.app.AsyncResult(task_id)
 
     # ------------------------------------------------------------ inside
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from amqtask.call import Call
-from amqtask.core.barrier import ADDED
+from amqtask.canvas.within import part_index
 from amqtask.core.codec import Head
 from amqtask.core.result import FAILURE, REVOKED, SUCCESS
 from amqtask.core.workflow import Barrier, More, Part, Sig
@@ -220,23 +220,27 @@ def after_replacement(
     return Follows((started,))
 
 
-def added(after: Continuation, sigs: Sequence[Sig], start: Start) -> Follows:
-    """What a task has added to its chord: signatures with the ids of what ends them as an option.
+def added(after: Continuation, sigs: Sequence[Sig], more: Sequence[str], start: Start) -> Follows:
+    """What a task has added to its chord.
+
+    Args:
+        after: the task.
+        sigs: signatures that say which part they are.
+        more: the ids of the parts that are to be waited for.
+        start: makes their calls.
 
     Raises:
         AmqtaskError: as ``start``.
     """
-    group, chord = barrier_of(after.chord), after.chord
-    if group is None or chord is None:
+    group = barrier_of(after.chord)
+    if group is None:
         return Follows()
-    started, more = [], []
-    stub = {**chord, "options": {**_options(chord), "added": True}}
+    started = []
     for sig in sigs:
-        task_id = str(_options(sig).get("task_id"))
-        more.append(More(group, task_id))
-        options: dict[str, object] = {"task_id": task_id, "chord": stub, "group_id": group}
-        started.append(_start(after, sig, (), options, start, f"added/{task_id}"))
-    return Follows(tuple(started), more=tuple(more))
+        options = _options(sig)
+        own = {name: options.get(name) for name in ("task_id", "chord", "group_id")}
+        started.append(_start(after, sig, (), own, start, f"added/{own['task_id']}"))
+    return Follows(tuple(started), more=tuple(More(group, task_id) for task_id in more))
 
 
 def _start(
@@ -377,7 +381,7 @@ def unreached(
         barrier = barrier_of(chord)
         if direct and barrier is not None and barrier not in missing:
             missing[barrier] = (
-                index_of(chord, options.get("group_index")),
+                part_index(chord, options.get("group_index")),
                 task_id if isinstance(task_id, str) else barrier,
             )
         left += [
@@ -416,7 +420,7 @@ def _part(
     return (
         Part(
             group=group,
-            index=index_of(after.chord, after.group_index),
+            index=part_index(after.chord, after.group_index),
             size=size if type(size) is int else None,
             task_id=after.id,
             state=state,
@@ -594,13 +598,6 @@ def barrier_of(chord: object) -> str | None:
         return None
     barrier = _options(chord).get("barrier")
     return barrier if isinstance(barrier, str) and barrier else None
-
-
-def index_of(chord: object, group_index: object) -> int:
-    """Which part of a chord it is that carries this stub: its place in the chord, or one that was added."""
-    if isinstance(chord, Mapping) and _options(chord).get("added"):
-        return ADDED
-    return group_index if type(group_index) is int else 0
 
 
 def _options(sig: Mapping[str, Any]) -> Mapping[str, Any]:

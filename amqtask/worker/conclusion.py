@@ -103,7 +103,7 @@ class Conclusion:
         *,
         acked: bool = False,
         place: int = -1,
-        run: Run | None | Unread = UNREAD,
+        run: Run | Unread | None = UNREAD,
     ) -> None:
         """Settle a delivery by its outcome.
 
@@ -117,9 +117,7 @@ class Conclusion:
             place: the execution's in the journal, when it has one already.
             run: what comes after the task, as far as it is known: ``None`` when nothing does.
         """
-        self.post(
-            delivery, self.settlement(delivery, head, task, outcome, acked, run), key, place
-        )
+        self.post(delivery, self.settlement(delivery, head, task, outcome, acked, run), key, place)
 
     def settlement(
         self,
@@ -128,7 +126,7 @@ class Conclusion:
         task: AnyTask | None,
         outcome: Outcome,
         acked: bool,
-        run: Run | None | Unread = UNREAD,
+        run: Run | Unread | None = UNREAD,
     ) -> Settlement:
         """What has to follow from an outcome; see ``end``."""
         sequel: Sequel | None = None
@@ -171,7 +169,7 @@ class Conclusion:
         return settlement
 
     def _followed(
-        self, delivery: Delivery, head: Head, outcome: Outcome, run: Run | None | Unread
+        self, delivery: Delivery, head: Head, outcome: Outcome, run: Run | Unread | None
     ) -> tuple[Outcome, Sequel | None, Sequence[object], Run | None]:
         """What follows in the workflow, and the outcome, which becomes a failure when what should follow cannot be sent."""
         if type(outcome) is Deferred:

@@ -18,7 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from typing import Any, NoReturn, Protocol
 
+import msgspec
+
 from amqtask.amqp.ports import Delivery
+from amqtask.canvas.successors import ERRBACK, continuation
 from amqtask.core import codec, dead, result, serialization
 from amqtask.core.codec import Head
 from amqtask.core.onward import FIRST_TIME, KOMBU, senders_own
@@ -34,7 +37,6 @@ from amqtask.core.outcome import (
     Succeeded,
     Verdict,
 )
-from amqtask.canvas.successors import ERRBACK, continuation
 from amqtask.core.retry import Again
 from amqtask.core.settlement import DONE
 from amqtask.core.verdicts import Standing
@@ -214,7 +216,7 @@ class Runner:
         # What runs now, its hard limit (or 0) and whether it is acked already; read by whoever took the run.
         self._current: tuple[Work, float, bool] | None = None
         # What comes after that: ``None`` when nothing does.
-        self._ran: Run | None | Unread = UNREAD
+        self._ran: Run | Unread | None = UNREAD
         self._released = threading.Event()  # who takes a run is through with the slot
 
     # ------------------------------------------------------------ the slot

@@ -41,7 +41,6 @@ from amqtask.core.outcome import (
     Outcome,
     PartSent,
     Rejected,
-    Replaced,
     Revoked,
     Send,
     Sequel,
@@ -113,9 +112,10 @@ class Successors:
         Raises:
             AmqtaskError, TypeError, ValueError: it cannot be started.
         """
-        if run is None or not run.asked.added:
+        if run is None or not run.asked.more:
             return _NOTHING
-        return self._published(added(run.after, run.asked.added, self._start), None)
+        asked = run.asked
+        return self._published(added(run.after, asked.added, asked.more, self._start), None)
 
     def replaced(self, head: Head, run: Run | None, sig: Sig) -> Sequel:
         """What follows when a task has put a signature in its place.
@@ -160,7 +160,9 @@ class Successors:
         if not isinstance(group, str) or not group or type(index) is not int or index < 0:
             return _NOTHING
         ended = Ended(FAILURE, exception_to_wire(error))
-        part = Part(group=group, index=index, size=None, task_id=task_id, state=FAILURE, result=ended.error)
+        part = Part(
+            group=group, index=index, size=None, task_id=task_id, state=FAILURE, result=ended.error
+        )
         return self._published(Follows(parts=(part,)), ended)
 
     def _failed(
@@ -288,8 +290,7 @@ class Successors:
         plans: list[Send] = []
         sends: list[Send] = []
         instead = _NOTHING
-        for each in follows.more:
-            plans.append(Send(more_message(each)))
+        plans += [Send(more_message(each)) for each in follows.more]
         for started in follows.started:
             for barrier in started.barriers:
                 try:
@@ -323,7 +324,11 @@ class Successors:
                 raise
             # Its own exception cannot be written: that it failed can.
             said = result.safe_text(part.result)[:1000]
-            error = {"exc_type": "TaskFailed", "exc_message": [said], "exc_module": "amqtask.errors"}
+            error = {
+                "exc_type": "TaskFailed",
+                "exc_message": [said],
+                "exc_module": "amqtask.errors",
+            }
             bare = msgspec.structs.replace(part, result=error, traceback=None)
             return part_message(bare, limits=self._limits)
 
@@ -389,13 +394,19 @@ def _ended(after: Continuation, outcome: Outcome, serializer: str) -> tuple[Ende
     """How a task ended for what was to come after it, and whether that calls its errbacks."""
     match outcome:
         case Failed():
-            return Ended(FAILURE, exception_to_wire(outcome.error, serializer), outcome.traceback), True
+            return Ended(
+                FAILURE, exception_to_wire(outcome.error, serializer), outcome.traceback
+            ), True
         case Revoked():
-            return Ended(REVOKED, exception_to_wire(TaskRevokedError(outcome.reason), serializer)), False
+            return Ended(
+                REVOKED, exception_to_wire(TaskRevokedError(outcome.reason), serializer)
+            ), False
         case Rejected():
             return Ended(FAILURE, exception_to_wire(Reject(outcome.reason), serializer)), False
         case Ignored():
-            ignored = Ignore(f"Task {after.task}[{after.id}] ended without a result: it raised Ignore.")
+            ignored = Ignore(
+                f"Task {after.task}[{after.id}] ended without a result: it raised Ignore."
+            )
             return Ended(FAILURE, exception_to_wire(ignored, serializer)), False
         case _:
             raise AssertionError(f"{type(outcome).__name__} is no failure")
