@@ -50,8 +50,12 @@ class Joins(Protocol):
         size: int | None,
         failed: bool,
         on_done: Callable[[Exception | None], None],
+        again: bool = False,
     ) -> None:
-        """See whether a chord is complete, and conclude it if it is, before ``on_done``."""
+        """See whether a chord is complete, and conclude it if it is, before ``on_done``.
+
+        ``again``: an earlier run of the part may have died while it did that.
+        """
         ...
 
 
@@ -125,6 +129,7 @@ class FollowUps:
         workflows: Workflows | None,
     ) -> None:
         self.wanted: Callable[[], bool] = _yes  # whether a refused publication is worth another try
+        self.again = False  # the delivery is one that was delivered before
         self._settlement = settlement
         self._task_id = key[0] if key else None
         self._ended = ended
@@ -244,7 +249,8 @@ class FollowUps:
             self._abandoned = True
         elif error is None and self._joins is not None:
             part = sent.part
-            self._joins.look(part.group, part.size, part.state != SUCCESS, self._looked)
+            failed = part.state != SUCCESS
+            self._joins.look(part.group, part.size, failed, self._looked, self.again)
             return
         elif error is not None and not isinstance(error, Unroutable):
             log.error(

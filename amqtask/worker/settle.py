@@ -196,6 +196,7 @@ class Settler:
             or settlement.dead_letter is not None
             or settlement.sequel is not None
         ):
+            follow_ups.again = settlement.sequel is not None and delivery.redelivered
             # While it cannot be published the delivery stays ours, unless the broker has it again.
             follow_ups.wanted = lambda: not self._on_idle and not self._consumer.stale(delivery)
         follow_ups.publish()

@@ -1,0 +1,134 @@
+"""The app that the nodes of the canvas tests run; copied into each test's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from amqtask import App, Ignore, Reject, Task
+from amqtask.canvas.primitives import chain, chord, group
+
+HERE = Path(__file__).parent
+app = App(
+    "canvas",
+    topology=HERE / "topology.yaml",
+    settings=json.loads((HERE / "settings.json").read_text()),
+)
+
+
+def log(event: str, what: object) -> None:
+    line = f"{event} {os.getpid()} {what}\n"
+    descriptor = os.open(HERE / "ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
+
+
+@app.task
+def add(x: Any, y: Any) -> Any:
+    return x + y
+
+
+@app.task
+def same(x: Any) -> Any:
+    return x
+
+
+@app.task
+def total(xs: list[int]) -> int:
+    return sum(xs)
+
+
+@app.task
+def note(what: Any) -> Any:
+    log("end", what)
+    return what
+
+
+@app.task
+def fail(*_args: Any) -> None:
+    raise ValueError("no luck")
+
+
+@app.task
+def steer(how: str, *_args: Any) -> str:
+    """End in another way than by returning."""
+    if how == "ignore":
+        raise Ignore("as asked")
+    if how == "reject":
+        raise Reject("as asked")
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "hang":
+        time.sleep(60)
+    return how
+
+
+@app.task
+def one(x: Any) -> Any:
+    return x
+
+
+@app.task(bind=True, max_retries=2)
+def retried(self: Task[..., Any], x: int) -> int:
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+    return x + self.request.retries
+
+
+@app.task
+def unwritable(*_args: Any) -> object:
+    return object()
+
+
+@app.task
+def old_errback(task_id: str) -> None:
+    log("end", f"old {task_id}")
+
+
+@app.task
+def new_errback(request: Any, error: Exception, traceback: str | None) -> None:
+    log("end", f"new {request.id} {request.task} {error!r} {'ValueError' in (traceback or '')}")
+
+
+@app.task(bind=True)
+def becomes(self: Task[..., Any], kind: str, *args: Any) -> Any:
+    """Put something in this task's place."""
+    sigs: dict[str, Any] = {
+        "task": lambda: add.s(*args),
+        "chain": lambda: chain(add.s(*args), add.s(10)),
+        "group": lambda: group(add.s(1, x) for x in args),
+        "chord": lambda: chord([add.s(1, x) for x in args], total.s()),
+        "fail": lambda: fail.s(),
+    }
+    return self.replace(sigs[kind]())
+
+
+@app.task(bind=True)
+def down(self: Task[..., Any], n: int) -> Any:
+    """Be replaced by itself until nothing is left."""
+    return self.replace(down.s(n - 1)) if n else "down"
+
+
+@app.task(bind=True)
+def adds(self: Task[..., Any], *xs: int) -> int:
+    for x in xs:
+        self.add_to_chord(same.s(x))
+    return 0
+
+
+@app.task(bind=True)
+def tells(self: Task[..., Any], *_args: Any) -> dict[str, Any]:
+    request = self.request
+    return {
+        "id": request.id,
+        "root_id": request.root_id,
+        "parent_id": request.parent_id,
+        "chain": len(request.chain or ()),
+        "callbacks": len(request.callbacks or ()),
+        "stamps": dict(request.stamps or {}),
+        "nesting": request.replaced_task_nesting,
+    }
