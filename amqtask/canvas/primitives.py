@@ -298,7 +298,7 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         return len(self.tasks)
 
     def __bool__(self) -> bool:
-        return True  # it is something to send, with or without members
+        return bool(self.tasks)
 
     def apply_async(
         self,
@@ -454,7 +454,9 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         """A chord: the other gets the results of all members."""
         if not isinstance(other, Signature):
             return NotImplemented
-        return self if _is_empty(other) else chord(self, other, app=self.own_app)
+        if _is_empty(other) and not isinstance(other.tasks, Lazy):
+            return self
+        return chord(self, other, app=self.own_app)
 
     def __repr__(self) -> str:
         tasks = self.tasks
@@ -697,7 +699,7 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         if not isinstance(other, Signature):
             return NotImplemented
         joins = other.unrolled() if isinstance(other, group) else other
-        if isinstance(joins, group) or isinstance(other, chain):
+        if isinstance(other, chain) or (joins is other and isinstance(other, group)):
             return super().__or__(other)
         sig = self.clone()
         sig.body = _or(sig.body, joins)
@@ -808,11 +810,8 @@ def _app_of(tasks: Iterable[Any]) -> Launcher | None:
 
 
 def _is_empty(task: Signature[Any]) -> bool:
-    """Whether it is a group that is known to have no members."""
-    if not isinstance(task, group):
-        return False
-    tasks = task.tasks
-    return not (isinstance(tasks, Lazy) and not tasks.complete) and not tasks
+    """Whether it is a group without members; a generator is asked for one at most."""
+    return isinstance(task, group) and not task.tasks
 
 
 def _or(body: Any, other: Signature[Any]) -> Any:
