@@ -454,7 +454,7 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         """A chord: the other gets the results of all members."""
         if not isinstance(other, Signature):
             return NotImplemented
-        if _is_empty(other) and not isinstance(other.tasks, Lazy):
+        if isinstance(other, group) and not isinstance(other.tasks, Lazy) and not other.tasks:
             return self
         return chord(self, other, app=self.own_app)
 
