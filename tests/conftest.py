@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,11 +83,21 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         return outcome
 
 
+@pytest.hookimpl(trylast=True)  # after the processes that ran tests side by side have ended
 def pytest_sessionfinish(session: pytest.Session) -> None:
     leaks = session.config.stash.setdefault(_LEAKS, [])
     leaks += _after_a_while(_processes) + _after_a_while(_threads)
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["leaks"] = leaks
     if leaks and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of several processes that run tests side by side has ended: what it left counts like ours."""
+    found = getattr(node, "workeroutput", {}).get("leaks", [])
+    node.config.stash.setdefault(_LEAKS, []).extend(found)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
