@@ -10,6 +10,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A process for each core, four at most: every one of them may start brokers. A file's tests stay together.
+SIDE_BY_SIDE = -n auto --maxprocesses=4 --dist=loadfile
 # Arguments for pytest, the benchmark and the chaos run: make test ARGS="-k ladder -x"
 ARGS ?=
 # What a run in bad weather takes: whatever works on the run's broker, but for what is about processes and their ends.
@@ -44,10 +46,10 @@ layers: $(READY) ## Check who imports whom
 	$(BIN)/lint-imports
 
 test: $(READY) ## Run all tests; finds or starts a RabbitMQ
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-unit: $(READY) ## Run the tests that need no broker and start no process
-	$(BIN)/python -m pytest -m "not broker and not acceptance and not process" $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not broker and not acceptance and not process" $(ARGS)
 
 test-weather: $(READY) ## Run the functional tests with connections that are cut, frozen and slowed at random
 	$(BIN)/python -m pytest --weather=random $(WEATHER) $(ARGS)

@@ -454,7 +454,11 @@ def test_a_task_that_kills_its_child_is_given_up_and_no_other(case: Case) -> Non
     with pytest.raises(WorkerLostError, match="3 times"):
         result.get(timeout=30)
     assert case.starts("x") == 3
-    assert [record["task_id"] for record in case.records("child crashed")] == [result.id] * 3
+    charged = Counter(record["task_id"] for record in case.records("child crashed"))
+    assert charged.pop(result.id) == 3
+    # One that had ended may come again, its ack lost with the process, and run beside it.
+    assert set(charged) <= {note.id for note in notes}
+    assert set(charged.values()) <= {1}
     case.works()
 
 
