@@ -49,15 +49,10 @@ class Stream(msgspec.Struct, frozen=True):
     """``Launch`` for what is too long to be held: every barrier comes before the calls that need it.
 
     ``result`` is complete when ``steps`` has ended: the children of a group are appended as they are made.
-
-    ``tasks`` fills meanwhile: by id, the name of each task, and whether its signature says that its result is ignored.
-    ``lazy``: it comes from a generator, so that somebody may want it to be sent while it is made.
     """
 
     steps: Iterator[Barrier | Call]
     result: Result
-    tasks: Mapping[str, tuple[str, bool | None]]
-    lazy: bool
 
 
 def launch(
@@ -117,7 +112,7 @@ def launch(
             calls.append(step)
         else:
             barriers.append(step)
-    return Launch(barriers, calls, only_child(made.result))
+    return Launch(barriers, calls, _only_child(made.result))
 
 
 def stream(
@@ -164,25 +159,7 @@ def stream(
         result: Result = ((first.id, None), kept)
     else:
         result = _result(stages)
-    lazy = kept is not None and isinstance(first, _Fan) and not isinstance(first.branches, list)
-    return Stream(
-        sender.emit(stages, args, kwargs or {}, follows, kept), result, reader.tasks, lazy
-    )
-
-
-def ids_of(sigs: Iterable[object]) -> Iterator[str]:
-    """The ids of all tasks and groups in frozen signatures."""
-    waiting = list(sigs)
-    while waiting:
-        sig = waiting.pop()
-        if not isinstance(sig, Mapping):
-            continue
-        options, kwargs = sig.get("options") or {}, sig.get("kwargs") or {}
-        if isinstance(options.get("task_id"), str):
-            yield options["task_id"]
-        if kind_of(sig) != "task":
-            waiting += listed(kwargs.get("tasks")) + listed(kwargs.get("header"))
-            waiting.append(kwargs.get("body"))
+    return Stream(sender.emit(stages, args, kwargs or {}, follows, kept), result)
 
 
 def assembled(shape: object, values: Sequence[object]) -> list[object]:
@@ -317,7 +294,6 @@ class _Reader:
         self._ids = ids
         self._reply_to = reply_to
         self._header_errbacks = header_errbacks
-        self.tasks: dict[str, tuple[str, bool | None]] = {}
 
     def stages(
         self, node: Sig, over: Mapping[str, Any] | None = None, task_id: str | None = None
@@ -370,7 +346,6 @@ class _Reader:
         for name in ("link", "link_error"):
             if name in options:
                 options[name] = listed(options[name])
-        self.tasks[options["task_id"]] = (str(node["task"]), options.get("ignore_result"))
         kwargs: Any = node.get("kwargs") or {}
         if node["task"] in MAPS:
             kwargs = {
@@ -461,7 +436,7 @@ class _Reader:
         self, members: Iterable[Any], group_id: str, options: dict[str, Any], chord: bool = False
     ) -> _Fan:
         branches = self._branches(members, group_id)
-        if type(members) in (list, tuple):  # else it makes them as they are asked for
+        if isinstance(members, (list, tuple)):
             branches = list(branches)
         return _Fan(group_id, branches, options, chord)
 
@@ -584,7 +559,7 @@ def _chunks(task: Any, items: Iterable[Any], size: int) -> Iterable[Any]:
     """The signatures that ``chunks`` stands for. Of a list, a list: it can be counted."""
     if size < 1:
         raise ValueError(f"chunks takes a size of at least 1, not {size}.")
-    if isinstance(items, (list, tuple)) and type(items) in (list, tuple):
+    if isinstance(items, (list, tuple)):
         return [_starmap(task, items[at : at + size]) for at in range(0, len(items), size)]
     return _chunked(task, items, size)
 
@@ -847,7 +822,7 @@ def _result(stages: Sequence[_Stage]) -> Result:
     return made
 
 
-def only_child(result: Result) -> Result:
+def _only_child(result: Result) -> Result:
     """The result to hand out: a group of one branch that ends in a group is that group."""
     children = result[1]
     if children is not None and len(children) == 1 and children[0][1] is not None:

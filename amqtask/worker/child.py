@@ -31,6 +31,7 @@ from amqtask.errors import BrokerError, DecodeError
 from amqtask.log import get_logger
 from amqtask.request import set_abort_lookup
 from amqtask.topology.barrier import barriers_of
+from amqtask.worker import collector
 from amqtask.worker.board import Ending
 from amqtask.worker.execution import Executor, Runner, aborted, starved
 from amqtask.worker.followups import Key
@@ -182,6 +183,7 @@ class Child:
     def run(self) -> int:
         """Work until told to stop; the exit code."""
         self._install_signals()
+        collector.make_room(self._context.slots)
         self._io.start()
         self._job.app.adopt(self._io, self._publisher)  # what tasks publish goes the same way
         self._io.post(self._io_start)

@@ -8,10 +8,8 @@ limit's exception on its way into the coroutine.
 from __future__ import annotations
 
 import asyncio
-import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
-from types import FrameType
 from typing import Any
 
 from amqtask.errors import SoftTimeLimitExceeded
@@ -24,37 +22,36 @@ class Evicted(asyncio.CancelledError):
     """
 
 
-class Interruptible:
-    """One coroutine, to be run once as the main task of an event loop.
+class Interruptible(Generator[Any, Any, object]):
+    """One coroutine, to be awaited once by the main task of an event loop.
+
+    It stands between the two without a step of its own: what the loop sends goes into the coroutine as it is, and only a
+    cancellation is looked at on its way.
 
     Args:
         coroutine: the task's own.
     """
 
+    __slots__ = ("_coroutine", "_error", "_send", "_task")
+
     def __init__(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        self._coroutine = coroutine
+        self._coroutine: Any = coroutine
+        self._send = coroutine.send
         self._task: asyncio.Task[object] | None = None
-        self._inside = False  # the coroutine's own code is what runs now
         self._error: BaseException | None = None  # on its way to the coroutine
 
     async def run(self) -> object:
-        """Run the coroutine; its value or its exception."""
-        self._task = asyncio.current_task()
-        return await self._steps()
+        """Run the coroutine; its value or its exception. For who needs a coroutine and not something to await."""
+        return await self
 
-    def interrupt(self, error: BaseException, frame: FrameType | None = None) -> bool:
+    def interrupt(self, error: BaseException) -> bool:
         """Have the coroutine get ``error`` at its ``await``. False when the caller is to raise it right here instead.
 
         For a signal handler of the loop's thread.
-
-        Args:
-            error: what it gets.
-            frame: what was interrupted.
         """
         task = self._task
         # Raised in our own step, on the way into the coroutine or out of it, it would not reach the coroutine.
-        inside = self._inside and (frame is None or frame.f_code is not _STEPS)
-        if inside or task is None or task.done():
+        if self._coroutine.cr_running or task is None or task.done():
             return False
         self._error = error
         task.cancel()
@@ -83,35 +80,41 @@ class Interruptible:
         except RuntimeError:
             pass  # the loop is closed: the coroutine has ended
 
-    @types.coroutine
-    def _steps(self) -> Generator[Any, Any, object]:
-        coroutine = self._coroutine
-        value: Any = None
+    # ------------------------------------------------------------ the asyncio task's side
+
+    def __await__(self) -> Interruptible:
+        self._task = asyncio.current_task()
         error = self._take()
-        while True:
-            self._inside = True
-            try:
-                waits_for = coroutine.send(value) if error is None else coroutine.throw(error)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                self._inside = False
-            value = error = None
-            try:
-                value = yield waits_for
-            except asyncio.CancelledError as cancelled:
-                error = self._take() or cancelled
-                if error is not cancelled and self._task is not None:
+        if error is not None:
+            self._coroutine.close()
+            raise error
+        return self
+
+    def __next__(self) -> Any:
+        return self._send(None)
+
+    def send(self, value: Any) -> Any:
+        """Let the coroutine go on."""
+        return self._send(value)
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
+        """Let the coroutine go on with an exception: a cancellation may stand for the one that was meant."""
+        error = typ if val is None else val
+        if isinstance(error, asyncio.CancelledError):
+            meant = self._take()
+            if meant is not None:
+                error = meant
+                if self._task is not None:
                     self._task.uncancel()
-            except BaseException as raised:  # noqa: BLE001  # handed on to whom it is for
-                error = raised
+        return self._coroutine.throw(error)
+
+    def close(self) -> None:
+        """End the coroutine where it is."""
+        self._coroutine.close()
 
     def _take(self) -> BaseException | None:
         error, self._error = self._error, None
         return error
-
-
-_STEPS = Interruptible._steps.__code__  # noqa: SLF001  # our own
 
 
 class SlotLoop:

@@ -198,12 +198,12 @@ class MainThreadLimits(Limits):
             self.install()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (SOFT_SIGNAL,))
 
-    def _raise(self, _signal: int, frame: FrameType | None) -> None:
+    def _raise(self, _signal: int, _frame: FrameType | None) -> None:
         run = self.current
         if run and run == self._meant:
             self._meant = 0
             error = SoftTimeLimitExceeded(self._text(run))
-            if self.carried is None or not self.carried.interrupt(error, frame):
+            if self.carried is None or not self.carried.interrupt(error):
                 raise error
 
 
