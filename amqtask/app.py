@@ -35,7 +35,7 @@ from typing import (
 
 import msgspec
 
-from amqtask.batch import Batch
+from amqtask.batch import Awaits, Batch
 from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of
 from amqtask.canvas.signature import Signature, signature
 from amqtask.control import Control
@@ -43,6 +43,7 @@ from amqtask.core import codec, compression, serialization
 from amqtask.core.message import Envelope, Message, Publication
 from amqtask.core.onward import onward
 from amqtask.core.result import attach_remote_traceback, exception_from_wire
+from amqtask.core.workflow import Sig
 from amqtask.errors import (
     AlreadyRegistered,
     AmqtaskError,
@@ -52,6 +53,7 @@ from amqtask.errors import (
     ResultError,
     Unroutable,
 )
+from amqtask.launching import Launching, Sending, alone, inherited_priority
 from amqtask.options import Options, TaskOptions
 from amqtask.request import current
 from amqtask.results import handle
@@ -93,10 +95,6 @@ DELAYED_WINDOW = 250
 # The innermost ``with app.batch():`` and ``async with app.abatch():`` of this context.
 _batch: ContextVar[Batch | None] = ContextVar("amqtask_batch", default=None)
 _async_batch: ContextVar[AsyncBatch | None] = ContextVar("amqtask_abatch", default=None)
-
-
-# A publication, and the queue it is due in when it goes through the delay ladder.
-_Sending = tuple[Publication, str | None]
 
 
 class App:
@@ -488,10 +486,133 @@ class App:
             raise self._explained(error, *sendings[0]) from None
         return result
 
-    def compose(self, call: Call) -> tuple[tuple[Publication, str | None], ...]:
-        """The publications of a call whose results go where it says, each with the queue it is due in if it is for later.
+    def launch(
+        self,
+        sig: Sig,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Send a workflow. Used by signatures; ``sig.apply_async`` is for users.
 
-        Used by workers, which publish them themselves.
+        Returns:
+            The handle of its last task, or of the group that it is or ends in.
+        """
+        kwargs = kwargs or {}
+        options = {name: value for name, value in (options or {}).items() if value is not None}
+        if alone(sig, options):
+            return self.send(self._call_of(sig, args, kwargs, options))
+        batch = _batch.get()
+        if batch is not None and batch.pid != os.getpid():
+            batch = None
+        own = None if batch is not None else Batch(2 * self.settings.publish_window)
+        into = batch or own
+        assert into is not None
+        client = self._connected()
+        publisher, timeout = client.publisher, self.settings.publish_timeout
+        launching = self._launching(sig, args, kwargs, options, client.reply_queue(timeout))
+        try:
+            for plans, calls in launching.rounds():
+                if plans:
+                    publisher.publish_many(
+                        [plan for plan, _ in plans], timeout, due_in=[queue for _, queue in plans]
+                    )
+                for call, sendings, awaits in calls:
+                    if call.later:
+                        into.room(DELAYED_WINDOW)
+                    self._submit(into, publisher, sendings, awaits)
+        except BaseException as raised:
+            error = None if own is None else own.wait()
+            if error is not None:
+                raised.add_note(f"In the same call: {error}")
+            raise
+        error = None if own is None else own.wait()
+        if error is not None:
+            raise error
+        return launching.result()
+
+    async def alaunch(
+        self,
+        sig: Sig,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """``launch`` for coroutines."""
+        from amqtask.loop_client import AsyncBatch
+
+        kwargs = kwargs or {}
+        options = {name: value for name, value in (options or {}).items() if value is not None}
+        if alone(sig, options):
+            return await self.asend(self._call_of(sig, args, kwargs, options))
+        batch = _async_batch.get()
+        own = None if batch is not None else AsyncBatch(self.settings.publish_window)
+        into = batch or own
+        assert into is not None
+        timeout = self.settings.publish_timeout
+        client = self._of_loop() or await self._loop_connected()
+        reply_to = client.replies or await client.reply_queue(timeout)
+        launching = self._launching(sig, args, kwargs, options, reply_to)
+        try:
+            for plans, calls in launching.rounds():
+                if plans:
+                    await client.publisher.publish_many(
+                        [plan for plan, _ in plans], timeout, due_in=[queue for _, queue in plans]
+                    )
+                for call, sendings, awaits in calls:
+                    if call.later:
+                        await into.room(DELAYED_WINDOW)
+                    await self._asubmit(into, client.publisher, sendings, awaits)
+        except BaseException as raised:
+            error = None if own is None else await own.wait()
+            if error is not None:
+                raised.add_note(f"In the same call: {error}")
+            raise
+        error = None if own is None else await own.wait()
+        if error is not None:
+            raise error
+        return launching.result()
+
+    def _launching(
+        self,
+        sig: Sig,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        reply_to: str,
+    ) -> Launching:
+        parent = current.get()
+        return Launching(
+            self, sig, args, kwargs, options, parent=parent, reply_to=reply_to, limits=self._limits
+        )
+
+    def _call_of(
+        self,
+        sig: Sig,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> Call:
+        """The call of a signature that has no place in a workflow."""
+        own: Any = sig
+        if own.get("immutable"):
+            args, kwargs = own.get("args") or (), own.get("kwargs") or {}
+        else:
+            args = (*args, *(own.get("args") or ()))
+            kwargs = {**(own.get("kwargs") or {}), **kwargs}
+        options = {**(own.get("options") or {}), **options}
+        name = own["task"]
+        return make_call(name, args, kwargs, self.call_defaults(name), options)
+
+    def call_defaults(self, name: str) -> Mapping[str, Any]:
+        """The options of a task by its name: its own where it is registered here."""
+        task = self._tasks.get(name)
+        if task is not None:
+            return task.call_defaults
+        return {"ignore_result": True} if self.settings.task_ignore_result else {}
+
+    def compose(self, call: Call) -> tuple[Sending, ...]:
+        """The publications of a call whose results go where it says, each with the queue it is due in if it is for later.
 
         Raises:
             AmqtaskError: as ``send``, but for what the broker says.
@@ -507,6 +628,31 @@ class App:
         """
         error = exception_from_wire(wire, import_from=self._modules)
         return attach_remote_traceback(error, traceback if isinstance(traceback, str) else None)
+
+    def awaited(self, task_id: str) -> Awaited:
+        """Where the result of a task is expected. Used by launching."""
+        return self._pending.expect(task_id)
+
+    def awaiting(self, call: Call, here: bool) -> Awaited | None:
+        """Where the result of a call is expected that is about to be sent.
+
+        Args:
+            call: the call.
+            here: its result comes to a reply queue of this process.
+        """
+        if call.ignore_result:
+            return None
+        awaited = self._pending.sending(call.id)
+        if not here:
+            awaited.fail(_elsewhere(call))
+        return awaited
+
+    def handle_of(
+        self, task_id: str, name: str | None, ignored: bool, parent: ResultBase | None
+    ) -> handle.AsyncResult[Any]:
+        """The handle of a task of a workflow. Used by launching."""
+        entry = None if ignored else self._pending.expect(task_id)
+        return handle.AsyncResult(entry, task_id, name, self.control, parent)
 
     def send_many(self, calls: Iterator[Call]) -> list[handle.AsyncResult[Any]]:
         """Publish calls together. Used by ``Task.delay_many``."""
@@ -635,11 +781,7 @@ class App:
         function: str,
     ) -> Call:
         _check_name(name)
-        task = self._tasks.get(name)
-        defaults = {} if task is None else task.call_defaults
-        if task is None and self.settings.task_ignore_result:
-            defaults = {"ignore_result": True}
-        return make_call(name, args, kwargs, defaults, cast(Any, options), function)
+        return make_call(name, args, kwargs, self.call_defaults(name), cast(Any, options), function)
 
     def _wants_reply(self, call: Call) -> bool:
         return not call.ignore_result and call.reply_to is None
@@ -651,20 +793,20 @@ class App:
 
     def _prepare(
         self, call: Call, reply_to: str | None
-    ) -> tuple[tuple[_Sending, ...], Awaited | None, handle.AsyncResult[Any]]:
+    ) -> tuple[tuple[Sending, ...], Awaited | None, handle.AsyncResult[Any]]:
         """What to publish for a call, and the handle of its result; more than one only through the delay ladder."""
         publication = self._stencilled(call, reply_to)
-        sendings = ((publication, None),) if publication else self._compose(call, reply_to)
+        if publication is not None:
+            sendings: tuple[Sending, ...] = ((publication, None),)
+        else:
+            sendings = self._compose(call, reply_to)
+            if (parent := current.get()) is not None:
+                parent.asked.sent(((call.id, None), None))
         awaited = None
         if not call.ignore_result:
             awaited = self._pending.sending(call.id)
             if reply_to is None:
-                awaited.fail(
-                    ResultError(
-                        f"The result of task {call.task}[{call.id}] goes to {call.reply_to!r}, as its reply_to asked; "
-                        "read it there."
-                    )
-                )
+                awaited.fail(_elsewhere(call))
         return sendings, awaited, handle.AsyncResult(awaited, call.id, call.task, self.control)
 
     def _stencilled(self, call: Call, reply_to: str | None) -> Publication | None:
@@ -693,7 +835,12 @@ class App:
 
     def _route(self, call: Call) -> Route:
         router = self._router or self.router
-        return router.resolve(call.task, call.queue, call.exchange, call.routing_key, call.priority)
+        priority = call.priority
+        if priority is None and self.settings.task_inherit_parent_priority:
+            priority = inherited_priority(self.settings, current.get())
+        return router.resolve(
+            call.route_name or call.task, call.queue, call.exchange, call.routing_key, priority
+        )
 
     def _message(
         self,
@@ -716,7 +863,7 @@ class App:
             expires=expires,
         )
 
-    def _compose(self, call: Call, reply_to: str | None) -> tuple[_Sending, ...]:
+    def _compose(self, call: Call, reply_to: str | None) -> tuple[Sending, ...]:
         """The publications of any call."""
         route = self._route(call)
         now, eta, expires, delay = None, None, None, 0.0
@@ -735,7 +882,7 @@ class App:
             return self._delayed(route, envelope, delay)
         return ((Publication(route.exchange, route.routing_key, envelope), None),)
 
-    def _delayed(self, route: Route, envelope: Envelope, delay: float) -> tuple[_Sending, ...]:
+    def _delayed(self, route: Route, envelope: Envelope, delay: float) -> tuple[Sending, ...]:
         """A message through the delay ladder, to each queue that it would reach now."""
         exchange, key = route.exchange, route.routing_key
         properties = envelope.properties
@@ -747,7 +894,7 @@ class App:
         queues = targets.of(exchange, key, headers)
         if not queues:
             raise self._unroutable(exchange, key, headers)
-        sendings: list[_Sending] = []
+        sendings: list[Sending] = []
         for queue in queues:
             publication = onward(
                 envelope.body, properties, ladder.entry(delay, queue), published=(exchange, key)
@@ -759,8 +906,8 @@ class App:
         self,
         batch: Batch,
         publisher: Publisher,
-        sendings: tuple[_Sending, ...],
-        awaited: Awaited | None,
+        sendings: tuple[Sending, ...],
+        awaited: Awaits | None,
     ) -> None:
         timeout, explain = self.settings.publish_timeout, self._explained
         for publication, due_in in sendings:
@@ -770,8 +917,8 @@ class App:
         self,
         batch: AsyncBatch,
         publisher: AioPublisher,
-        sendings: tuple[_Sending, ...],
-        awaited: Awaited | None,
+        sendings: tuple[Sending, ...],
+        awaited: Awaits | None,
     ) -> None:
         timeout, explain = self.settings.publish_timeout, self._explained
         for publication, due_in in sendings:
@@ -985,6 +1132,12 @@ def _check_formats(settings: Settings) -> None:
     serialization.serializer(settings.result_serializer)
     if settings.task_compression is not None:
         compression.mime_type(settings.task_compression)
+
+
+def _elsewhere(call: Call) -> ResultError:
+    return ResultError(
+        f"The result of task {call.task}[{call.id}] goes to {call.reply_to!r}, as its reply_to asked; read it there."
+    )
 
 
 def _is_text(value: object) -> bool:

@@ -10,7 +10,6 @@ from amqtask.amqp.ports import Publisher
 from amqtask.amqp.waits import Condition
 from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, OperationRefused
-from amqtask.results.pending import Awaited
 
 Explain = Callable[[AmqtaskError, Publication, str | None], AmqtaskError]
 """Makes of a publisher's error, with the publication it was about and the queue that is due in, the one to report."""
@@ -21,6 +20,14 @@ class Counts(Protocol):
 
     def ended(self, error: AmqtaskError | None) -> None:
         """One of them has ended."""
+        ...
+
+
+class Awaits(Protocol):
+    """Where a result is expected."""
+
+    def fail(self, error: BaseException) -> None:
+        """None will come."""
         ...
 
 
@@ -38,7 +45,7 @@ class OnItsWay:
         batch: Counts,
         publication: Publication,
         due_in: str | None,
-        awaited: Awaited | None,
+        awaited: Awaits | None,
         explain: Explain,
     ) -> None:
         self.batch = batch
@@ -103,7 +110,7 @@ class Batch:
         publisher: Publisher,
         publication: Publication,
         timeout: float,
-        awaited: Awaited | None,
+        awaited: Awaits | None,
         explain: Explain,
         due_in: str | None = None,
     ) -> None:

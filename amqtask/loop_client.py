@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator, Sequence
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.publisher import AioPublisher
-from amqtask.batch import Explain, OnItsWay, summary
+from amqtask.batch import Awaits, Explain, OnItsWay, summary
 from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, BrokerError
 from amqtask.results.aio_rpc import AioReplyQueue
 from amqtask.results.loops import running_loop
-from amqtask.results.pending import Awaited, Pending
+from amqtask.results.pending import Pending
 from amqtask.settings import Settings
 from amqtask.topology.barrier import barriers_of
 from amqtask.topology.ladder import Ladder
@@ -155,7 +155,7 @@ class AsyncBatch:
         publisher: AioPublisher,
         publication: Publication,
         timeout: float,  # noqa: ASYNC109  # of the publish, not of this call
-        awaited: Awaited | None,
+        awaited: Awaits | None,
         explain: Explain,
         due_in: str | None = None,
     ) -> None:

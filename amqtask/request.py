@@ -16,6 +16,8 @@ from amqtask.core.workflow import Sig
 from amqtask.errors import Retry
 from amqtask.log import set_context_provider
 
+MOST_CHILDREN = 1000
+
 
 class DeliveryInfo(msgspec.Struct, frozen=True):
     """How the message came here. Give arguments by name; only a worker's slot, where it counts, goes by their order."""
@@ -39,7 +41,7 @@ class DeliveryInfo(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct):
-    """What a running task has asked for: written by ``retry``, ``replace`` and ``add_to_chord``, read when the task ends."""
+    """What a running task has asked for, by ``retry``, ``replace`` and ``add_to_chord``, and what it has sent: read when it ends."""
 
     changes: bool = False  # a return of the function is not simply its result: ``retry`` or ``replacement`` is there
     retry: Retry | None = None  # the latest
@@ -49,6 +51,15 @@ class Asked(msgspec.Struct):
         Sig
     ] = []  # the signatures given to ``add_to_chord``, with their ids, that are to be sent
     more: list[str] = []  # the ids of all that was added
+    # The results, in Celery's tuple form, of what it has sent: the first ``MOST_CHILDREN``, since they travel with its own.
+    children: list[Any] | None = None
+
+    def sent(self, result: Any) -> None:
+        """Note what the task has sent, by its result. Called by the app, in the task's context."""
+        if self.children is None:
+            self.children = []
+        if len(self.children) < MOST_CHILDREN:
+            self.children.append(result)
 
 
 class Request(msgspec.Struct, frozen=True):

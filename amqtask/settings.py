@@ -55,6 +55,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     task_serializer: str = "json"
     task_compression: str | None = None
     task_ignore_result: bool = False
+    task_inherit_parent_priority: bool = (
+        False  # what a task sends has the task's priority, unless it names its own
+    )
     message_max_bytes: Count = 16 * 1024 * 1024
     headers_max_bytes: Count = 64 * 1024
 
@@ -70,6 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         1800.0  # a reply queue goes this long after its process vanished
     )
 
+    # the errbacks of a chord are also those of each task in its header, not of its body alone
+    task_allow_error_cb_on_chord_header: bool = False
     # chords: the queue in which the parts of one gather goes when none has ended for so long (RabbitMQ takes ten years)
     result_chord_expires: Annotated[float, msgspec.Meta(gt=0, le=315_360_000)] = 7 * 86400.0
     chord_queue_type: Literal["classic", "quorum"] = "classic"

@@ -49,10 +49,15 @@ class Stream(msgspec.Struct, frozen=True):
     """``Launch`` for what is too long to be held: every barrier comes before the calls that need it.
 
     ``result`` is complete when ``steps`` has ended: the children of a group are appended as they are made.
+
+    ``tasks`` fills meanwhile: by id, the name of each task, and whether its signature says that its result is ignored.
+    ``lazy``: it comes from a generator, so that somebody may want it to be sent while it is made.
     """
 
     steps: Iterator[Barrier | Call]
     result: Result
+    tasks: Mapping[str, tuple[str, bool | None]]
+    lazy: bool
 
 
 def launch(
@@ -112,7 +117,7 @@ def launch(
             calls.append(step)
         else:
             barriers.append(step)
-    return Launch(barriers, calls, _only_child(made.result))
+    return Launch(barriers, calls, only_child(made.result))
 
 
 def stream(
@@ -159,7 +164,25 @@ def stream(
         result: Result = ((first.id, None), kept)
     else:
         result = _result(stages)
-    return Stream(sender.emit(stages, args, kwargs or {}, follows, kept), result)
+    lazy = kept is not None and isinstance(first, _Fan) and not isinstance(first.branches, list)
+    return Stream(
+        sender.emit(stages, args, kwargs or {}, follows, kept), result, reader.tasks, lazy
+    )
+
+
+def ids_of(sigs: Iterable[object]) -> Iterator[str]:
+    """The ids of all tasks and groups in frozen signatures."""
+    waiting = list(sigs)
+    while waiting:
+        sig = waiting.pop()
+        if not isinstance(sig, Mapping):
+            continue
+        options, kwargs = sig.get("options") or {}, sig.get("kwargs") or {}
+        if isinstance(options.get("task_id"), str):
+            yield options["task_id"]
+        if kind_of(sig) != "task":
+            waiting += listed(kwargs.get("tasks")) + listed(kwargs.get("header"))
+            waiting.append(kwargs.get("body"))
 
 
 def assembled(shape: object, values: Sequence[object]) -> list[object]:
@@ -294,6 +317,7 @@ class _Reader:
         self._ids = ids
         self._reply_to = reply_to
         self._header_errbacks = header_errbacks
+        self.tasks: dict[str, tuple[str, bool | None]] = {}
 
     def stages(
         self, node: Sig, over: Mapping[str, Any] | None = None, task_id: str | None = None
@@ -346,6 +370,7 @@ class _Reader:
         for name in ("link", "link_error"):
             if name in options:
                 options[name] = listed(options[name])
+        self.tasks[options["task_id"]] = (str(node["task"]), options.get("ignore_result"))
         kwargs: Any = node.get("kwargs") or {}
         if node["task"] in MAPS:
             kwargs = {
@@ -436,7 +461,7 @@ class _Reader:
         self, members: Iterable[Any], group_id: str, options: dict[str, Any], chord: bool = False
     ) -> _Fan:
         branches = self._branches(members, group_id)
-        if isinstance(members, (list, tuple)):
+        if type(members) in (list, tuple):  # else it makes them as they are asked for
             branches = list(branches)
         return _Fan(group_id, branches, options, chord)
 
@@ -559,7 +584,7 @@ def _chunks(task: Any, items: Iterable[Any], size: int) -> Iterable[Any]:
     """The signatures that ``chunks`` stands for. Of a list, a list: it can be counted."""
     if size < 1:
         raise ValueError(f"chunks takes a size of at least 1, not {size}.")
-    if isinstance(items, (list, tuple)):
+    if isinstance(items, (list, tuple)) and type(items) in (list, tuple):
         return [_starmap(task, items[at : at + size]) for at in range(0, len(items), size)]
     return _chunked(task, items, size)
 
@@ -822,7 +847,7 @@ def _result(stages: Sequence[_Stage]) -> Result:
     return made
 
 
-def _only_child(result: Result) -> Result:
+def only_child(result: Result) -> Result:
     """The result to hand out: a group of one branch that ends in a group is that group."""
     children = result[1]
     if children is not None and len(children) == 1 and children[0][1] is not None:

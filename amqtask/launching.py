@@ -1,0 +1,230 @@
+"""Sending a workflow from here: what to publish in which order, and the handle of what comes of it.
+
+A chord's plan must be in its barrier's queue, confirmed, before the first part is sent. Everything that can go wrong without the
+broker goes wrong before anything is published, except in a group of a generator, which is sent while it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, Protocol, TypeAlias
+
+from amqtask.batch import Awaits
+from amqtask.call import Call
+from amqtask.canvas.launch import Stream, ids_of, only_child, stream
+from amqtask.core import codec
+from amqtask.core.barrier import plan_message, queue_name
+from amqtask.core.message import Publication
+from amqtask.core.workflow import Barrier, Sig, kind_of
+from amqtask.request import Request
+from amqtask.results import handle
+from amqtask.results.base import ResultBase
+from amqtask.results.group import GroupResult
+from amqtask.results.pending import Awaited
+from amqtask.results.tree import result_from_tuple
+from amqtask.settings import Settings
+
+Sending: TypeAlias = tuple[Publication, str | None]
+"""A publication, and the queue it is due in when something must be declared for it."""
+
+AT_A_TIME: Final = 500  # members of a generator's group that are made before they are sent
+
+# What an option says of the place in a workflow, and not of the one call.
+_WORKFLOW: Final = frozenset(
+    {
+        "task_id", "reply_to", "group_id", "group_index", "chord", "root_id", "parent_id", "chain", "stamped_headers",
+        "replaced_task_nesting", "add_to_parent",
+    }
+)  # fmt: skip
+
+
+class Sender(Protocol):
+    """What launching needs of the app."""
+
+    settings: Settings
+
+    def call_defaults(self, name: str) -> Mapping[str, Any]:
+        """The options of a task by its name."""
+        ...
+
+    def compose(self, call: Call) -> tuple[Sending, ...]:
+        """The publications of a call whose results go where it says."""
+        ...
+
+    def awaiting(self, call: Call, here: bool) -> Awaited | None:
+        """Where a call's result is expected, before it is sent; ``here``: it goes to a reply queue of this process."""
+        ...
+
+    def awaited(self, task_id: str) -> Awaited:
+        """Where a result is expected."""
+        ...
+
+    def handle_of(
+        self, task_id: str, name: str | None, ignored: bool, parent: ResultBase | None
+    ) -> handle.AsyncResult[Any]:
+        """The handle of a task."""
+        ...
+
+
+def alone(sig: Sig, options: Mapping[str, object]) -> bool:
+    """Whether a signature is one call like any other, with no place in a workflow."""
+    own: Any = sig.get("options") or {}
+    return (
+        kind_of(sig) == "task"
+        and not str(sig["task"]).startswith("celery.")
+        and _WORKFLOW.isdisjoint(own)
+        and _WORKFLOW.isdisjoint(options)
+    )
+
+
+def inherited_priority(settings: Settings, parent: Request | None) -> int | None:
+    """The priority of what a running task sends, if it has one from there."""
+    if parent is None or not settings.task_inherit_parent_priority:
+        return None
+    return parent.delivery_info.priority
+
+
+class Launching:
+    """One workflow on its way. One thread or event loop.
+
+    Args:
+        sender: the app.
+        sig: the signature.
+        args: partial arguments.
+        kwargs: partial keyword arguments.
+        options: as ``apply_async`` takes them.
+        parent: the task that runs here.
+        reply_to: the reply queue of this process.
+        limits: of messages.
+
+    Raises:
+        TypeError, ValueError: the signature makes no sense, or an option does not.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        sig: Sig,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        options: Mapping[str, object],
+        *,
+        parent: Request | None,
+        reply_to: str,
+        limits: codec.Limits,
+    ) -> None:
+        self._sender = sender
+        self._reply_to = reply_to
+        self._limits = limits
+        self._parent = parent if options.get("add_to_parent", True) else None
+        settings = sender.settings
+        self._stream: Stream = stream(
+            sig,
+            args,
+            kwargs,
+            options,
+            root_id=None if parent is None else (parent.root_id or parent.id),
+            parent_id=None if parent is None else parent.id,
+            reply_to=reply_to,
+            defaults=sender.call_defaults,
+            priority=inherited_priority(settings, parent),
+            header_errbacks=settings.task_allow_error_cb_on_chord_header,
+            strict=True,
+        )
+        self._barriers: dict[str, Barrier] = {}
+
+    def rounds(
+        self,
+    ) -> Iterator[tuple[list[Sending], list[tuple[Call, tuple[Sending, ...], Awaits | None]]]]:
+        """What to send: plans, and when these are confirmed, calls, each with who is told when it could not be sent.
+
+        Raises:
+            AmqtaskError: a message cannot be made.
+        """
+        most = AT_A_TIME if self._stream.lazy else None
+        while steps := list(islice(self._stream.steps, most)):
+            plans: list[Sending] = []
+            calls = []
+            for step in steps:
+                if isinstance(step, Barrier):
+                    self._barriers[step.group] = step
+                    plans.append((plan_message(step, limits=self._limits), queue_name(step.group)))
+                else:
+                    calls.append((step, self._sender.compose(step)))
+            yield plans, [(call, sendings, self._awaits(call)) for call, sendings in calls]
+
+    def _awaits(self, call: Call) -> Awaits | None:
+        awaited = self._sender.awaiting(call, call.reply_to == self._reply_to)
+        flow = call.workflow
+        if flow is not None and (flow.chain or flow.chord):
+            return Waiting(self._sender, awaited, call, self._barriers)
+        return awaited
+
+    def result(self) -> handle.AsyncResult[Any] | GroupResult:
+        """The handle, when all rounds are over; the running task knows of it from then on."""
+        result = only_child(self._stream.result)
+        if self._parent is not None:
+            self._parent.asked.sent(result)
+        made = result_from_tuple(result, _Handles(self._sender, self._stream.tasks))
+        assert isinstance(made, (handle.AsyncResult, GroupResult))
+        return made
+
+
+class Waiting:
+    """All that would have followed a call: none of it will come when that could not be sent."""
+
+    __slots__ = ("_awaited", "_barriers", "_call", "_sender")
+
+    def __init__(
+        self,
+        sender: Sender,
+        awaited: Awaited | None,
+        call: Call,
+        barriers: Mapping[str, Barrier],
+    ) -> None:
+        self._sender = sender
+        self._awaited = awaited
+        self._call = call
+        self._barriers = barriers
+
+    def fail(self, error: BaseException) -> None:
+        """No result will come, of the call and of what follows."""
+        if self._awaited is not None:
+            self._awaited.fail(error)
+        for task_id in self._following():
+            self._sender.awaited(task_id).fail(error)
+
+    def _following(self) -> Iterator[str]:
+        flow = self._call.workflow
+        assert flow is not None
+        chain: Sequence[Any] = flow.chain or ()
+        chord: Any = chain[0]["options"].get("chord") if chain else flow.chord
+        seen: set[str] = set()
+        while True:
+            yield from ids_of(chain)
+            group = str(chord["options"].get("barrier")) if chord else ""
+            barrier = self._barriers.get(group)
+            if barrier is None or group in seen:
+                return
+            seen.add(group)
+            plan: Any = barrier.plan
+            chain = [*plan["chain"], plan["body"]]
+            chord = chain[0]["options"].get("chord")
+
+
+class _Handles:
+    """Makes the handles of a workflow's tasks, with what its signatures say of them."""
+
+    def __init__(self, sender: Sender, tasks: Mapping[str, tuple[str, bool | None]]) -> None:
+        self._sender = sender
+        self._tasks = tasks
+
+    def AsyncResult(  # noqa: N802  # as result_from_tuple asks an app
+        self, task_id: str, *, parent: ResultBase | None = None
+    ) -> handle.AsyncResult[Any]:
+        """The handle of one task."""
+        name, ignored = self._tasks.get(task_id, (None, None))
+        if ignored is None and name is not None:
+            ignored = self._sender.call_defaults(name).get("ignore_result")
+        return self._sender.handle_of(task_id, name, bool(ignored), parent)
