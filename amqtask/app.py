@@ -630,8 +630,8 @@ class App:
         return attach_remote_traceback(error, traceback if isinstance(traceback, str) else None)
 
     def awaited(self, task_id: str) -> Awaited:
-        """Where the result of a task is expected. Used by launching."""
-        return self._pending.expect(task_id)
+        """Where the result of a task is expected that is about to be sent, or to follow something. Used by launching."""
+        return self._pending.sending(task_id)
 
     def awaiting(self, call: Call, here: bool) -> Awaited | None:
         """Where the result of a call is expected that is about to be sent.

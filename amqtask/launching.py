@@ -57,7 +57,7 @@ class Sender(Protocol):
         ...
 
     def awaited(self, task_id: str) -> Awaited:
-        """Where a result is expected."""
+        """Where a result is expected, before anything is sent."""
         ...
 
     def handle_of(
@@ -133,6 +133,8 @@ class Launching:
             strict=True,
         )
         self._barriers: dict[str, Barrier] = {}
+        # Held here until there are handles, so that a failure which comes before them is not lost.
+        self._awaited: dict[str, Awaited] = {}
 
     def rounds(
         self,
@@ -152,13 +154,15 @@ class Launching:
                     plans.append((plan_message(step, limits=self._limits), queue_name(step.group)))
                 else:
                     calls.append((step, self._sender.compose(step)))
+            for task_id in islice(self._stream.tasks, len(self._awaited), None):
+                self._awaited[task_id] = self._sender.awaited(task_id)
             yield plans, [(call, sendings, self._awaits(call)) for call, sendings in calls]
 
     def _awaits(self, call: Call) -> Awaits | None:
         awaited = self._sender.awaiting(call, call.reply_to == self._reply_to)
         flow = call.workflow
         if flow is not None and (flow.chain or flow.chord):
-            return Waiting(self._sender, awaited, call, self._barriers)
+            return Waiting(awaited, call, self._barriers, self._awaited)
         return awaited
 
     def result(self) -> handle.AsyncResult[Any] | GroupResult:
@@ -174,26 +178,28 @@ class Launching:
 class Waiting:
     """All that would have followed a call: none of it will come when that could not be sent."""
 
-    __slots__ = ("_awaited", "_barriers", "_call", "_sender")
+    __slots__ = ("_all", "_awaited", "_barriers", "_call")
 
     def __init__(
         self,
-        sender: Sender,
         awaited: Awaited | None,
         call: Call,
         barriers: Mapping[str, Barrier],
+        all_awaited: Mapping[str, Awaited],
     ) -> None:
-        self._sender = sender
         self._awaited = awaited
         self._call = call
         self._barriers = barriers
+        self._all = all_awaited
 
     def fail(self, error: BaseException) -> None:
         """No result will come, of the call and of what follows."""
         if self._awaited is not None:
             self._awaited.fail(error)
         for task_id in self._following():
-            self._sender.awaited(task_id).fail(error)
+            entry = self._all.get(task_id)
+            if entry is not None:
+                entry.fail(error)
 
     def _following(self) -> Iterator[str]:
         flow = self._call.workflow
