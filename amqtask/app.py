@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import inspect
 import os
 import socket
@@ -36,6 +37,7 @@ from typing import (
 import msgspec
 
 from amqtask.batch import Awaits, Batch
+from amqtask.builtin import builtins
 from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of
 from amqtask.canvas.signature import Signature, signature
 from amqtask.control import Control
@@ -208,16 +210,21 @@ class App:
         return MappingProxyType(self._tasks)
 
     def registered(self, name: str) -> Task[..., Any]:
-        """The task of this name.
+        """The task of this name, one of ``builtins`` among others.
 
         Raises:
             NotRegistered: there is none; the message names the nearest.
         """
-        task = self._tasks.get(name)
+        task = self._tasks.get(name) or self.builtins.get(name)
         if task is None:
             near = did_you_mean(name, self._tasks) or "; import the module that defines it."
             raise NotRegistered(f"App {self.name!r} has no task {name!r}{near}")
         return task
+
+    @functools.cached_property
+    def builtins(self) -> Mapping[str, Task[..., Any]]:
+        """The tasks that every app has, by name: see ``amqtask.builtin``."""
+        return builtins(self)
 
     def _register(self, function: Callable[..., Any], values: Mapping[str, Any]) -> Task[..., Any]:
         if isinstance(function, Task):

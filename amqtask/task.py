@@ -30,10 +30,11 @@ from typing import (
 from amqtask.arguments import Parameters
 from amqtask.attempt import asked, automatic, iso, raised, too_many
 from amqtask.call import Call, RetryOptions, SendOptions, make_call, named, new_id, positional
+from amqtask.canvas import eager
 from amqtask.canvas.maps import chunks, xmap, xstarmap
-from amqtask.canvas.signature import Signature
+from amqtask.canvas.signature import Signature, listed
 from amqtask.canvas.within import addition, replacement
-from amqtask.core.result import FAILURE, SUCCESS, format_traceback
+from amqtask.core.result import FAILURE, IGNORED, REJECTED, SUCCESS, format_traceback
 from amqtask.core.retry import Again, GiveUp, Plan
 from amqtask.errors import Ignore, MaxRetriesExceededError, Reject, Retry
 from amqtask.options import Options
@@ -228,10 +229,18 @@ class Task(Generic[P, R]):
         task_id: str | None = None,
         throw: bool = False,
         retries: int = 0,
+        link: Any = None,
+        link_error: Any = None,
+        headers: Mapping[str, object] | None = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_id: str | None = None,
+        group_index: int | None = None,
+        stamps: Mapping[str, object] | None = None,
     ) -> EagerResult[R]:
         """Run the task here and now, as a worker would see it, and return its outcome.
 
-        A retry follows at once, without its delay.
+        A retry follows at once, without its delay. Callbacks run here too, and are the result's ``children``.
 
         Args:
             args: positional arguments.
@@ -239,6 +248,14 @@ class Task(Generic[P, R]):
             task_id: the id to run under; a new one when left out.
             throw: raise what the task raises instead of keeping it in the result.
             retries: how often the task shall seem to have been retried.
+            link: callbacks, called with the value when the task has succeeded.
+            link_error: error callbacks, called when it has failed.
+            headers: what ``self.request.headers`` is.
+            root_id: the first task of the workflow; by default that of the task that runs in this context, or this one.
+            parent_id: the task that it follows from; by default the one that runs in this context.
+            group_id: the group that it is in.
+            group_index: its place there.
+            stamps: its stamps.
 
         Raises:
             TypeError: the arguments do not fit.
@@ -251,16 +268,29 @@ class Task(Generic[P, R]):
                 f"apply() cannot run the coroutine task {self.name} inside a running event loop; await it."
             )
         task_id = task_id or new_id()
+        caller = current.get()
+        if caller is not None and caller.id is not None:
+            parent_id = parent_id or caller.id
+            root_id = root_id or caller.root_id
+        callbacks, errbacks = listed(link), listed(link_error)
         began = time.time()
         waited = 0.0  # seconds that the delays of its retries would have taken
         while True:
             request = Request(
                 id=task_id,
                 task=self.name,
-                root_id=task_id,
+                root_id=root_id or task_id,
+                parent_id=parent_id,
+                group=group_id,
+                group_index=group_index,
                 retries=retries,
                 args=arguments,
                 kwargs=keywords,
+                headers=headers or {},
+                callbacks=callbacks or None,
+                errbacks=errbacks or None,
+                stamped_headers=None if stamps is None else list(stamps),
+                stamps=stamps,
                 delivery_info=DeliveryInfo(),
                 is_eager=True,
                 called_directly=False,
@@ -270,6 +300,14 @@ class Task(Generic[P, R]):
             )
             result = self._attempt(request, throw)
             if isinstance(result, EagerResult):
+                if callbacks and result.successful():
+                    result.children.extend(
+                        eager.after_success(callbacks, result.result, request, self.app)
+                    )
+                elif errbacks and result.failed():
+                    eager.after_failure(
+                        errbacks, result.result, result.traceback, request, self.app
+                    )
                 return result
             again = result.sig
             assert isinstance(again, Again)
@@ -298,6 +336,9 @@ class Task(Generic[P, R]):
         follows = self.follows(request, error)
         if isinstance(follows, Retry):
             return follows
+        if isinstance(follows, Ignore | Reject):
+            state = IGNORED if isinstance(follows, Ignore) else REJECTED
+            return EagerResult(cast(str, request.id), self.name, state, follows)
         if throw:
             raise follows
         return EagerResult(

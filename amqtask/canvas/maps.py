@@ -147,6 +147,15 @@ class chunks(_Series[R_co]):  # noqa: N801  # Celery's name
         """``apply_async`` for coroutines."""
         return await self.group().aapply_async(args, kwargs, **options)
 
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run the group of them here."""
+        return self.group().apply(args, kwargs, **options)
+
     def group(self) -> group[Any]:
         """The group of ``xstarmap``s that it stands for, made as its items come."""
         task, app = self["kwargs"]["task"], self.own_app

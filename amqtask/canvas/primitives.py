@@ -19,6 +19,10 @@ from amqtask.canvas.signature import (
     signature,
 )
 from amqtask.canvas.stamping import StampingVisitor
+from amqtask.core.result import IGNORED, REJECTED
+from amqtask.results.base import ResultBase
+from amqtask.results.group import GroupResult
+from amqtask.results.handle import EagerResult
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -110,6 +114,42 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         if (args or kwargs) and not self["immutable"]:
             _give(made.tasks, args or (), kwargs or {})
         return made
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run its links here, one after the other; the outcome is the last one's. ``None`` when it is empty.
+
+        A link that ends in ``Ignore`` or ``Reject`` is the last.
+
+        Raises:
+            Exception: what a link that is not the last has raised.
+        """
+        given = {**self.options, **{k: v for k, v in options.items() if v is not None}}
+        of_last = {name: given.pop(name) for name in _OF_LAST if given.get(name) is not None}
+        callbacks, errbacks = listed(given.pop("link", None)), listed(given.pop("link_error", None))
+        links = [task.clone() for task in self.links()]
+        for task in links:
+            for errback in errbacks:
+                task.link_error(errback)
+        before: Any = None
+        for task in links:
+            if task is links[-1]:
+                for callback in callbacks:
+                    task.link(callback)
+                given.update(of_last)
+            if before is not None:
+                args, kwargs, given["parent_id"] = (before.get(),), None, before.id
+                given.setdefault("root_id", _first_of(before).id)
+            result = task.apply(args, kwargs, **given)
+            _first_of(result).parent = before
+            before = result
+            if isinstance(result, EagerResult) and result.state in (IGNORED, REJECTED):
+                break
+        return before
 
     def unchain_tasks(self) -> Members:
         """Copies of its links that have its own callbacks: ``link`` the last, ``link_error`` every one."""
@@ -340,6 +380,24 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         made["options"] = copied(merged)
         made["immutable"] = self["immutable"]
         return made
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run its members here, one after the other; their outcomes are a ``GroupResult``'s."""
+        _, _, given = self.merged(None, None, {k: v for k, v in options.items() if v is not None})
+        shared = {k: v for k, v in given.items() if k not in ("task_id", "group_index")}
+        shared["group_id"] = group_id = given.get("task_id") or new_id()
+        return GroupResult(
+            group_id,
+            [
+                member.apply(args, kwargs, **shared, group_index=index)
+                for index, member in enumerate(self.members())
+            ],
+        )
 
     def unrolled(self) -> Signature[Any]:
         """Its only member, or itself."""
@@ -573,6 +631,40 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         sig, keywords = self._with_body(kwargs)
         return await super(chord, sig).aapply_async(args, keywords, **options)
 
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        propagate: bool = True,
+        body: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Run its parts here, one after the other, then the body; the outcome is the body's.
+
+        Args:
+            args: partial arguments of the parts.
+            kwargs: partial keyword arguments of the parts.
+            propagate: raise what a part has raised; ``False`` gives the exception to the body.
+            body: another body.
+            options: options of the body.
+        """
+        sig, keywords = self._with_body({**(kwargs or {}), "body": body})
+        if sig.body is None:
+            raise ValueError("This chord has no body; write chord(header, body).")
+        arguments, _, _ = sig.merged(args)
+        own = {k: v for k, v in sig.options.items() if k not in ("task_id", "group_id")}
+        given = {**own, **{k: v for k, v in options.items() if v is not None}}
+        parts = sig.header.clone().apply(
+            arguments, {**sig.kwargs.get("kwargs", {}), **keywords}, root_id=given.get("root_id")
+        )
+        follows = sig.body.clone()
+        for name, link in (("link", follows.link), ("link_error", follows.link_error)):
+            for callback in listed(given.pop(name, None)):
+                link(callback)
+        result = follows.apply((parts.get(propagate=propagate),), **given)
+        _first_of(result).parent = parts
+        return result
+
     def _with_body(self, kwargs: Mapping[str, Any] | None) -> tuple[Self, dict[str, Any]]:
         keywords = dict(kwargs or {})
         body = keywords.pop("body", None)
@@ -725,6 +817,18 @@ _CHAINS_OWN = frozenset(
         *("link", "link_error", "parent_id", "root_id"),
     }
 )
+
+
+# Options of a chain that are its last link's.
+_OF_LAST = ("task_id", "group_id", "group_index")
+
+
+def _first_of(result: ResultBase) -> Any:
+    """The first of those that a result follows from; itself when it follows from none."""
+    first = result
+    for first in result.ancestors():  # noqa: B007  # the last one counts
+        pass
+    return first
 
 
 def _signed(task: Any) -> Signature[Any]:

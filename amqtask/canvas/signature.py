@@ -108,6 +108,13 @@ _ALWAYS_FIRST = frozenset({"group_id", STAMPED})
 """Options that keep their first value: a task that changed its group would be missed there."""
 
 
+_EAGER = (
+    *("task_id", "throw", "retries", "link", "link_error", "headers"),
+    *("root_id", "parent_id", "group_id", "group_index"),
+)
+"""Options that ``Task.apply`` takes."""
+
+
 class Signature(dict[str, Any], Generic[R_co]):
     """A call of a task: its name, arguments and options. Made by ``task.s(…)``, ``task.signature(…)``, ``signature(…)``.
 
@@ -288,6 +295,33 @@ class Signature(dict[str, Any], Generic[R_co]):
         """Call the task's function, in this thread."""
         args, kwargs, _ = self.merged(partial_args, partial_kwargs, None)
         return self.type(*args, **kwargs)
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run it here and now, with its callbacks, and return the outcome. Nothing is sent.
+
+        Args:
+            args: partial positional arguments.
+            kwargs: partial keyword arguments.
+            options: as ``apply_async``, those for which it matters; see ``Task.apply`` for its own.
+
+        Returns:
+            An ``EagerResult``; of a group, a ``GroupResult`` of them.
+
+        Raises:
+            NotRegistered: its task is not here.
+            Exception: a link of a chain that is not the last one, or a part of a chord, has raised it.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        arguments, keywords, merged = self.merged(args, kwargs, given)
+        shown = {name: merged[name] for name in _EAGER if merged.get(name) is not None}
+        if merged.get(STAMPED):
+            shown["stamps"] = {name: merged.get(name) for name in merged[STAMPED]}
+        return self.type.apply(arguments, keywords, **shown)
 
     # ------------------------------------------------------------ to a worker
 

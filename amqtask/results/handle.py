@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from amqtask.core.result import EXCEPTION_STATES, FAILURE, PENDING, SUCCESS
+from amqtask.core.result import EXCEPTION_STATES, FAILURE, IGNORED, PENDING, REJECTED, SUCCESS
 from amqtask.errors import ResultTimeout
 from amqtask.results.base import Control, Headers, Leaf, ResultBase
 from amqtask.results.group import arevoke_all, revoke_all
@@ -400,7 +400,7 @@ class EagerResult(Leaf, Generic[R_co]):
     Args:
         task_id: the id the task ran under.
         name: the task's name.
-        state: SUCCESS or FAILURE.
+        state: SUCCESS, FAILURE, IGNORED or REJECTED.
         value: what it returned, or the exception it raised.
         traceback: formatted, of a failure.
         parent: what ran before it in its chain.
@@ -448,9 +448,9 @@ class EagerResult(Leaf, Generic[R_co]):
 
     def outcome(self, propagate: bool = True) -> R_co:
         """The same as ``get``."""
-        if self._state != SUCCESS and propagate:
+        if self.failed() and propagate:
             raise self.result
-        return cast(R_co, self.result)
+        return cast(R_co, None if self._state in (IGNORED, REJECTED) else self.result)
 
     @property
     def children(self) -> list[ResultBase]:
@@ -459,7 +459,7 @@ class EagerResult(Leaf, Generic[R_co]):
 
     @property
     def state(self) -> str:
-        """SUCCESS or FAILURE."""
+        """SUCCESS, FAILURE, or when the task raised ``Ignore`` or ``Reject``: IGNORED, REJECTED."""
         return self._state
 
     @property
@@ -478,7 +478,7 @@ class EagerResult(Leaf, Generic[R_co]):
     @property
     def failure(self) -> BaseException | None:
         """Why the task failed, ``None`` when it has not."""
-        return None if self._state == SUCCESS else cast(BaseException, self.result)
+        return cast(BaseException, self.result) if self.failed() else None
 
     def may_wait(self, *, blocks: bool = True) -> None:
         """Always: nothing waits."""
@@ -508,7 +508,7 @@ class EagerResult(Leaf, Generic[R_co]):
 
     def failed(self) -> bool:
         """Whether the task raised."""
-        return self.state != SUCCESS
+        return self._state not in (SUCCESS, IGNORED, REJECTED)
 
     def forget(self) -> None:
         """Does nothing: no result is stored anywhere."""

@@ -22,7 +22,6 @@ from amqtask.core.verdicts import Standing
 from amqtask.errors import MessageError, NotRegistered, TimeLimitExceeded, WorkerLostError
 from amqtask.log import get_logger
 from amqtask.worker.board import Board
-from amqtask.worker.builtins import builtins
 from amqtask.worker.conclusion import AnyTask, Conclusion
 from amqtask.worker.followups import Key
 from amqtask.worker.job import Job
@@ -77,7 +76,7 @@ class Admission:
         self._accept = accept
         self._sizes = limits
         self._tasks = job.app.tasks
-        self._builtins = builtins(job.app)
+        self._builtins = job.app.builtins
         # Held deliveries that are to run after all, by epoch and tag. The I/O thread adds, a slot's thread takes.
         self.released: set[tuple[int, int]] = set()
 

@@ -14,6 +14,7 @@ import msgspec
 from amqtask.amqp.ports import Delivery
 from amqtask.app import App
 from amqtask.call import Call
+from amqtask.canvas.eager import takes_details
 from amqtask.canvas.launch import launch
 from amqtask.canvas.successors import (
     Continuation,
@@ -244,12 +245,7 @@ class Successors:
 
     def takes_details(self, sig: Sig) -> bool:
         """Whether an errback takes request, exception and traceback, as Celery decides it: else it takes the task's id."""
-        task = self._app.tasks.get(str(sig.get("task")))
-        if task is None or task.bind or sig.get("subtask_type"):
-            return False
-        args: Any = () if sig.get("immutable") else sig.get("args") or ()
-        kwargs: Any = {} if sig.get("immutable") else sig.get("kwargs") or {}
-        return task.parameters_left(args, kwargs) > 1
+        return takes_details(sig, self._app)
 
     def _start(
         self,

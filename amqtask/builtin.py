@@ -1,16 +1,29 @@
-"""The tasks that every worker knows, under Celery's names: what ``map``, ``starmap`` and replaced groups are made of."""
+"""The tasks that every app has, under Celery's names: what ``map``, ``starmap`` and replaced groups are made of.
+
+They are not among ``app.tasks``, which are the user's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from amqtask.app import App
 from amqtask.options import Options
-from amqtask.task import Task
+from amqtask.settings import Settings
+from amqtask.task import Sender, Task
 
 
-def builtins(app: App) -> Mapping[str, Task[..., Any]]:
+class Registry(Sender, Protocol):
+    """What the built-in tasks need of their app."""
+
+    settings: Settings
+
+    def registered(self, name: str) -> Task[..., Any]:
+        """The task of this name."""
+        ...
+
+
+def builtins(app: Registry) -> Mapping[str, Task[..., Any]]:
     """The built-in tasks of an app, by name.
 
     ``celery.group``, ``celery.chain``, ``celery.chord`` and ``celery.chunks`` are sent by nobody but by name: they put in their
@@ -46,7 +59,7 @@ def builtins(app: App) -> Mapping[str, Task[..., Any]]:
     return made
 
 
-def _caller(app: App, sig: Any) -> Callable[..., Any]:
+def _caller(app: Registry, sig: Any) -> Callable[..., Any]:
     """What to call for a signature, one coroutine at a time if it is a coroutine function."""
     task = app.registered(str(sig["task"] if isinstance(sig, Mapping) else sig))
     if not task.is_coroutine:
