@@ -3,8 +3,8 @@
 It does not begin before the node has read the verdicts of the cluster: a task that was revoked while no node ran must not start
 because its message was faster. A solo worker reads them itself.
 
-The I/O thread owns both connections (one consumes, one publishes results, so that a broker that holds publishers back never
-holds back acks), the timers and the signals' wake-up pipe; the pool runs tasks, on the main thread or in threads it starts.
+The I/O thread owns the connections (one consumes, one publishes results, so that a broker that holds publishers back never
+holds back acks, and one brings chords together), the timers and the signals' wake-up pipe; the pool runs tasks, on the main thread or in threads it starts.
 All of these may be stuck in C code for minutes: the I/O thread keeps heartbeats, limits and shutdown going.
 """
 
@@ -22,6 +22,7 @@ from functools import partial
 from amqtask.amqp import ports
 from amqtask.amqp.address import in_order
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
+from amqtask.amqp.threaded.join import Joiner
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.fleet import ChildExit
@@ -131,6 +132,21 @@ class Child:
             self._io.waker,
             self._trial,
         )
+        # Connects when the first part of a chord ends here.
+        self._joiner = Joiner(
+            self._io,
+            addresses,
+            name=f"{job.node}/{context.index} chords",
+            heartbeat=job.settings.broker_heartbeat,
+            connect_timeout=job.settings.broker_connection_timeout,
+            publisher=self._publisher,
+            concluder=self._executor.successors,
+            ladder=job.app.ladder,
+            accept=self._executor.accept,
+            limits=self._executor.sizes,
+            fast=job.settings.broker_fast_frames,
+        )
+        self._settler.joins = self._joiner
         self._pool = choice.make(job.pool, context.slots)
         self._runners: list[Runner] = []
         for number in range(context.slots):
@@ -244,9 +260,12 @@ class Child:
             closed.set()
 
         self._consumer.close(parted)
+        joined = threading.Event()
+        self._joiner.close(joined.set)
         # Given up now: what has no confirm is not acked either, the consumer takes no verdict any more.
         self._publisher.close(CLOSE_GRACE if in_time else 0.0)
         closed.wait(CLOSE_GRACE)
+        joined.wait(CLOSE_GRACE)
         self._io.stop()
         if self._signals is not None:
             signal.set_wakeup_fd(-1)
