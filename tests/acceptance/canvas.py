@@ -103,6 +103,7 @@ def becomes(self: Task[..., Any], kind: str, *args: Any) -> Any:
         "group": lambda: group(add.s(1, x) for x in args),
         "chord": lambda: chord([add.s(1, x) for x in args], total.s()),
         "fail": lambda: fail.s(),
+        "tells": lambda: tells.s(),
     }
     return self.replace(sigs[kind]())
 

@@ -1,0 +1,328 @@
+"""Workflows between real processes: values, failures wherever they happen, replacements, many queues."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amqtask.canvas.primitives import chain, chord, group
+from amqtask.canvas.signature import Signature
+from amqtask.errors import (
+    AmqtaskError,
+    ChordError,
+    Ignore,
+    NotRegistered,
+    Reject,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from tests.acceptance.nodes import Place
+from tests.brokers import Broker
+from tests.waiting import eventually
+
+TASKS = Path(__file__).with_name("canvas.py")
+SOON = 20.0  # seconds within which a result comes on a busy machine
+
+
+class Canvas:
+    """A place whose node runs the tasks of ``canvas.py`` from two queues."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.app = place.app
+        self.other = place.queues[1]
+
+    def s(self, name: str, *args: Any, **kwargs: Any) -> Signature[Any]:
+        """A signature of one of the tasks."""
+        return Signature(f"canvas.{name}", args, kwargs, app=self.app)
+
+    def si(self, name: str, *args: Any) -> Signature[Any]:
+        """One that takes no more arguments."""
+        return Signature(f"canvas.{name}", args, {}, immutable=True, app=self.app)
+
+    def said(self, what: str) -> None:
+        """Wait until a task has written this."""
+        self.place.saw("end", what)
+
+    def barriers(self) -> set[str]:
+        """The queues of chords that are there."""
+        names = {str(each["name"]) for each in self.place.broker.queues()}
+        return {name for name in names if name.startswith("amqtask.join.")}
+
+
+@pytest.fixture(scope="module")
+def canvas(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[Canvas]:
+    folder = tmp_path_factory.mktemp("canvas")
+    with Place(folder, broker, tasks=TASKS, more=("other",)) as place:
+        node = place.node("-c2", "-Q", ",".join(place.queues))
+        yield Canvas(place)
+        assert node.stop() == 0
+        assert not node.records("a callback on the I/O thread failed"), node.output
+        assert not node.records("a message could not be settled and is rejected"), node.output
+
+
+def value(result: Any) -> Any:
+    return result.get(timeout=SOON)
+
+
+# ---------------------------------------------------------------- what succeeds
+
+
+def test_a_chain_passes_values_on(canvas: Canvas) -> None:
+    s = canvas.s
+    result = chain(s("add", 1, 2), s("add", 3), s("add", 4)).delay()
+    assert value(result) == 10
+    assert value(result.parent) == 6
+    assert value(result.parent.parent) == 3
+    assert value((s("add", 1, 1) | canvas.si("add", 5, 5) | s("retried")).delay()) == 12
+
+
+def test_a_chain_knows_its_root_and_its_parents(canvas: Canvas) -> None:
+    s = canvas.s
+    result = (s("tells") | s("tells") | s("tells")).delay()
+    third, second, first = (value(each) for each in (result, result.parent, result.parent.parent))
+    assert {each["root_id"] for each in (first, second, third)} == {first["id"]}
+    assert (second["parent_id"], third["parent_id"]) == (first["id"], second["id"])
+    assert [each["chain"] for each in (first, second, third)] == [2, 1, 0]
+
+
+def test_a_thousand_links(canvas: Canvas) -> None:
+    result = chain(canvas.s("add", 0, 1), *[canvas.s("add", 1)] * 999).delay()
+    assert result.get(timeout=60) == 1000
+
+
+def test_callbacks_follow_a_success_and_are_its_children(canvas: Canvas) -> None:
+    tag = uuid.uuid4().hex
+    result = canvas.s("same", tag).apply_async(link=[canvas.s("note"), canvas.s("add", "!")])
+    assert value(result) == tag
+    canvas.said(tag)
+    assert {value(child) for child in result.children} == {tag, f"{tag}!"}
+
+
+def test_chords_of_every_kind(canvas: Canvas) -> None:
+    s = canvas.s
+    assert value(chord([s("add", n, n) for n in range(5)], s("total")).delay()) == 20
+    assert value((group(s("add", n, n) for n in range(5)) | s("total") | s("add", 1)).delay()) == 21
+    inner = chord([s("same", 1), s("same", 2)], s("total"))
+    assert value(chord([inner, s("same", 4), inner], s("same")).delay()) == [3, 4, 3]
+    assert value((s("same", 5) | group(s("add", 1), s("add", 2))).delay()) == [6, 7]
+    branch = s("same", 1) | group(s("add", 1), s("add", 2))
+    assert value(chord([branch, s("same", 9)], s("same")).delay()) == [[2, 3], 9]
+    assert value(chord([], s("total")).delay()) == 0
+    assert value((group(s("same", 1), s("same", 2)) | group(s("total"), s("same"))).delay()) == [
+        3,
+        [1, 2],
+    ]
+
+
+def test_deep_chords(canvas: Canvas) -> None:
+    s = canvas.s
+    sig: Signature[Any] = s("same", 1)
+    for _ in range(6):
+        sig = chord([sig, s("same", 1)], s("total"))
+    assert value(sig.delay()) == 7
+    assert value((sig | s("add", 1)).delay()) == 8
+
+
+def test_maps_and_chunks(canvas: Canvas) -> None:
+    map_ = Signature(
+        "celery.map", (), {"task": dict(canvas.s("same")), "it": [1, 2]}, immutable=True, app=canvas.app
+    )
+    assert value(map_.delay()) == [1, 2]
+    star = Signature(
+        "celery.starmap", (), {"task": dict(canvas.s("add")), "it": [[1, 2], [3, 4]]}, immutable=True,
+        app=canvas.app,
+    )  # fmt: skip
+    assert value((star | canvas.s("total")).delay()) == 10
+
+
+def test_two_queues(canvas: Canvas) -> None:
+    s, other = canvas.s, canvas.other
+    sig = chain(
+        s("same", 1).set(queue=other),
+        group(s("add", 1), s("add", 2).set(queue=other)),
+        s("total").set(queue=other),
+        s("add", 1),
+    )
+    assert value(sig.delay()) == 6
+
+
+# ---------------------------------------------------------------- what fails
+
+
+def test_a_failure_reaches_everything_that_was_to_come(canvas: Canvas) -> None:
+    s = canvas.s
+    result = chain(s("fail"), s("same"), s("same")).delay()
+    for each in (result, result.parent, result.parent.parent):
+        with pytest.raises(ValueError, match="no luck"):
+            value(each)
+    body = (group(s("same", 1), s("fail")) | s("total") | s("same")).delay()
+    with pytest.raises(ChordError, match=r"Dependency .* raised ValueError\('no luck'\)"):
+        value(body)
+    # before a chord, the failure is everybody's own
+    late = (s("fail") | group(s("same"), s("same")) | s("total")).delay()
+    with pytest.raises(ValueError, match="no luck"):
+        value(late)
+    for child in late.parent.children:
+        with pytest.raises(ValueError, match="no luck"):
+            value(child)
+
+
+def test_a_failure_inside_nested_chords_reaches_the_outermost(canvas: Canvas) -> None:
+    s = canvas.s
+    inner = chord([s("same", 1), s("same", 2) | s("fail") | s("same")], s("total"))
+    with pytest.raises(ChordError):
+        value(chord([inner, s("same", 4)], s("same")).delay())
+    with pytest.raises(ChordError):
+        value(chord([s("fail") | group(s("same"), s("same")), s("same", 4)], s("same")).delay())
+
+
+def test_errbacks_of_both_styles(canvas: Canvas) -> None:
+    s = canvas.s
+    result = s("fail").apply_async(link_error=[s("old_errback"), s("new_errback")])
+    with pytest.raises(ValueError, match="no luck"):
+        value(result)
+    canvas.said(f"old {result.id}")
+    canvas.said(f"new {result.id} canvas.fail ValueError('no luck') True")
+    good = s("same", 1).apply_async(link_error=s("old_errback"))
+    assert value(good) == 1
+    assert canvas.place.count("end")[f"old {good.id}"] == 0
+
+
+def test_the_errbacks_of_a_chord_are_its_bodys(canvas: Canvas) -> None:
+    s = canvas.s
+    result = chord([s("fail"), s("same", 1)], s("total").on_error(s("old_errback"))).delay()
+    with pytest.raises(ChordError):
+        value(result)
+    canvas.said(f"old {result.id}")
+
+
+@pytest.mark.parametrize(
+    ("first", "error"),
+    [
+        (("steer", "ignore"), Ignore),
+        (("steer", "reject"), Reject),
+        (("nobody",), NotRegistered),
+        (("add",), TypeError),
+        (("unwritable",), AmqtaskError),
+    ],
+    ids=["ignore", "reject", "unknown", "arguments", "unwritable"],
+)
+def test_every_end_reaches_the_tail_and_the_body(
+    canvas: Canvas, first: tuple[Any, ...], error: type[Exception]
+) -> None:
+    s = canvas.s
+    failing = s(*first)
+    tail = (failing | s("same") | s("same")).delay()
+    body = chord([failing.clone() | s("same"), s("same", 1)], s("same")).delay()
+    with pytest.raises(error):
+        value(tail)
+    with pytest.raises(ChordError):
+        value(body)
+
+
+def test_a_hard_limit_and_a_crash_reach_the_tail_and_the_body(canvas: Canvas) -> None:
+    s = canvas.s
+    hanging = s("steer", "hang").set(time_limit=0.3)
+    dying = s("steer", "die")
+    tails = [(each.clone() | s("same")).delay() for each in (hanging, dying)]
+    bodies = [chord([each.clone(), s("same", 1)], s("same")).delay() for each in (hanging, dying)]
+    for tail, error in zip(tails, (TimeLimitExceeded, WorkerLostError), strict=True):
+        with pytest.raises(error):
+            tail.get(timeout=40)
+    for body in bodies:
+        with pytest.raises(ChordError):
+            body.get(timeout=40)
+
+
+def test_what_expired_or_was_revoked_reaches_the_tail_and_the_body(canvas: Canvas) -> None:
+    s = canvas.s
+    expired = s("same", 1).set(expires=-1)
+    with pytest.raises(TaskRevokedError, match="expired"):
+        value((expired.clone() | s("same")).delay())
+    with pytest.raises(ChordError, match="expired"):
+        value(chord([expired.clone(), s("same", 1)], s("same")).delay())
+    task_id = str(uuid.uuid4())
+    canvas.app.control.revoke(task_id)
+    with pytest.raises(TaskRevokedError, match="revoked"):
+        value((s("same", 1).set(task_id=task_id, countdown=0.5) | s("same")).delay())
+
+
+def test_a_body_that_nobody_can_read_fails_its_chord(canvas: Canvas) -> None:
+    s = canvas.s
+    refused = s("same", 1).set(serializer="pickle")
+    with pytest.raises(ChordError, match="pickle"):
+        value(chord([refused, s("same", 1)], s("same")).delay())
+
+
+def test_what_cannot_be_started_fails_by_itself(canvas: Canvas) -> None:
+    s = canvas.s
+    nowhere = s("same").set(queue="nowhere")
+    result = (s("same", 1) | nowhere | s("same")).delay()
+    with pytest.raises(AmqtaskError, match="nowhere"):
+        value(result)
+    body = chord([s("same", 1)], s("same").set(queue="nowhere")).delay()
+    with pytest.raises(AmqtaskError, match="nowhere"):
+        value(body)
+
+
+def test_a_chord_of_celerys_is_refused_before_the_run(canvas: Canvas) -> None:
+    chord_of_celery = {"task": "canvas.total", "args": [], "kwargs": {}, "options": {"task_id": "b"}}
+    sig = canvas.s("note", "never").set(chord=chord_of_celery, group_id="g", group_index=0)
+    with pytest.raises(AmqtaskError, match="Celery"):
+        value(sig.delay())
+    assert canvas.place.count("end")["never"] == 0
+
+
+# ---------------------------------------------------------------- replacements
+
+
+def test_a_replacement_takes_the_tasks_place(canvas: Canvas) -> None:
+    s = canvas.s
+    assert value(s("becomes", "task", 1, 2).delay()) == 3
+    assert value(s("becomes", "chain", 1, 2).delay()) == 13
+    assert value(s("becomes", "group", 1, 2).delay()) == [2, 3]
+    assert value(s("becomes", "chord", 1, 2).delay()) == 5
+    assert value(s("down", 3).delay()) == "down"
+    with pytest.raises(ValueError, match="no luck"):
+        value(s("becomes", "fail").delay())
+
+
+def test_a_replacement_goes_on_as_the_task_would_have(canvas: Canvas) -> None:
+    s, si = canvas.s, canvas.si
+    for kind, expected in (("task", 4), ("chain", 14)):
+        assert value((si("same", 0) | si("becomes", kind, 1, 2) | s("add", 1)).delay()) == expected
+    assert value((s("becomes", "group", 1, 2) | s("total") | s("add", 1)).delay()) == 6
+    parts = [s("becomes", "task", 1, 2), s("becomes", "group", 1, 2), s("becomes", "chord", 1), s("same", 9)]
+    assert value(chord(parts, s("same")).delay()) == [3, [2, 3], 2, 9]
+    result = s("becomes", "fail").apply_async(link_error=s("old_errback"))
+    with pytest.raises(ValueError, match="no luck"):
+        value(result)
+    canvas.said(f"old {result.id}")
+
+
+def test_parts_are_added_to_a_chord(canvas: Canvas) -> None:
+    s = canvas.s
+    sig = chord([s("adds", 5, 6), s("same", 1)], s("same"))
+    first, second, *added = value(sig.delay())
+    assert (first, second, sorted(added)) == (0, 1, [5, 6])
+
+
+def test_stamps_go_with_retries_and_replacements(canvas: Canvas) -> None:
+    sig = canvas.s("becomes", "tells").set(stamped_headers=["who"], who="me")
+    told = value(sig.delay())
+    assert (told["stamps"], told["nesting"]) == ({"who": "me"}, 1)
+
+
+def test_no_barrier_is_left(canvas: Canvas) -> None:
+    s = canvas.s
+    before = canvas.barriers()
+    assert value(chord([s("same", 1), s("same", 2)], s("total")).delay()) == 3
+    with pytest.raises(ChordError):
+        value(chord([s("fail"), s("same", 2)], s("total")).delay())
+    eventually(lambda: not canvas.barriers() - before, SOON)
