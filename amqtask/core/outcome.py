@@ -7,6 +7,7 @@ follow-up published and confirmed, then the verdict (``amqp/ports.Verdict``) sen
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -30,10 +31,11 @@ class Verdict(enum.Enum):
 
 
 class Succeeded(msgspec.Struct, frozen=True):
-    """The task returned ``value`` after ``runtime`` seconds."""
+    """The task returned ``value`` after ``runtime`` seconds; ``children`` are the results, as tuples, of what it has sent."""
 
     value: object
     runtime: float
+    children: Sequence[object] = ()
 
 
 class Failed(msgspec.Struct, frozen=True):

@@ -130,7 +130,7 @@ class Conclusion:
     ) -> Settlement:
         """What has to follow from an outcome; see ``end``."""
         sequel: Sequel | None = None
-        children: Sequence[object] = ()
+        children = outcome.children if type(outcome) is Succeeded else ()
         if run is not None or type(outcome) is Replaced:
             outcome, sequel, children, run = self._followed(delivery, head, outcome, run)
         told = outcome
@@ -184,7 +184,7 @@ class Conclusion:
                 return outcome, None, (), None
             if type(outcome) is Succeeded:
                 made, children = self._successors.succeeded(run, outcome.value)
-                return outcome, made or None, children, run
+                return outcome, made or None, [*outcome.children, *children], run
             if type(outcome) is Retried or (type(outcome) is Rejected and outcome.requeue):
                 return outcome, self._successors.added(run) or None, (), run
         except Exception as error:  # noqa: BLE001  # values' own __json__ and __reduce__ run here
