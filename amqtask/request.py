@@ -43,7 +43,7 @@ class DeliveryInfo(msgspec.Struct, frozen=True):
 class Asked(msgspec.Struct):
     """What a running task has asked for, by ``retry``, ``replace`` and ``add_to_chord``, and what it has sent: read when it ends."""
 
-    changes: bool = False  # a return of the function is not simply its result: ``retry`` or ``replacement`` is there
+    changes: bool = False  # a return of the function is not all there is to it: look at the others
     retry: Retry | None = None  # the latest
     max_retries: int | None = None  # the latest limit given to ``retry``
     replacement: Sig | None = None  # the latest signature given to ``replace``

@@ -629,7 +629,7 @@ def _asked(asked: Asked, value: object, runtime: float) -> Outcome:
         return Replaced(asked.replacement, runtime)
     if asked.retry is not None:
         return retried(asked.retry, None, runtime)
-    return Succeeded(value, runtime)
+    return Succeeded(value, runtime, asked.children or ())
 
 
 def _end_copy() -> None:

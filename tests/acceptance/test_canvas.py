@@ -131,7 +131,11 @@ def test_deep_chords(canvas: Canvas) -> None:
 
 def test_maps_and_chunks(canvas: Canvas) -> None:
     map_ = Signature(
-        "celery.map", (), {"task": dict(canvas.s("same")), "it": [1, 2]}, immutable=True, app=canvas.app
+        "celery.map",
+        (),
+        {"task": dict(canvas.s("same")), "it": [1, 2]},
+        immutable=True,
+        app=canvas.app,
     )
     assert value(map_.delay()) == [1, 2]
     star = Signature(
@@ -272,7 +276,12 @@ def test_what_cannot_be_started_fails_by_itself(canvas: Canvas) -> None:
 
 
 def test_a_chord_of_celerys_is_refused_before_the_run(canvas: Canvas) -> None:
-    chord_of_celery = {"task": "canvas.total", "args": [], "kwargs": {}, "options": {"task_id": "b"}}
+    chord_of_celery = {
+        "task": "canvas.total",
+        "args": [],
+        "kwargs": {},
+        "options": {"task_id": "b"},
+    }
     sig = canvas.s("note", "never").set(chord=chord_of_celery, group_id="g", group_index=0)
     with pytest.raises(AmqtaskError, match="Celery"):
         value(sig.delay())
@@ -298,7 +307,12 @@ def test_a_replacement_goes_on_as_the_task_would_have(canvas: Canvas) -> None:
     for kind, expected in (("task", 4), ("chain", 14)):
         assert value((si("same", 0) | si("becomes", kind, 1, 2) | s("add", 1)).delay()) == expected
     assert value((s("becomes", "group", 1, 2) | s("total") | s("add", 1)).delay()) == 6
-    parts = [s("becomes", "task", 1, 2), s("becomes", "group", 1, 2), s("becomes", "chord", 1), s("same", 9)]
+    parts = [
+        s("becomes", "task", 1, 2),
+        s("becomes", "group", 1, 2),
+        s("becomes", "chord", 1),
+        s("same", 9),
+    ]
     assert value(chord(parts, s("same")).delay()) == [3, [2, 3], 2, 9]
     result = s("becomes", "fail").apply_async(link_error=s("old_errback"))
     with pytest.raises(ValueError, match="no luck"):
