@@ -56,6 +56,7 @@ class Asked(msgspec.Struct):
 
     def sent(self, result: Any) -> None:
         """Note what the task has sent, by its result. Called by the app, in the task's context."""
+        self.changes = True
         if self.children is None:
             self.children = []
         if len(self.children) < MOST_CHILDREN:
