@@ -13,6 +13,7 @@ from pathlib import Path
 
 from amqtask.app import App
 from amqtask.errors import AppNotFound, ConfigurationError
+from amqtask.topology.names import did_you_mean
 
 
 def load_app(target: str, directory: Path | None = None) -> App:
@@ -52,6 +53,22 @@ def load_app(target: str, directory: Path | None = None) -> App:
         names = ", ".join(sorted(f"{name}:{key}" for key in apps))
         raise AppNotFound(f"{name} holds more than one App; choose one of {names}.")
     return next(iter(apps.values()))
+
+
+def load_value(target: str) -> object:
+    """Import what a module holds: ``module:name``, with the working directory at the front of the import path.
+
+    Raises:
+        AppNotFound: one sentence: what could not be imported, or that it is not there.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    name, _, attribute = target.partition(":")
+    module = _import(name, target)
+    if not hasattr(module, attribute):
+        near = did_you_mean(attribute, vars(module)) or "."
+        raise AppNotFound(f"{name} has no {attribute!r}{near}")
+    return getattr(module, attribute)
 
 
 def _apps(module: object) -> dict[str, App]:

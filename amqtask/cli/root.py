@@ -20,6 +20,7 @@ COMMANDS = {
     "worker": "amqtask.cli.worker",
     "call": "amqtask.cli.tasks",
     "revoke": "amqtask.cli.revoke",
+    "graph": "amqtask.cli.graph",
     "topology": "amqtask.cli.topology",
     "queue": "amqtask.cli.queue",
     "dead": "amqtask.cli.dead",

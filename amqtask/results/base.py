@@ -209,6 +209,27 @@ class ResultBase(ABC):
         """``build_graph()``."""
         return self.build_graph()
 
+    def graph_svg(self) -> str:
+        """What is known of this and of all around it, with states, as an SVG picture. Nothing is waited for."""
+        from amqtask.core import flow_svg
+        from amqtask.results import picture  # loaded by those who draw
+
+        return flow_svg.svg(picture.flow_of(self), f"results of {self.called}")
+
+    def graph_mermaid(self) -> str:
+        """The same as a mermaid flowchart."""
+        from amqtask.core import flow_mermaid
+        from amqtask.results import picture
+
+        return flow_mermaid.mermaid(picture.flow_of(self))
+
+    def graph_json(self) -> str:
+        """The same, whole, as a text that ``amqtask graph`` draws."""
+        from amqtask.core import flow
+        from amqtask.results import picture
+
+        return flow.to_json(picture.flow_of(self))
+
     # ------------------------------------------------------------ being called
 
     def then(
