@@ -879,9 +879,11 @@ class App:
             expires = expires_at(call.expires, now)
             eta, delay = due_at(call.countdown, call.eta, now)
         message = self._message(call, reply_to, route, eta, expires)
+        # The broker drops what has expired without a word. A worker tells everybody who waits for what was to follow.
+        dropped = now is not None and not delay and not message.chain and not message.chord
         envelope = codec.encode(
             message,
-            now=None if now is None or delay else now.timestamp(),
+            now=now.timestamp() if dropped and now is not None else None,
             sent=time.time(),
             limits=self._limits,
         )

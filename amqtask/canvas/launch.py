@@ -144,7 +144,7 @@ def stream(
     stages = reader.stages(sig, given)
     if not stages:
         raise ValueError("This signature holds nothing to run: an empty chain.")
-    follows = [plain(each) for each in listed(given.get("chain"))]
+    follows = listed(given.get("chain"))  # plain already: it comes from a message
     chord = given.get("chord")
     if chord is not None and isinstance(stages[-1], _Fan):
         # It is one part, and a fan is as many as it has branches.

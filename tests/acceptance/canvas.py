@@ -54,8 +54,10 @@ def fail(*_args: Any) -> None:
 
 
 @app.task
-def steer(how: str, *_args: Any) -> str:
+def steer(how: str, tag: str = "", *_args: Any) -> str:
     """End in another way than by returning."""
+    if tag:
+        log("start", tag)
     if how == "ignore":
         raise Ignore("as asked")
     if how == "reject":
@@ -91,7 +93,8 @@ def old_errback(task_id: str) -> None:
 
 @app.task
 def new_errback(request: Any, error: Exception, traceback: str | None) -> None:
-    log("end", f"new {request.id} {request.task} {error!r} {'ValueError' in (traceback or '')}")
+    told = "ValueError" in (traceback or "")
+    log("end", f"new {request.id} {request.task} {error!r} {told}")
 
 
 @app.task(bind=True)

@@ -348,3 +348,37 @@ def test_no_barrier_is_left(canvas: Canvas) -> None:
     with pytest.raises(ChordError):
         own(chord([s("fail"), s("same", 2)], s("total")).delay())
     eventually(lambda: not canvas.barriers() - before, SOON)
+
+
+def test_errbacks_follow_every_failure(canvas: Canvas) -> None:
+    s = canvas.s
+    ends = [s("steer", "hang").set(time_limit=0.3), s("steer", "die"), s("nobody"), s("add")]
+    sent = [each.apply_async(link_error=[s("old_errback"), s("new_errback")]) for each in ends]
+    for each in sent:
+        with pytest.raises((AmqtaskError, TypeError)):
+            own(each, 40)
+        canvas.said(f"old {each.id}")
+    names = ["steer", "steer", "nobody", "add"]
+    eventually(
+        lambda: all(
+            any(f"new {each.id} canvas.{name}" in what for what in canvas.place.count("end"))
+            for each, name in zip(sent, names, strict=True)
+        ),
+        SOON,
+    )
+
+
+def test_a_task_that_is_revoked_while_it_runs_fails_what_follows(canvas: Canvas) -> None:
+    s = canvas.s
+    tags = [uuid.uuid4().hex, uuid.uuid4().hex]
+    body = chord([s("steer", "hang", tags[0]), s("same", 1)], s("same")).delay()
+    tail = (s("steer", "hang", tags[1]) | s("same")).delay()
+    first = body.parent.children[0]
+    for tag in tags:
+        canvas.place.saw("start", tag)
+    for task_id in (tail.parent.id, first.id):
+        canvas.app.control.revoke(task_id, terminate=True)
+    with pytest.raises(TaskRevokedError):
+        own(tail, 40)
+    with pytest.raises(ChordError, match="TaskRevokedError"):
+        own(body, 40)
