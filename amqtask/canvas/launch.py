@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -403,8 +404,7 @@ class _Reader:
         stages = [stage for part in reversed(parts) for stage in part] or void
         if stages:
             first = stages[0]
-            if node.get("args") and isinstance(first, _Task) and not first.sig["immutable"]:
-                first.sig["args"] = (*node["args"], *first.sig["args"])  # type: ignore[misc]  # a sequence
+            _give(stages, listed(node.get("args")), {}, bool(node.get("immutable")))
             if sending := _sending(options):
                 _over(first.options, sending)
         return stages
@@ -448,6 +448,13 @@ class _Reader:
         fan = self._fan(list(header or ()), group_id or self._ids(), merged, chord=True)
         if errbacks:
             fan.each(lambda branch: self._link_error(branch, errbacks))
+        given = kwargs.get("kwargs")
+        _give(
+            [fan],
+            listed(node.get("args")),
+            given if isinstance(given, Mapping) else {},
+            bool(node.get("immutable")),
+        )
         if not stages:
             raise ValueError("The body of this chord holds nothing to run: an empty chain.")
         if links := listed(options.get("link")):
@@ -550,9 +557,9 @@ class _Reader:
 
     def _branch_of(self, branch: list[_Stage]) -> Any:
         made = self.wired(branch, ())
-        if len(made) == 1:
+        if len(made) == 1 and made[0]["subtask_type"] != "group":
             return made[0]
-        return {
+        return {  # also around a group alone, which would be flattened
             "task": "celery.chain",
             "args": (),
             "kwargs": {"tasks": made[::-1]},
@@ -568,16 +575,31 @@ _FROM_CALL: Final = frozenset({"task_id", "link", "link_error"})
 
 def _unrolled(member: Any) -> Any:
     """The only member of a group in a chain, which it then is; the group's options come with it."""
-    if isinstance(member, Mapping) and kind_of(member) == "group":
-        tasks = (member.get("kwargs") or {}).get("tasks")
-        if isinstance(tasks, (list, tuple)) and len(tasks) == 1 and isinstance(tasks[0], Mapping):
-            sending = _sending(member.get("options") or {})
-            only = dict(tasks[0])
-            if sending:
-                only["options"] = dict(only.get("options") or {})
-                _over(only["options"], sending)
-            return _unrolled(only)
-    return member
+    if not isinstance(member, Mapping) or kind_of(member) != "group":
+        return member
+    found = list(islice(_members(member, {}), 2))
+    if len(found) != 1 or not isinstance(found[0][0], Mapping):
+        return member
+    sig, over = found[0]
+    only = dict(sig)
+    if over:
+        only["options"] = dict(only.get("options") or {})
+        _over(only["options"], over)
+    return only
+
+
+def _members(
+    group: Mapping[str, Any], over: Mapping[str, Any]
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The members of a group and of the groups in it, each with the options that it gets from these."""
+    options = _sending(group.get("options") or {})
+    _over(options, over)
+    for member in (group.get("kwargs") or {}).get("tasks") or ():
+        kind = kind_of(member) if isinstance(member, Mapping) else ""
+        if kind == "group":
+            yield from _members(member, options)
+        elif kind != "chain" or member["kwargs"].get("tasks"):
+            yield member, options
 
 
 def _chunks(task: Any, items: Iterable[Any], size: int) -> Iterable[Any]:
@@ -614,6 +636,21 @@ def _starmap(task: Any, items: Sequence[Any]) -> dict[str, Any]:
 def _append(options: dict[str, Any], name: str, added: Sequence[Any]) -> None:
     known = listed(options.get(name))
     options[name] = known + [each for each in added if each not in known]
+
+
+def _give(stages: list[_Stage], args: Sequence[Any], kwargs: Mapping[str, Any], mute: bool) -> None:
+    """Put arguments before those of whatever runs first; ``mute``: it then takes no more."""
+    if not args and not kwargs and not mute:
+        return
+    first = stages[0]
+    if isinstance(first, _Fan):
+        first.each(lambda branch: _give(branch, args, kwargs, mute))
+        return
+    sig = first.sig
+    if not sig["immutable"]:
+        sig["args"] = (*args, *sig["args"])
+        sig["kwargs"] = {**sig["kwargs"], **kwargs}
+        sig["immutable"] = mute
 
 
 def _link(stages: list[_Stage], callbacks: Sequence[Any]) -> None:

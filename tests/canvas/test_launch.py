@@ -333,6 +333,16 @@ def test_a_chord_in_a_header_is_one_part_by_its_body() -> None:
     assert embed(again.calls[0])["chord"]["task"] == "e"
 
 
+def test_arguments_that_a_chord_or_a_chain_was_given_before_are_its_first_tasks() -> None:
+    sig = chord([task("a", 3), chain(task("b", 3), task("c"))], task("d"))
+    sig |= {"args": (2,), "kwargs": {**sig["kwargs"], "kwargs": {"key": 4}}}
+    made = launched(sig, 1)
+    assert [(call.args, call.kwargs) for call in made.calls] == [((1, 2, 3), {"key": 4})] * 2
+    made = launched(chain(sig, task("e")) | {"immutable": True}, 1)
+    assert [call.args for call in made.calls] == [(2, 3), (2, 3)]
+    assert made.calls[0].kwargs == {"key": 4}
+
+
 def test_an_empty_header_runs_the_body_with_an_empty_list() -> None:
     made = launched(chord([], chain(task("a"), task("b"))), 1)
     assert not made.barriers
