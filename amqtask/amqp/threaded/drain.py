@@ -348,10 +348,14 @@ class Drain:
         channel = self._channel
         self._wait(ANSWER_WITHIN, self._overdue)
         channel.basic_cancel(self._tag, callback=self._left)
-        for tag in self._tally.spare:
+        spare = set(self._tally.spare)
+        for tag in spare:
             channel.basic_ack(tag)
-        if len(self._tally.spare) < self._tally.held:
-            channel.basic_nack(self._last, multiple=True, requeue=True)
+        last = self._last  # of those that are kept: the broker wants no tag twice
+        while last in spare:
+            last -= 1
+        if last:
+            channel.basic_nack(last, multiple=True, requeue=True)
 
     def _left(self, _frame: object) -> None:
         if self._over:

@@ -1,0 +1,527 @@
+"""Chords on a real broker: concluded exactly once, whoever dies, whatever comes twice, wherever a connection breaks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pika
+import pytest
+
+from amqtask.amqp.address import parse_addresses
+from amqtask.amqp.declaration import call_of
+from amqtask.amqp.threaded.join import Joiner
+from amqtask.amqp.threaded.loop import IoThread
+from amqtask.amqp.threaded.publisher import ThreadedPublisher
+from amqtask.core import codec
+from amqtask.core.barrier import (
+    ADDED,
+    Broken,
+    Complete,
+    Ending,
+    Unable,
+    more_message,
+    part_message,
+    plan_message,
+    queue_name,
+)
+from amqtask.core.message import Envelope, Properties, Publication
+from amqtask.core.outcome import PartSent, Send, Sequel
+from amqtask.core.result import SUCCESS
+from amqtask.core.workflow import Barrier, More, Part
+from amqtask.errors import ConnectionLost, Unroutable
+from amqtask.testing import Proxy
+from amqtask.topology.barrier import barrier_queue
+from tests.brokers import Broker
+from tests.waiting import eventually
+
+kinds = pytest.mark.parametrize("kind", ["classic", "quorum"])
+both_codecs = pytest.mark.parametrize("fast", [True, False], ids=["frames", "pika"])
+
+
+def message(queue: str, value: object, task_id: str = "body") -> Publication:
+    properties = Properties(
+        content_type="application/json", delivery_mode=2, correlation_id=task_id
+    )
+    return Publication("", queue, Envelope(json.dumps(value).encode(), properties))
+
+
+class Bodies:
+    """Concludes by publishing what has come of the chord to a queue: the list of results, or what went wrong."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.endings: list[Ending] = []
+        self.refusals: list[Exception] = []
+
+    def conclude(self, ending: Ending) -> Sequel:
+        self.endings.append(ending)
+        queue = str(ending.plan.get("queue", self.queue))
+        match ending:
+            case Complete():
+                value: object = list(ending.results)
+            case Broken():
+                queue, value = self.queue, f"failed {ending.part.index}"
+            case Unable():
+                queue, value = self.queue, f"unable {type(ending.error).__name__}"
+        outer = ending.plan.get("outer")
+        parts: tuple[PartSent, ...] = ()
+        if isinstance(outer, str):
+            part = Part(group=outer, index=0, size=1, task_id="inner", state=SUCCESS, result=value)
+            parts = (PartSent(part_message(part), part),)
+        exchange = str(ending.plan.get("exchange", ""))
+        publication = msgspec.structs.replace(message(queue, value), exchange=exchange)
+        if isinstance(ending, Unable):
+            publication = message(queue, value)
+        return Sequel(sends=(Send(publication, None, "the body"),), parts=parts)
+
+    def refused(self, started: object, error: Exception) -> Sequel:
+        self.refusals.append(error)
+        return Sequel(results=(message(self.queue, f"refused {started}"),))
+
+
+class Site:
+    """A child as far as chords are concerned: an I/O thread, a publisher and a joiner."""
+
+    def __init__(self, url: str, bodies: Any, *, fast: bool = True, **more: Any) -> None:
+        self.io = IoThread("test-io")
+        addresses = parse_addresses(url)
+        common: dict[str, Any] = {"heartbeat": 10, "connect_timeout": 4, "fast": fast}
+        self.publisher = ThreadedPublisher(
+            self.io, addresses, name="test-publisher", window=1000, buffer=20_000, **common
+        )
+        self.joiner = Joiner(
+            self.io,
+            addresses,
+            name="test-joiner",
+            publisher=self.publisher,
+            concluder=bodies,
+            **{"ghost_within": 1.0, **common, **more},
+        )
+
+    def end_part(self, part: Part, done: Callable[[Exception | None], None], again: bool) -> None:
+        """What the settlement of a part does: have it confirmed, then look."""
+
+        def confirmed(error: Exception | None) -> None:
+            if isinstance(error, Unroutable):
+                done(None)
+            elif error is not None:
+                done(error)
+            else:
+                self.joiner.look(part.group, part.size, part.state != SUCCESS, done, again)
+
+        self.publisher.submit(part_message(part), confirmed)
+
+    def end_parts(
+        self, parts: Sequence[Part], *, again: bool = False, timeout: float = 20
+    ) -> list[Exception | None]:
+        """End parts, all at once; what they were told when each may be acked."""
+        told: list[Exception | None] = []
+        for part in parts:
+            self.io.post(lambda part=part: self.end_part(part, told.append, again))  # type: ignore[misc]  # mypy has no type for a default
+        eventually(lambda: len(told) == len(parts), timeout=timeout)
+        return told
+
+    def close(self) -> None:
+        closed = threading.Event()
+        self.joiner.close(closed.set)
+        assert closed.wait(10)
+        self.publisher.close(5)
+        self.io.stop()
+
+
+class Stage:
+    """The broker's side of a test: barriers, and the queue that bodies come to."""
+
+    def __init__(self, broker: Broker, body_queue: str) -> None:
+        self.broker = broker
+        self.body_queue = body_queue
+        self.groups: list[str] = []
+        self.connection = broker.connect()
+        self.channel = self.connection.channel()
+        self.channel.queue_declare(body_queue, durable=True)
+
+    def barrier(
+        self, size: int, kind: str = "classic", expires: float = 600, **plan: object
+    ) -> str:
+        group = uuid.uuid4().hex
+        self.groups.append(group)
+        method, arguments = call_of(barrier_queue(queue_name(group), expires, kind))
+        getattr(self.channel, method)(**arguments)
+        self.put(plan_message(Barrier(group, size, plan)))
+        return group
+
+    def put(self, publication: Publication) -> None:
+        with self.connection_for_confirms() as channel:
+            properties = publication.envelope.properties
+            channel.basic_publish(
+                publication.exchange,
+                publication.routing_key,
+                publication.envelope.body,
+                pika.BasicProperties(
+                    content_type=properties.content_type,
+                    content_encoding=properties.content_encoding,
+                    correlation_id=properties.correlation_id,
+                    delivery_mode=2,
+                    headers=dict(properties.headers or {}),
+                ),
+            )
+
+    @contextlib.contextmanager
+    def connection_for_confirms(self) -> Iterator[Any]:
+        channel = self.connection.channel()
+        channel.confirm_delivery()
+        yield channel
+        channel.close()
+
+    def bodies(self) -> list[Any]:
+        """Take what has come to the body queue."""
+        found = []
+        while True:
+            method, _, body = self.channel.basic_get(self.body_queue, auto_ack=True)
+            if method is None:
+                return found
+            assert body is not None
+            found.append(json.loads(body))
+
+    def there(self, group: str) -> bool:
+        """Whether a barrier's queue is there."""
+        channel = self.connection.channel()
+        try:
+            channel.queue_declare(queue_name(group), passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+        channel.close()
+        return True
+
+    def close(self) -> None:
+        for group in self.groups:
+            self.channel.queue_delete(queue_name(group))
+        self.channel.queue_delete(self.body_queue)
+        self.connection.close()
+
+
+@pytest.fixture
+def stage(broker: Broker, queue_name: str) -> Iterator[Stage]:
+    made = Stage(broker, queue_name)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sites(broker: Broker, queue_name: str) -> Iterator[Callable[..., Site]]:
+    made: list[Site] = []
+
+    def make(bodies: Any = None, *, url: str = broker.url, **more: Any) -> Site:
+        made.append(Site(url, bodies or Bodies(queue_name), **more))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.close()
+
+
+def part(
+    group: str, index: int, size: int | None, value: object = None, state: str = SUCCESS
+) -> Part:
+    return Part(group=group, index=index, size=size, task_id=f"t{index}", state=state, result=value)
+
+
+def parts_of(group: str, size: int) -> list[Part]:
+    return [part(group, i, size, i * i) for i in range(size)]
+
+
+def squares(size: int) -> list[int]:
+    return [i * i for i in range(size)]
+
+
+@kinds
+@both_codecs
+def test_the_last_part_brings_the_results_in_order(
+    stage: Stage, sites: Callable[..., Site], kind: str, fast: bool
+) -> None:
+    group = stage.barrier(20, kind)
+    site = sites(fast=fast)
+    parts = parts_of(group, 20)
+    random.shuffle(parts)
+
+    told = site.end_parts(parts)
+
+    assert told == [None] * 20
+    assert stage.bodies() == [squares(20)]
+    assert not stage.there(group)
+
+
+@kinds
+def test_a_failed_part_ends_the_chord_at_once(
+    stage: Stage, sites: Callable[..., Site], kind: str
+) -> None:
+    group = stage.barrier(3, kind)
+    site = sites()
+
+    told = site.end_parts([part(group, 1, 3, {"exc_type": "E"}, "FAILURE")])
+    late = site.end_parts([part(group, 0, 3), part(group, 2, 3)])
+
+    assert told + late == [None] * 3
+    assert stage.bodies() == ["failed 1"]
+    assert not stage.there(group)
+
+
+def test_a_success_of_the_same_part_beats_the_failure(
+    stage: Stage, sites: Callable[..., Site]
+) -> None:
+    group = stage.barrier(2)
+    stage.put(part_message(part(group, 0, 2, "well")))
+
+    site = sites()
+    site.end_parts([part(group, 0, 2, {"exc_type": "E"}, "FAILURE")])
+    assert stage.bodies() == []
+    site.end_parts([part(group, 1, 2, "good")])
+
+    assert stage.bodies() == [["well", "good"]]
+
+
+@kinds
+def test_duplicates_neither_complete_nor_stop_it(
+    stage: Stage, sites: Callable[..., Site], kind: str
+) -> None:
+    group = stage.barrier(3, kind)
+    site = sites()
+
+    site.end_parts([part(group, 0, 3, 0), part(group, 1, 3, 1)] * 4)
+    assert stage.bodies() == []
+    site.end_parts([part(group, 2, 3, 4)])
+
+    assert stage.bodies() == [squares(3)]
+    assert not stage.there(group)
+
+
+def test_parts_added_while_it_runs_are_waited_for(stage: Stage, sites: Callable[..., Site]) -> None:
+    group = stage.barrier(2)
+    stage.put(more_message(More(group, "new")))
+    site = sites()
+
+    site.end_parts(parts_of(group, 2))
+    assert stage.bodies() == []
+    site.end_parts(
+        [Part(group=group, index=ADDED, size=2, task_id="new", state=SUCCESS, result="added")]
+    )
+
+    assert stage.bodies() == [[0, 1, "added"]]
+
+
+def test_a_chord_that_is_over_holds_nobody(stage: Stage, sites: Callable[..., Site]) -> None:
+    site = sites()
+    told: list[Exception | None] = []
+
+    for again in (False, True):
+        site.io.post(
+            lambda again=again: site.joiner.look(uuid.uuid4().hex, 3, True, told.append, again)  # type: ignore[misc]  # mypy has no type for a default
+        )
+    site.io.post(lambda: site.joiner.look("x" * 300, 3, True, told.append))
+
+    eventually(lambda: told == [None] * 3)
+
+
+def test_a_chord_in_a_chord_is_a_part_of_it(stage: Stage, sites: Callable[..., Site]) -> None:
+    outer = stage.barrier(1)
+    inner = stage.barrier(2, outer=outer)
+
+    sites().end_parts(parts_of(inner, 2))
+
+    assert sorted(map(str, stage.bodies())) == ["[0, 1]", "[[0, 1]]"]
+    assert not stage.there(inner)
+    assert not stage.there(outer)
+
+
+def test_a_body_that_no_queue_takes_fails(
+    stage: Stage, sites: Callable[..., Site], queue_name: str
+) -> None:
+    bodies = Bodies(queue_name)
+    group = stage.barrier(2, queue=f"{queue_name}.missing")
+
+    told = sites(bodies).end_parts(parts_of(group, 2))
+
+    assert told == [None] * 2
+    assert [type(each) for each in bodies.refusals] == [Unroutable]
+    assert stage.bodies() == ["refused the body"]
+    assert not stage.there(group)
+
+
+def test_a_body_that_the_broker_refuses_fails(stage: Stage, sites: Callable[..., Site]) -> None:
+    group = stage.barrier(2, exchange="amqtask-test-missing")
+
+    told = sites().end_parts(parts_of(group, 2))
+
+    assert told == [None] * 2
+    assert stage.bodies() == ["unable OperationRefused"]
+    assert not stage.there(group)
+
+
+def test_results_too_large_for_one_message_fail_the_body(
+    stage: Stage, sites: Callable[..., Site]
+) -> None:
+    group = stage.barrier(4)
+    site = sites(limits=codec.Limits(message_max_bytes=20_000))
+
+    site.end_parts([part(group, i, 4, "x" * 9_000) for i in range(4)])
+
+    assert stage.bodies() == ["unable PayloadTooLarge"]
+    assert not stage.there(group)
+
+
+def test_what_cannot_be_concluded_ends_all_the_same(
+    stage: Stage, sites: Callable[..., Site], queue_name: str
+) -> None:
+    class Raising(Bodies):
+        def conclude(self, ending: Ending) -> Sequel:
+            if not isinstance(ending, Unable):
+                raise ValueError("no body of this")
+            return super().conclude(ending)
+
+    group = stage.barrier(1)
+
+    sites(Raising(queue_name)).end_parts(parts_of(group, 1))
+
+    assert stage.bodies() == ["unable ValueError"]
+
+
+def test_nobody_is_told_that_it_is_safe_when_we_close(
+    stage: Stage, sites: Callable[..., Site], broker: Broker
+) -> None:
+    with Proxy.before(broker.url) as proxy:
+        site = sites(url=proxy.url)
+        site.end_parts(parts_of(stage.barrier(2), 1))
+        proxy.freeze()
+        told: list[Exception | None] = []
+        site.io.post(lambda: site.joiner.look(uuid.uuid4().hex, 1, False, told.append))
+        closed = threading.Event()
+        site.joiner.close(closed.set)
+
+        assert closed.wait(10)
+        assert [type(each) for each in told] == [ConnectionLost]
+        late: list[Exception | None] = []
+        site.io.post(lambda: site.joiner.look("g", 1, False, late.append))
+        eventually(lambda: [type(each) for each in late] == [ConnectionLost])
+
+
+@kinds
+def test_a_part_that_comes_again_waits_for_who_holds_the_others(
+    stage: Stage, sites: Callable[..., Site], broker: Broker, kind: str
+) -> None:
+    group = stage.barrier(2, kind)
+    for each in parts_of(group, 2):
+        stage.put(part_message(each))
+    frozen = broker.connect()  # drained all, and does nothing more
+    held: list[Any] = []
+    frozen.channel().basic_consume(queue_name(group), lambda *args: held.append(args))
+    eventually(lambda: frozen.process_data_events(0.05) or len(held) == 3)
+    site = sites()
+    told: list[Exception | None] = []
+
+    site.io.post(lambda: site.end_part(part(group, 1, 2, 1), told.append, True))
+    # its question is answered: there is one message more, and the task is not let go for it
+    site.end_parts([part(uuid.uuid4().hex, 0, 1)])
+    assert told == []
+    frozen.close()
+
+    eventually(lambda: told == [None])
+    assert stage.bodies() == [squares(2)]
+    assert not stage.there(group)
+
+
+def test_the_queue_of_a_chord_that_is_over_goes_with_a_part_that_comes_again(
+    stage: Stage, sites: Callable[..., Site]
+) -> None:
+    group = stage.barrier(2)
+    stage.channel.queue_purge(queue_name(group))  # concluded, but for the end
+
+    told = sites().end_parts([part(group, 0, 2)], again=True)
+
+    assert told == [None]
+    assert stage.bodies() == []
+    assert not stage.there(group)
+
+
+def test_an_abandoned_barrier_goes_by_itself(stage: Stage, sites: Callable[..., Site]) -> None:
+    group = stage.barrier(2, expires=0.5)
+    sites().end_parts([part(group, 0, 2)])
+
+    eventually(lambda: group not in barriers(stage.broker), timeout=10, interval=0.2)
+
+
+def barriers(broker: Broker) -> set[str]:
+    """The groups whose barriers are there: asked of the management, as a passive declare would renew them."""
+    return {
+        str(queue["name"]).removeprefix("amqtask.join.")
+        for queue in broker.queues()
+        if str(queue["name"]).startswith("amqtask.join.")
+    }
+
+
+@kinds
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_breaks_the_body_comes_exactly_once(
+    stage: Stage, sites: Callable[..., Site], broker: Broker, kind: str, seed: int
+) -> None:
+    """Several children end parts, some of them twice, while their connections are cut again and again."""
+    rng = random.Random(seed)
+    size = 30
+    groups = [stage.barrier(size, kind) for _ in range(4)]
+    work = [each for group in groups for each in parts_of(group, size)]
+    work += rng.choices(work, k=20)
+    rng.shuffle(work)
+    over = threading.Event()
+
+    def cut(proxy: Proxy, pauses: random.Random) -> None:
+        for _ in range(4):
+            over.wait(pauses.uniform(0.1, 0.5))
+            proxy.cut()
+            proxy.cut_after(to_server=pauses.randrange(700, 3000))
+
+    with contextlib.ExitStack() as stack:
+        proxies = [stack.enter_context(Proxy.before(broker.url)) for _ in range(3)]
+        made = [sites(url=proxy.url) for proxy in proxies]
+        threads = [
+            threading.Thread(target=cut, args=(proxy, random.Random(rng.random())))
+            for proxy in proxies
+        ]
+        for thread in threads:
+            thread.start()
+        told: list[Exception | None] = []
+
+        def end(each: Part, site: Site) -> None:
+            """As a task does: again, when it was not told that it is safe."""
+            site.io.post(lambda: site.end_part(each, told.append, rng.random() < 0.1))
+
+        for index, each in enumerate(work):
+            end(each, made[index % 3])
+            if index % 10 == 9:
+                over.wait(0.02)
+        for thread in threads:
+            thread.join()
+        eventually(lambda: len(told) == len(work), timeout=30)
+
+    assert told == [None] * len(work)
+    assert stage.bodies() == [squares(size)] * len(groups)
+    assert [group for group in groups if stage.there(group)] == []
+
+
+def test_ten_thousand_parts(stage: Stage, sites: Callable[..., Site]) -> None:
+    size = 10_000
+    group = stage.barrier(size)
+    site = sites()
+    began = time.monotonic()
+
+    site.end_parts(parts_of(group, size), timeout=60)
+
+    assert stage.bodies() == [squares(size)]
+    assert not stage.there(group)
+    assert time.monotonic() - began < 30
