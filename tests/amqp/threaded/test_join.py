@@ -19,7 +19,7 @@ from amqtask.amqp.address import parse_addresses
 from amqtask.amqp.declaration import call_of
 from amqtask.amqp.threaded.join import Joiner
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.amqp.threaded.publisher import ThreadedPublisher
+from amqtask.amqp.threaded.publisher import ThreadedPublisher, pika_properties
 from amqtask.core import codec
 from amqtask.core.barrier import (
     ADDED,
@@ -160,18 +160,11 @@ class Stage:
 
     def put(self, publication: Publication) -> None:
         with self.connection_for_confirms() as channel:
-            properties = publication.envelope.properties
             channel.basic_publish(
                 publication.exchange,
                 publication.routing_key,
                 publication.envelope.body,
-                pika.BasicProperties(
-                    content_type=properties.content_type,
-                    content_encoding=properties.content_encoding,
-                    correlation_id=properties.correlation_id,
-                    delivery_mode=2,
-                    headers=dict(properties.headers or {}),
-                ),
+                pika_properties(publication.envelope.properties),
             )
 
     @contextlib.contextmanager
@@ -183,7 +176,7 @@ class Stage:
 
     def bodies(self) -> list[Any]:
         """Take what has come to the body queue."""
-        found = []
+        found: list[Any] = []
         while True:
             method, _, body = self.channel.basic_get(self.body_queue, auto_ack=True)
             if method is None:
@@ -422,7 +415,12 @@ def test_a_part_that_comes_again_waits_for_who_holds_the_others(
     frozen = broker.connect()  # drained all, and does nothing more
     held: list[Any] = []
     frozen.channel().basic_consume(queue_name(group), lambda *args: held.append(args))
-    eventually(lambda: frozen.process_data_events(0.05) or len(held) == 3)
+
+    def holds_all() -> bool:
+        frozen.process_data_events(0.05)
+        return len(held) == 3
+
+    eventually(holds_all)
     site = sites()
     told: list[Exception | None] = []
 
