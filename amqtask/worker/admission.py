@@ -93,7 +93,7 @@ class Admission:
             return None
         key = key_of(delivery, head)
         board = self._board
-        if board.knows or delivery.redelivered:
+        if board.news or delivery.redelivered:
             standing = board.standing(head.id)
             if (
                 standing is not None or delivery.redelivered or board.revokes_by_header
@@ -122,12 +122,17 @@ class Admission:
             return None
         return delivery, head, task, key
 
-    def holds(self, work: Work) -> bool:
-        """Whether an admission holds still, for a pool that runs what it admitted a while ago. If not, it is settled."""
+    def holds(self, work: Work, news: int) -> bool:
+        """Whether an admission holds still, for a pool that runs what it admitted a while ago. If not, it is settled.
+
+        Args:
+            work: what was admitted.
+            news: the board's at that time, or before: nothing is looked up again while nothing new is known.
+        """
         delivery, head, task, key = work
         if self._stale(delivery):
             return False
-        if self._board.knows and self.revoked(head):
+        if self._board.news != news and self.revoked(head):
             self._conclusion.end(delivery, head, task, REVOKED, key)
             return False
         return True

@@ -316,8 +316,9 @@ class Board:
         self._ring_at = self._buckets_at + _WORD.size * buckets
         self._ring = standings
         self._memory = mmap.mmap(-1, self._ring_at + _STANDING_SIZE * standings)
-        # the head's words, which every delivery looks at
+        # the head's words and the buckets, which every delivery looks at
         self._words = memoryview(self._memory)[:_HEADER_SIZE].cast("Q")
+        self._buckets = memoryview(self._memory)[self._buckets_at : self._ring_at].cast("Q")
         self._children = tuple(
             ChildRecord(self._memory, _HEADER_SIZE + seat_size * index, index, slots)
             for index in range(seats)
@@ -392,9 +393,9 @@ class Board:
         _WORD.pack_into(memory, 0, sequence)
 
     @property
-    def knows(self) -> bool:
-        """Whether anything is known of any task. From any process and thread; for every delivery."""
-        return self._words[0] != 0
+    def news(self) -> int:
+        """Grows with whatever is learnt of any task; 0 while nothing is known. From any process and thread; for every delivery."""
+        return self._words[0]
 
     def standing(self, task_id: bytes | str) -> Standing | None:
         """Return what holds for a task id, None when nothing is known. From any process and thread.
@@ -403,11 +404,12 @@ class Board:
         """
         if not self._words[0]:
             return None
-        memory = self._memory
         which = key(task_id)
         hashed = _hash(which)
-        (sequence,) = _word(memory, self._buckets_at + 8 * (hashed & self._mask))
-        found = self._search(sequence, which, hashed) if sequence else None
+        sequence = self._buckets[hashed & self._mask]
+        if not sequence:
+            return None
+        found = self._search(sequence, which, hashed)
         if found is not None and found.time < time.time() - self._max_age:
             return None
         return found
@@ -482,4 +484,5 @@ class Board:
         """Unmap the memory in this process. Afterwards no method may be called."""
         self.journal.close()
         self._words.release()
+        self._buckets.release()
         self._memory.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import inspect
 import itertools
 import os
 import sys
@@ -16,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
+from types import CoroutineType
 from typing import Any, NoReturn, Protocol
 
 import msgspec
@@ -209,6 +209,7 @@ class Runner:
         self._conclusion = executor.conclusion
         self._journal = executor.journal
         self._admit = executor.admission.admit
+        self._board = executor.context.board
         self._board_slot = executor.context.record.slot(number)
         self._loop = loop
         self._solo = executor.context.solo
@@ -221,6 +222,11 @@ class Runner:
 
     # ------------------------------------------------------------ the slot
 
+    @property
+    def news(self) -> int:
+        """What is known of tasks now, for ``readmit``. Ask before ``admit``."""
+        return self._board.news
+
     def admit(self, delivery: Delivery) -> Work | None:
         """Return what is to run here; ``None`` when the delivery needs no run."""
         try:
@@ -229,10 +235,10 @@ class Runner:
             self._broken(delivery, error)
             return None
 
-    def readmit(self, work: Work) -> bool:
-        """Whether what was admitted a while ago is to run still; else it is settled, or the broker's again."""
+    def readmit(self, work: Work, news: int) -> bool:
+        """Whether what was admitted when ``news`` was known is to run still; else it is settled, or the broker's again."""
         try:
-            if self.executor.admission.holds(work):
+            if self.executor.admission.holds(work, news):
                 return True
         except BaseException as error:  # noqa: BLE001  # as in ``admit``
             self._broken(work[0], error)
@@ -373,7 +379,7 @@ class Runner:
         """Run the function, as the task that ``request`` tells of."""
         current.set(request)
         value = task.run(*request.args, **request.kwargs)
-        if task.is_coroutine and inspect.iscoroutine(value) and self._loop is not None:
+        if task.is_coroutine and type(value) is CoroutineType and self._loop is not None:
             carried = self.limits.carried = Interruptible(value)
             try:
                 value = self._loop.run(carried)
@@ -390,9 +396,9 @@ class Runner:
         current.set(prepared)
         try:
             value = task.run(*prepared.args, **prepared.kwargs)
-            if inspect.iscoroutine(value):
+            if type(value) is CoroutineType:
                 carried = self.limits.carried = Interruptible(value)
-                value = await carried.run()
+                value = await carried
         except BaseException as error:  # noqa: BLE001  # as in ``_call``
             return self._raised(error, task, prepared, time.monotonic() - started)
         finally:

@@ -133,38 +133,39 @@ class LoopSlots:
             except IndexError:
                 break
             runner = free[-1]
+            news = runner.news
             work = runner.admit(delivery)
             if work is None:
                 self._flush_soon()
             else:
                 free.pop()
-                self._start(runner, work)
+                self._start(runner, work, news)
 
-    def _start(self, runner: Runner, work: Work) -> None:
+    def _start(self, runner: Runner, work: Work, news: int) -> None:
         host = self._host
         assert host is not None
         of_coroutine, of_function = self._limits[runner.number]
         if work[2].is_coroutine:
             runner.limits = of_coroutine
             self._tasks[runner.number] = self._loop.create_task(
-                self._serve(runner, work), context=host.context()
+                self._serve(runner, work, news), context=host.context()
             )
         else:
             runner.limits = of_function
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self._slots, "amqtask-slot")
-            self._threads.submit(self._serve_in_thread, runner, work)
+            self._threads.submit(self._serve_in_thread, runner, work, news)
 
-    async def _serve(self, runner: Runner, work: Work) -> None:
-        if runner.readmit(work):  # others may have kept the loop for long
+    async def _serve(self, runner: Runner, work: Work, news: int) -> None:
+        if runner.readmit(work, news):  # others may have kept the loop for long
             await runner.arun(work)
         self._done(runner)
 
-    def _serve_in_thread(self, runner: Runner, work: Work) -> None:
+    def _serve_in_thread(self, runner: Runner, work: Work, news: int) -> None:
         limits = runner.limits
         assert isinstance(limits, ThreadLimits)
         limits.adopt()
-        if runner.readmit(work):
+        if runner.readmit(work, news):
             runner.run(work)
         self._call(self._done, runner)
 
