@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from amqtask.amqp import frames
+from amqtask.amqp.mould import Moulds
 from amqtask.core.message import Properties
+
+_moulds = Moulds()
 
 
 class Delivery:
@@ -55,5 +58,5 @@ class Delivery:
     def properties(self) -> Properties:
         """Decoded on first use; raises ``DecodeError`` for a property block that is malformed."""
         if self._properties is None:
-            self._properties = frames.decode_properties(self.header)
+            self._properties = _moulds.decode(self.header)
         return self._properties

@@ -1,0 +1,119 @@
+"""Property blocks that are like others before them: decoded but for what differs. The reading side of ``stencil``.
+
+Of the messages of one task nearly all differ in id and time only. One of them is decoded by the codec as any block is, and its
+bytes are kept, cut where the id and the time stand; a block that has the same bytes around them needs no more than its own two.
+"""
+
+from __future__ import annotations
+
+from amqtask.amqp import frames
+from amqtask.core.message import Properties
+
+_ID = b"\x02idS\x00\x00\x00\x24"  # the header ``id``, a text of 36 bytes: a UUID
+_ID_BYTES = 36
+_TIME_BYTES = 8  # of a timestamp, which comes last
+_SCALARS = (str, int, float, bytes, type(None))
+
+MOST = 512  # kinds of blocks that are remembered
+STALE = 64  # blocks that a mould does not fit, before another is made of one
+
+
+class Mould:
+    """What the blocks of one kind have in common.
+
+    Args:
+        pieces: their bytes before, between and after the id as a header and the id as correlation id.
+        known: one of them, decoded.
+    """
+
+    __slots__ = ("_after", "_before", "_between", "_known", "_length", "_timed", "misfits")
+
+    def __init__(self, pieces: tuple[bytes, bytes, bytes], known: Properties) -> None:
+        self._before, self._between, after = pieces
+        self._timed = known.timestamp is not None
+        self._after = after[:-_TIME_BYTES] if self._timed else after
+        self._length = sum(map(len, pieces)) + 2 * _ID_BYTES
+        self._known = known
+        self.misfits = 0
+
+    def cast(self, block: bytes, at: int) -> Properties | None:
+        """Decode a block whose id stands at ``at``; ``None`` when it is of another kind."""
+        if len(block) != self._length:
+            return None
+        end = at + _ID_BYTES
+        second = end + len(self._between)
+        rest = second + _ID_BYTES
+        raw = block[at:end]
+        if (
+            block[second:rest] != raw
+            or block[end:second] != self._between
+            or not block.startswith(self._after, rest)
+            or block[:at] != self._before
+        ):
+            return None
+        known = self._known
+        task_id = raw.decode()
+        return Properties(
+            content_type=known.content_type,
+            content_encoding=known.content_encoding,
+            headers={**(known.headers or {}), "id": task_id},
+            delivery_mode=known.delivery_mode,
+            priority=known.priority,
+            correlation_id=task_id,
+            reply_to=known.reply_to,
+            message_id=known.message_id,
+            timestamp=int.from_bytes(block[-_TIME_BYTES:]) if self._timed else None,
+        )
+
+
+class Moulds:
+    """Decodes property blocks. Any thread."""
+
+    def __init__(self) -> None:
+        self._moulds: dict[bytes, Mould] = {}  # by what comes before the id
+
+    def decode(self, block: bytes) -> Properties:
+        """Decode a block, as ``frames.decode_properties`` would.
+
+        Raises:
+            DecodeError: as there.
+        """
+        at = block.find(_ID) + len(_ID)
+        if at < len(_ID):
+            return frames.decode_properties(block)
+        mould = self._moulds.get(block[:at])
+        if mould is not None:
+            try:
+                properties = mould.cast(block, at)
+            except UnicodeDecodeError:
+                properties = None
+            if properties is not None:
+                mould.misfits = 0
+                return properties
+            mould.misfits += 1
+        properties = frames.decode_properties(block)
+        if mould is None or mould.misfits > STALE:
+            self._learn(block, at, properties)
+        return properties
+
+    def _learn(self, block: bytes, at: int, known: Properties) -> None:
+        """Make a mould of a block, if it is of a kind that has one."""
+        headers = known.headers or {}
+        task_id = headers.get("id")
+        raw = block[at : at + _ID_BYTES]
+        pieces = block.split(raw)
+        if (
+            len(pieces) == 3  # it stands nowhere else
+            and len(pieces[0]) == at
+            and isinstance(task_id, str)
+            and task_id.encode() == raw
+            and known.correlation_id == task_id
+            and (known.timestamp is None or len(pieces[2]) >= _TIME_BYTES)
+            and (known.expiration, known.type, known.user_id, known.app_id, known.cluster_id)
+            == (None,) * 5
+            # Others could be changed by who has them.
+            and all(isinstance(value, _SCALARS) for value in headers.values())
+        ):
+            if len(self._moulds) >= MOST:
+                self._moulds.clear()  # cheaper than an order, for a case that hardly happens
+            self._moulds[block[:at]] = Mould((pieces[0], pieces[1], pieces[2]), known)
