@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -510,6 +513,49 @@ def test_whatever_breaks_the_body_comes_exactly_once(
     assert told == [None] * len(work)
     assert stage.bodies() == [squares(size)] * len(groups)
     assert [group for group in groups if stage.there(group)] == []
+
+
+# A process that ends the last part of a chord and is killed at a certain point of concluding it.
+DIES = """
+import os, signal, sys
+from amqtask.amqp.threaded.drain import Drain
+from tests.amqp.threaded.test_join import Bodies, Site, part
+
+url, body_queue, group, point = sys.argv[1:]
+
+def die(*_args, **_named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(Bodies if point == "conclude" else Drain, point, die)
+Site(url, Bodies(body_queue)).end_parts([part(group, 2, 3, 4)])
+"""
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("point", "published"), [("conclude", False), ("_commit", False), ("_delete", True)]
+)
+def test_a_drainer_that_is_killed_has_done_nothing_or_everything(
+    stage: Stage, sites: Callable[..., Site], kind: str, point: str, published: bool
+) -> None:
+    group = stage.barrier(3, kind)
+    stage.put(part_message(part(group, 0, 3, 0)))
+    stage.put(part_message(part(group, 1, 3, 1)))
+
+    died = subprocess.run(
+        [sys.executable, "-c", DIES, stage.broker.url, stage.body_queue, group, point],
+        timeout=30,
+        check=False,
+        capture_output=True,
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert stage.bodies() == ([squares(3)] if published else [])
+    # its task was not acked: it comes again
+    told = sites().end_parts([part(group, 2, 3, 4)], again=True)
+
+    assert told == [None]
+    assert stage.bodies() == ([] if published else [squares(3)])
+    assert not stage.there(group)
 
 
 def test_ten_thousand_parts(stage: Stage, sites: Callable[..., Site]) -> None:
