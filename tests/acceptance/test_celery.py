@@ -8,9 +8,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from amqtask.canvas import primitives
+from amqtask.canvas.signature import Signature
 from tests.acceptance.nodes import Place, alive, descendants
 from tests.waiting import eventually
 
@@ -21,6 +24,8 @@ pytestmark = pytest.mark.exact(
 )
 
 CELERY = str(Path(sys.executable).with_name("celery"))
+
+group: Any = primitives.group  # its results are looked at without types
 
 APP = """
 import os
@@ -55,13 +60,13 @@ def environment(at: Place) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def celery_worker(at: Place) -> Iterator[None]:
-    """A Celery worker of the folder's app, ready; stopped at the end of the block."""
+def celery_worker(at: Place, queue: str | None = None) -> Iterator[None]:
+    """A Celery worker of the folder's app for a queue, the place's own unless said, ready; stopped at the end of the block."""
     log = at.path / "celery.log"
     with log.open("wb") as stream:
         worker = subprocess.Popen(
             [CELERY, "-A", "theirs", "worker", "-P", "solo", "-l", "info", "--without-mingle",
-             "--without-gossip", "-Q", at.queue],
+             "--without-gossip", "-Q", queue or at.queue],
             cwd=at.path,
             env=environment(at) | {"C_FORCE_ROOT": "1"},
             stdin=subprocess.DEVNULL,
@@ -172,3 +177,66 @@ def test_retries_go_back_and_forth(place: Places) -> None:
     with celery_worker(at):
         assert result.get(timeout=30) == ["x", 2, "kept", True]
     assert at.count("ours") == {"x 1 kept": 1}
+
+
+BESIDE = """
+
+from kombu import Exchange
+app.conf.task_queues = [
+    Queue(name, Exchange(""), routing_key=name, no_declare=True) for name in {queues}
+]
+
+@app.task(name="theirs.note")
+def note(*what):
+    with open("ledger", "a") as ledger:
+        ledger.write(f"end 0 {{what}}\\n")
+"""
+
+FROM_CELERY = """
+from celery import chain, group
+from theirs import app
+o = lambda *args: app.signature("work.add", args, queue={ours!r})
+t = lambda *args: app.signature("theirs.add", args, queue={theirs!r})
+print((t(1, 2) | o(10) | t(100) | o(1000)).apply_async().get(timeout=30))
+print((o(1, 5) | t(2) | group(t(10), o(20) | t(30))).apply_async().get(timeout=30))
+heard = app.signature("theirs.note", ("heard",), immutable=True, queue={theirs!r})
+broken = app.signature("work.fail", ("why",), immutable=True, queue={ours!r}).on_error(heard)
+try:
+    (t(1, 2) | broken | t(3) | o(4)).apply_async().get(timeout=30)
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_chains_go_back_and_forth(place: Places) -> None:
+    """Each link runs where its task is; both sides' clients get the value of the last, or the failure before it."""
+    at = place(more=("theirs",))
+    at.declare()
+    ours, theirs = at.queues
+    (at.path / "theirs.py").write_text(
+        APP.format(queue=theirs, arguments={}) + BESIDE.format(queues=at.queues)
+    )
+    app = at.app
+
+    def o(n: int) -> Any:
+        return Signature("work.add", (n,), app=app).set(queue=ours)
+
+    def t(*args: object) -> Any:
+        return Signature("theirs.add", args, app=app).set(queue=theirs)
+
+    node = at.node("-c1", "-Q", ours)
+    with celery_worker(at, theirs):
+        assert (t(1, 2) | o(10) | t(100) | o(1000)).delay().get(timeout=30) == 1113
+        assert (o(1) | t(2) | group(o(10), t(20) | o(30))).delay(5).get(timeout=30) == [18, 58]
+        heard = Signature("theirs.note", ("told",), app=app, immutable=True).set(queue=theirs)
+        broken = Signature("theirs.fail", ("why",), app=app, immutable=True).set(queue=theirs)
+        with pytest.raises(ValueError, match="why"):
+            (o(1) | broken | t(2) | o(3)).on_error(heard).delay(1).get(timeout=30)
+        at.saw("end", "('told',)")
+        assert script(at, FROM_CELERY.format(ours=ours, theirs=theirs)).splitlines() == [
+            "1113",
+            "[18, 58]",
+            "Broken",
+        ]
+        at.saw("end", "('heard',)")
+    assert node.stop() == 0
