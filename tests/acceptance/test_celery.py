@@ -228,8 +228,8 @@ def test_chains_go_back_and_forth(place: Places) -> None:
     with celery_worker(at, theirs):
         assert (t(1, 2) | o(10) | t(100) | o(1000)).delay().get(timeout=30) == 1113
         assert (o(1) | t(2) | group(o(10), t(20) | o(30))).delay(5).get(timeout=30) == [18, 58]
-        heard = Signature("theirs.note", ("told",), app=app, immutable=True).set(queue=theirs)
-        broken = Signature("theirs.fail", ("why",), app=app, immutable=True).set(queue=theirs)
+        heard: Any = Signature("theirs.note", ("told",), app=app, immutable=True).set(queue=theirs)
+        broken: Any = Signature("theirs.fail", ("why",), app=app, immutable=True).set(queue=theirs)
         with pytest.raises(ValueError, match="why"):
             (o(1) | broken | t(2) | o(3)).on_error(heard).delay(1).get(timeout=30)
         at.saw("end", "('told',)")
