@@ -639,6 +639,18 @@ class Signature(dict[str, Any], Generic[R_co]):
     def __json__(self) -> dict[str, Any]:
         return dict(self)
 
+    def graph_mermaid(self) -> str:
+        """What it will run and in which order, as a mermaid flowchart. Nothing is sent; a generator is asked for 10,000 members at most."""
+        from amqtask.canvas import graph  # loaded by those who draw
+
+        return graph.mermaid(self)
+
+    def graph_svg(self) -> str:
+        """The same as an SVG picture."""
+        from amqtask.canvas import graph
+
+        return graph.svg(self)
+
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         """The call as text, with partial arguments."""
         arguments, keywords, _ = self.merged(args, kwargs, None, force=True)

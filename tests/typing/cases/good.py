@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from amqtask import App, AsyncResult, CoroutineTask, EagerResult, Task
+from amqtask import (
+    App,
+    AsyncResult,
+    CoroutineTask,
+    EagerResult,
+    GroupResult,
+    ResultSet,
+    Task,
+    result_from_tuple,
+)
 
 app = App("typed", topology=None, publish_timeout=3.0)
 
@@ -54,6 +63,11 @@ assert_type(bound_fetch.delay("u"), AsyncResult[dict[str, int]])
 assert_type(app.send_task("x", (1,)), AsyncResult[Any])
 assert_type(app.AsyncResult("id"), AsyncResult[Any])
 assert_type(app.registered("x"), Task[..., Any])
+assert_type(add.delay(1).then(lambda result: result.get().bit_length()), AsyncResult[int])
+assert_type(result_from_tuple((("a", None), None), app), AsyncResult[Any] | GroupResult)
+assert_type(GroupResult("g", [add.delay(1), shout.apply(("a",))]).get(), list[Any])
+assert_type(GroupResult.restore("g", {}, app=app), GroupResult | None)
+assert_type(ResultSet(add.delay_many([(1,)])).completed_count(), int)
 
 
 async def use() -> None:
