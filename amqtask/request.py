@@ -47,12 +47,17 @@ class Asked(msgspec.Struct):
     retry: Retry | None = None  # the latest
     max_retries: int | None = None  # the latest limit given to ``retry``
     replacement: Sig | None = None  # the latest signature given to ``replace``
-    added: list[
-        Sig
-    ] = []  # the signatures given to ``add_to_chord``, with their ids, that are to be sent
-    more: list[str] = []  # the ids of all that was added
+    # The signatures given to ``add_to_chord`` that are to be sent, with their ids, and the ids of all that was added.
+    added: list[Sig] | None = None
+    more: list[str] | None = None
     # The results, in Celery's tuple form, of what it has sent: the first ``MOST_CHILDREN``, since they travel with its own.
     children: list[Any] | None = None
+
+    def add(self, sig: Sig, task_id: str, lazy: bool) -> None:
+        """Note a part that the task adds to its chord; a lazy one is sent by somebody else."""
+        self.more = [*(self.more or ()), task_id]
+        if not lazy:
+            self.added = [*(self.added or ()), sig]
 
     def sent(self, result: Any) -> None:
         """Note what the task has sent, by its result. Called by the app, in the task's context."""

@@ -587,11 +587,8 @@ class Task(Generic[P, R]):
         request = self.request
         made = addition(request, sig, self._sender)
         task_id = made.options["task_id"]
-        request.asked.more.append(task_id)
-        if lazy:
-            return made
-        request.asked.added.append(made)
-        return self.app.AsyncResult(task_id)
+        request.asked.add(made, task_id, lazy)
+        return made if lazy else self.app.AsyncResult(task_id)
 
     # ------------------------------------------------------------ inside
 

@@ -68,7 +68,7 @@ def addition(request: Request, sig: Any, app: Any) -> Signature[Any]:
         )
     made = _signature(sig, app, "add_to_chord")
     # The same id each time this attempt runs, so that what is added twice counts once.
-    name = f"{request.id}/{request.retries}/{len(request.asked.more)}"
+    name = f"{request.id}/{request.retries}/{len(request.asked.more or ())}"
     task_id = made.options.get("task_id") or str(uuid.uuid5(_NAMESPACE, name))
     stub = {**chord, "options": {**chord["options"], "added": True}}
     made.set(task_id=task_id, chord=stub, group_id=request.group, root_id=request.root_id)

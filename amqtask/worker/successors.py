@@ -116,7 +116,9 @@ class Successors:
         if run is None or not run.asked.more:
             return _NOTHING
         asked = run.asked
-        return self._published(added(run.after, asked.added, asked.more, self._start), None)
+        return self._published(
+            added(run.after, asked.added or (), asked.more or (), self._start), None
+        )
 
     def replaced(self, head: Head, run: Run | None, sig: Sig) -> Sequel:
         """What follows when a task has put a signature in its place.
