@@ -59,6 +59,8 @@ class Unread(enum.Enum):
 
 UNREAD: Final = Unread.UNREAD
 
+_DEADLY = frozenset({"crashes", "time limit"})  # reasons for which a process has died, or was stuck
+
 
 class Conclusion:
     """Makes settlements of outcomes and posts them. One for all slots of a child; any thread.
@@ -172,10 +174,11 @@ class Conclusion:
         self, delivery: Delivery, head: Head, outcome: Outcome, run: Run | Unread | None
     ) -> tuple[Outcome, Sequel | None, Sequence[object], Run | None]:
         """What follows in the workflow, and the outcome, which becomes a failure when what should follow cannot be sent."""
-        if type(outcome) is Deferred:
+        if type(outcome) is Deferred or (type(outcome) is Rejected and outcome.requeue):
             return outcome, None, (), None
         if run is UNREAD:
-            run = self._successors.read(delivery, head)
+            deadly = type(outcome) is Failed and outcome.reason in _DEADLY
+            run = self._successors.read(delivery, head, deadly=deadly)
         try:
             if type(outcome) is Replaced:
                 made = self._successors.replaced(head, run, outcome.replacement)
@@ -185,7 +188,7 @@ class Conclusion:
             if type(outcome) is Succeeded:
                 made, children = self._successors.succeeded(run, outcome.value)
                 return outcome, made or None, [*outcome.children, *children], run
-            if type(outcome) is Retried or (type(outcome) is Rejected and outcome.requeue):
+            if type(outcome) is Retried:
                 return outcome, self._successors.added(run) or None, (), run
         except Exception as error:  # noqa: BLE001  # values' own __json__ and __reduce__ run here
             outcome = Failed(error, None, "successors")

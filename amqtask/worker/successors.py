@@ -5,6 +5,7 @@ Nothing is sent here: a ``Sequel`` is handed to the I/O thread with the task's s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +33,7 @@ from amqtask.canvas.successors import (
     continuation,
     continuation_of_call,
 )
-from amqtask.core import codec, result
+from amqtask.core import codec, result, serialization
 from amqtask.core.barrier import Broken, Complete, Ending, more_message, part_message, plan_message
 from amqtask.core.codec import Head
 from amqtask.core.message import Publication
@@ -131,17 +132,23 @@ class Successors:
         follows = after_replacement(after, sig, head.parent_id, nesting, self._start)
         return self._published(follows, None) + self.added(run)
 
-    def read(self, delivery: Delivery, head: Head) -> Run | None:
-        """What comes after a task whose body nobody has read yet; ``None`` when nothing does."""
+    def read(self, delivery: Delivery, head: Head, *, deadly: bool = False) -> Run | None:
+        """What comes after a task whose body nobody has read yet; ``None`` when nothing does.
+
+        Args:
+            delivery: the message.
+            head: its header.
+            deadly: a process that handled it has died, perhaps of reading it: nothing in it may run.
+        """
         embed: Mapping[str, Any] | None = None
         args: Sequence[object] = ()
         kwargs: Mapping[str, object] = {}
-        try:
-            args, kwargs, embed = codec.read_body(
-                head, delivery.properties, delivery.body, accept=self._accept, limits=self._limits
-            )
-        except MessageError:
-            pass  # its header still tells of its chord
+        properties = delivery.properties
+        if not deadly or properties.content_type != serialization.PICKLE:
+            with contextlib.suppress(MessageError):  # its header still tells of its chord
+                args, kwargs, embed = codec.read_body(
+                    head, properties, delivery.body, accept=self._accept, limits=self._limits
+                )
         after = continuation(head, embed)
         if not after:
             return None

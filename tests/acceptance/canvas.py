@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -136,3 +137,24 @@ def tells(self: Task[..., Any], *_args: Any) -> dict[str, Any]:
         "stamps": dict(request.stamps or {}),
         "nesting": request.replaced_task_nesting,
     }
+
+
+@app.task
+async def aadd(x: Any, y: Any) -> Any:
+    return x + y
+
+
+@app.task(bind=True)
+async def abecomes(self: Task[..., Any], x: int) -> Any:
+    return self.replace(aadd.s(x, 1) | aadd.s(1))
+
+
+@app.task
+async def ahang(tag: str) -> None:
+    log("start", tag)
+    await asyncio.sleep(60)
+
+
+@app.task(acks_late=False)
+def early(x: Any) -> Any:
+    return x

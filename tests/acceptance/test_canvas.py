@@ -382,3 +382,34 @@ def test_a_task_that_is_revoked_while_it_runs_fails_what_follows(canvas: Canvas)
         own(tail, 40)
     with pytest.raises(ChordError, match="TaskRevokedError"):
         own(body, 40)
+
+
+def test_tasks_that_are_acked_early_go_on_likewise(canvas: Canvas) -> None:
+    s = canvas.s
+    assert value((s("early", 1) | group(s("early"), s("add", 1)) | s("total")).delay()) == 3
+
+
+# ---------------------------------------------------------------- other pools
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_every_pool_follows_workflows(pool: str, tmp_path: Path, broker: Broker) -> None:
+    with Place(tmp_path, broker, tasks=TASKS, more=("other",)) as place:
+        node = place.node("-P", pool, "-c4", "-Q", ",".join(place.queues))
+        s = Canvas(place).s
+        sig = s("aadd", 1, 1) | group(s("abecomes"), s("add", 1), s("retried")) | s("total")
+        tag = uuid.uuid4().hex
+        tails = [
+            (s("ahang", tag).set(time_limit=0.5) | s("same")).delay(),
+            (s("ahang", tag) | s("same")).delay(),
+        ]
+        assert value(sig.delay()) == 4 + 3 + 4
+        eventually(lambda: place.count("start")[tag] == 2, SOON)
+        place.app.control.revoke(tails[1].parent.id, terminate=True)
+        for tail, error in zip(tails, (TimeLimitExceeded, TaskRevokedError), strict=True):
+            with pytest.raises(error):
+                own(tail)
+        with pytest.raises(ChordError):
+            own(chord([s("aadd", 1), s("aadd", 1, 1)], s("total")).delay())
+        assert node.stop() == 0
+        assert not node.records("a callback on the I/O thread failed"), node.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -235,8 +236,9 @@ def test_builtin_tasks_do_what_celerys_do() -> None:
 def test_a_body_nobody_read_is_read_when_the_task_ends() -> None:
     head = Head(id="me", task="t", correlation_id="me", root_id="me", group="g", group_index=0)
 
-    def delivery(body: bytes) -> Any:
-        properties = Properties(content_type="application/json", content_encoding="utf-8")
+    def delivery(body: bytes, kind: str = "application/json") -> Any:
+        encoding = "utf-8" if kind == "application/json" else "binary"
+        properties = Properties(content_type=kind, content_encoding=encoding)
         return SimpleNamespace(properties=properties, body=body)
 
     assert successors.read(delivery(b"[[],{},{}]"), head) is None
@@ -246,3 +248,11 @@ def test_a_body_nobody_read_is_read_when_the_task_ends() -> None:
     damaged = successors.read(delivery(b"nonsense"), head)
     assert damaged is not None
     assert damaged.after.chord == {"options": {"barrier": "g"}}
+    pickled = delivery(pickle.dumps([[1], {}, {}]), "application/x-python-serialize")
+    trusting = Successors(
+        app, app.settings, "node", serialization.accepted(["json", "pickle"]), codec.LIMITS
+    )
+    assert trusting.read(pickled, head) is None
+    deadly = trusting.read(pickled, head, deadly=True)
+    assert deadly is not None
+    assert deadly.request.args == ()
