@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, cast
 
 from amqtask.canvas.lazy import Lazy
 from amqtask.canvas.primitives import group
-from amqtask.canvas.signature import Launcher, Signature, copied, maybe_signature
-
-R_co = TypeVar("R_co", covariant=True)
+from amqtask.canvas.signature import Launcher, R_co, Signature, copied, maybe_signature
 
 
 class _Series(Signature[R_co]):

@@ -11,6 +11,7 @@ from amqtask.canvas.signature import (
     Expected,
     Ids,
     Launcher,
+    R_co,
     Signature,
     copied,
     listed,
@@ -24,7 +25,7 @@ from amqtask.results.base import ResultBase
 from amqtask.results.group import GroupResult
 from amqtask.results.handle import EagerResult
 
-R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
 
 Members = list[Signature[Any]]
 
@@ -239,10 +240,13 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         second = second.unrolled()
         return cls.of([first, second], first.own_app)
 
-    def __or__(self, other: Signature[Any]) -> Any:  # type: ignore[override]  # as Signature
+    def __or__(self, other: Signature[S]) -> chain[S]:  # type: ignore[override]  # as Signature
         """Append a signature: after a group it makes a chord, after a chord it joins the chord's body."""
         if not isinstance(other, Signature):
             return NotImplemented
+        return cast("chain[S]", self._with(other))
+
+    def _with(self, other: Signature[Any]) -> Any:
         if _is_empty(other):
             return self
         other = other.unrolled()
@@ -508,12 +512,12 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         if visitor is not None:
             visitor.on_group_end(self, **stamps)
 
-    def __or__(self, other: Signature[Any]) -> Any:  # type: ignore[override]  # as Signature
+    def __or__(self, other: Signature[S]) -> chord[S]:  # type: ignore[override]  # as Signature
         """A chord: the other gets the results of all members."""
         if not isinstance(other, Signature):
             return NotImplemented
         if isinstance(other, group) and not isinstance(other.tasks, Lazy) and not other.tasks:
-            return self
+            return cast("chord[S]", self)
         return chord(self, other, app=self.own_app)
 
     def __repr__(self) -> str:
@@ -783,19 +787,19 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
             visitor.on_chord_header_end(self, **stamps)
             if self.body is not None:
                 visited = visitor.on_chord_body(self, **stamps) or {}
-                stamps = self._stamps(visited, append_stamps, stamps)
-                self.body.stamp(visitor, append_stamps, **stamps)
+                of_body = self._stamps(visited, append_stamps, stamps)
+                self.body.stamp(visitor, append_stamps, **of_body)
 
-    def __or__(self, other: Signature[Any]) -> Any:  # type: ignore[override]  # as Signature
+    def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]  # as Signature
         """A task joins the body; a chain or a group follows."""
         if not isinstance(other, Signature):
             return NotImplemented
         joins = other.unrolled() if isinstance(other, group) else other
         if isinstance(other, chain) or (joins is other and isinstance(other, group)):
             return super().__or__(other)
-        sig = self.clone()
+        sig: Any = self.clone()
         sig.body = _or(sig.body, joins)
-        return sig
+        return cast("Signature[S]", sig)
 
     def __repr__(self) -> str:
         body, tasks = self.body, self.tasks

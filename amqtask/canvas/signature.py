@@ -11,15 +11,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from amqtask.call import new_id
 from amqtask.canvas.stamping import STAMPED, StampingVisitor, joined
 from amqtask.errors import ConfigurationError
 from amqtask.results.handle import AsyncResult
 
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
+if TYPE_CHECKING:
+    import typing_extensions
+
+    from amqtask.canvas.primitives import chain
+
+    # What is not known is Any, so that ``group(…)`` needs no annotation.
+    R_co = typing_extensions.TypeVar("R_co", covariant=True, default=Any)
+else:
+    R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 Kind = TypeVar("Kind", bound="type[Signature[Any]]")
 
@@ -582,13 +589,16 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     # ------------------------------------------------------------ together
 
-    def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]  # a chain, not a union of dictionaries
+    def __or__(self, other: Signature[S]) -> chain[S]:  # type: ignore[override]  # a chain, not a union of dictionaries
         """``a | b``: the second gets the first's result."""
         if not isinstance(other, Signature):
             return NotImplemented
         return self.TYPES["chain"].after(self, other)  # type: ignore[attr-defined,no-any-return]  # chain's own
 
-    def __ior__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]  # as __or__
+    def __ror__(self, other: Any) -> Any:
+        return NotImplemented  # what is no signature has nothing to come before one
+
+    def __ior__(self, other: Signature[S]) -> chain[S]:  # type: ignore[override]  # as __or__
         return self.__or__(other)
 
     def unrolled(self) -> Signature[Any]:

@@ -11,8 +11,14 @@ from amqtask import (
     EagerResult,
     GroupResult,
     ResultSet,
+    Signature,
     Task,
+    chain,
+    chord,
+    chunks,
+    group,
     result_from_tuple,
+    xmap,
 )
 
 app = App("typed", topology=None, publish_timeout=3.0)
@@ -95,3 +101,22 @@ takes_coroutine(fetch)
 
 with app as same, app.batch():
     assert_type(same, App)
+
+
+# ---------------------------------------------------------------- workflows
+
+assert_type(add.s(1), Signature[int])
+assert_type(add.si(1).delay(), AsyncResult[int])
+assert_type(fetch.s().apply_async(("u",)), AsyncResult[bytes])
+assert_type(add.signature((1,), queue="q").set(priority=1), Signature[int])
+assert_type(add.s(1) | shout.s(loud=True), chain[str])
+assert_type((add.s(1) | add.s(2) | shout.s(loud=True)).delay().get(), str)
+assert_type(add.s().clone((1,)), Signature[int])
+assert_type(add.map([1, 2]), xmap[list[int]])
+assert_type(add.starmap([(1, 2)]).delay().get(), list[int])
+assert_type(add.chunks([(1, 2)], 10), chunks[list[list[int]]])
+assert_type(app.signature("x"), Signature[Any])
+parts = group(add.s(n) for n in range(3))
+assert_type(parts | shout.s(loud=True), chord[str])
+joined = chord([add.s(1)], shout.s(loud=True))
+joined.link(add.s())
