@@ -19,7 +19,6 @@ import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import (
@@ -36,26 +35,25 @@ from typing import (
 
 import msgspec
 
-from amqtask.batch import Awaits, Batch
+from amqtask.batch import DELAYED_WINDOW, Awaits, Batch
 from amqtask.builtin import builtins
-from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of
+from amqtask.call import Call, SendOptions, make_call
 from amqtask.canvas.signature import Signature, signature
+from amqtask.composing import Composer, Sending
 from amqtask.control import Control
 from amqtask.core import codec, compression, serialization
-from amqtask.core.message import Envelope, Message, Publication
-from amqtask.core.onward import onward
+from amqtask.core.message import Envelope, Publication
 from amqtask.core.result import attach_remote_traceback, exception_from_wire
 from amqtask.core.workflow import Sig
 from amqtask.errors import (
     AlreadyRegistered,
-    AmqtaskError,
     ConfigurationError,
     ConnectionLost,
     NotRegistered,
     ResultError,
     Unroutable,
 )
-from amqtask.launching import Launching, Sending, alone, inherited_priority
+from amqtask.launching import Launching, alone
 from amqtask.options import Options, TaskOptions
 from amqtask.request import current
 from amqtask.results import handle
@@ -69,9 +67,7 @@ from amqtask.topology.ladder import Ladder, prefix_of
 from amqtask.topology.model import Delays, Topology
 from amqtask.topology.names import did_you_mean
 from amqtask.topology.parse import load
-from amqtask.topology.routes import MAX_REMEMBERED, Route, Router, default_topology
-from amqtask.topology.simulate import reach
-from amqtask.topology.targets import Targets
+from amqtask.topology.routes import Router, default_topology
 
 if TYPE_CHECKING:
     import asyncio
@@ -79,7 +75,6 @@ if TYPE_CHECKING:
     from amqtask.amqp.address import Address
     from amqtask.amqp.aio.publisher import AioPublisher
     from amqtask.amqp.ports import Publisher
-    from amqtask.amqp.stencil import Stencil
     from amqtask.amqp.threaded.loop import IoThread
     from amqtask.client import Client
     from amqtask.loop_client import AsyncBatch, LoopClient
@@ -90,9 +85,6 @@ R = TypeVar("R")
 BROKER_URL_VARIABLE = "AMQTASK_BROKER_URL"
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost//"
 CLOSE_TIMEOUT = 10.0  # seconds
-# Delayed tasks of a batch that may be on their way to the broker at a time. What waits in the broker's socket is late by as
-# long, and more than these would make it no faster.
-DELAYED_WINDOW = 250
 
 # The innermost ``with app.batch():`` and ``async with app.abatch():`` of this context.
 _batch: ContextVar[Batch | None] = ContextVar("amqtask_batch", default=None)
@@ -142,7 +134,6 @@ class App:
         self._home = _folder_of_caller()
         self._topology: Topology | None = None  # guarded by _lock, then never replaced
         self._router: Router | None = None  # the same
-        self._targets: Targets | None = None  # the same
         self._tasks: dict[str, Task[..., Any]] = {}
         self._modules: set[str] = (
             set()
@@ -165,10 +156,9 @@ class App:
         self._loop_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopClient] = (
             weakref.WeakKeyDictionary()
         )  # guarded by _lock
-        # by task: what its calls are put together from, the options that holds for, and where their results go
-        self._stencils: dict[str, tuple[Stencil, Mapping[str, Any], str | None]] = {}
         self._id = uuid.uuid4().hex
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        self._composer = Composer(self, self.settings, self._limits, self._origin)
 
     # ------------------------------------------------------------ tasks
 
@@ -307,6 +297,11 @@ class App:
         return self._topology
 
     @property
+    def has_topology_file(self) -> bool:
+        """Whether the topology comes from a file, which `amqtask topology apply` takes by its name."""
+        return isinstance(self._topology_source, (str, os.PathLike))
+
+    @property
     def router(self) -> Router:
         """Finds the exchange and the routing key of a task.
 
@@ -428,22 +423,12 @@ class App:
             BrokerError: at the end, the first error, saying how many were not taken. An exception from the block itself
                 goes first; the confirms are waited for all the same.
         """
-        batch = Batch(2 * self.settings.publish_window)
-        token = _batch.set(batch)
-        try:
-            yield
-        except BaseException as raised:
-            _batch.reset(token)
-            if batch.pid == os.getpid():
-                error = batch.wait()
-                if error is not None:
-                    raised.add_note(f"In the same batch: {error}")
-            raise
-        _batch.reset(token)
-        if batch.pid == os.getpid():
-            error = batch.wait()
-            if error is not None:
-                raise error
+        with self._gathered("batch") as batch:
+            token = _batch.set(batch)
+            try:
+                yield
+            finally:
+                _batch.reset(token)
 
     @contextlib.asynccontextmanager
     async def abatch(self) -> AsyncIterator[None]:
@@ -452,19 +437,41 @@ class App:
         Raises:
             BrokerError: at the end, the first error, saying how many were not taken.
         """
+        async with self._agathered("batch") as batch:
+            token = _async_batch.set(batch)
+            try:
+                yield
+            finally:
+                _async_batch.reset(token)
+
+    @contextlib.contextmanager
+    def _gathered(self, what: str) -> Iterator[Batch]:
+        """A batch whose confirms are waited for at the end. ``what`` it is to the caller."""
+        batch = Batch(2 * self.settings.publish_window)
+        try:
+            yield batch
+        except BaseException as raised:
+            error = batch.wait() if batch.pid == os.getpid() else None
+            if error is not None:
+                raised.add_note(f"In the same {what}: {error}")
+            raise
+        error = batch.wait() if batch.pid == os.getpid() else None
+        if error is not None:
+            raise error
+
+    @contextlib.asynccontextmanager
+    async def _agathered(self, what: str) -> AsyncIterator[AsyncBatch]:
+        """``_gathered`` for coroutines."""
         from amqtask.loop_client import AsyncBatch  # aio-pika is loaded with the first use
 
         batch = AsyncBatch(self.settings.publish_window)
-        token = _async_batch.set(batch)
         try:
-            yield
+            yield batch
         except BaseException as raised:
-            _async_batch.reset(token)
             error = await batch.wait()
             if error is not None:
-                raised.add_note(f"In the same batch: {error}")
+                raised.add_note(f"In the same {what}: {error}")
             raise
-        _async_batch.reset(token)
         error = await batch.wait()
         if error is not None:
             raise error
@@ -490,7 +497,7 @@ class App:
                 due_in=[due_in for _, due_in in sendings],
             )
         except Unroutable as error:
-            raise self._explained(error, *sendings[0]) from None
+            raise self._composer.explained(error, *sendings[0]) from None
         return result
 
     def launch(
@@ -509,33 +516,15 @@ class App:
         options = {name: value for name, value in (options or {}).items() if value is not None}
         if alone(sig, options):
             return self.send(self._call_of(sig, args, kwargs, options))
-        batch = _batch.get()
-        if batch is not None and batch.pid != os.getpid():
-            batch = None
-        own = None if batch is not None else Batch(2 * self.settings.publish_window)
-        into = batch or own
-        assert into is not None
         client = self._connected()
-        publisher, timeout = client.publisher, self.settings.publish_timeout
-        launching = self._launching(sig, args, kwargs, options, client.reply_queue(timeout))
-        try:
-            for plans, calls in launching.rounds():
-                if plans:
-                    publisher.publish_many(
-                        [plan for plan, _ in plans], timeout, due_in=[queue for _, queue in plans]
-                    )
-                for call, sendings, awaits in calls:
-                    if call.later:
-                        into.room(DELAYED_WINDOW)
-                    self._submit(into, publisher, sendings, awaits)
-        except BaseException as raised:
-            error = None if own is None else own.wait()
-            if error is not None:
-                raised.add_note(f"In the same call: {error}")
-            raise
-        error = None if own is None else own.wait()
-        if error is not None:
-            raise error
+        reply_to = client.reply_queue(self.settings.publish_timeout)
+        launching = self._launching(sig, args, kwargs, options, reply_to)
+        batch = _batch.get()
+        if batch is not None and batch.pid == os.getpid():
+            launching.send(client.publisher, batch, self._composer.explained)
+        else:
+            with self._gathered("workflow") as batch:
+                launching.send(client.publisher, batch, self._composer.explained)
         return launching.result()
 
     async def alaunch(
@@ -546,38 +535,19 @@ class App:
         options: Mapping[str, Any] | None = None,
     ) -> Any:
         """``launch`` for coroutines."""
-        from amqtask.loop_client import AsyncBatch
-
         kwargs = kwargs or {}
         options = {name: value for name, value in (options or {}).items() if value is not None}
         if alone(sig, options):
             return await self.asend(self._call_of(sig, args, kwargs, options))
-        batch = _async_batch.get()
-        own = None if batch is not None else AsyncBatch(self.settings.publish_window)
-        into = batch or own
-        assert into is not None
-        timeout = self.settings.publish_timeout
         client = self._of_loop() or await self._loop_connected()
-        reply_to = client.replies or await client.reply_queue(timeout)
+        reply_to = client.replies or await client.reply_queue(self.settings.publish_timeout)
         launching = self._launching(sig, args, kwargs, options, reply_to)
-        try:
-            for plans, calls in launching.rounds():
-                if plans:
-                    await client.publisher.publish_many(
-                        [plan for plan, _ in plans], timeout, due_in=[queue for _, queue in plans]
-                    )
-                for call, sendings, awaits in calls:
-                    if call.later:
-                        await into.room(DELAYED_WINDOW)
-                    await self._asubmit(into, client.publisher, sendings, awaits)
-        except BaseException as raised:
-            error = None if own is None else await own.wait()
-            if error is not None:
-                raised.add_note(f"In the same call: {error}")
-            raise
-        error = None if own is None else await own.wait()
-        if error is not None:
-            raise error
+        batch = _async_batch.get()
+        if batch is not None:
+            await launching.asend(client.publisher, batch, self._composer.explained)
+        else:
+            async with self._agathered("workflow") as batch:
+                await launching.asend(client.publisher, batch, self._composer.explained)
         return launching.result()
 
     def _launching(
@@ -624,7 +594,7 @@ class App:
         Raises:
             AmqtaskError: as ``send``, but for what the broker says.
         """
-        return self._compose(call, None)
+        return self._composer.compose(call, None)
 
     def rebuilt(self, wire: object, traceback: object = None) -> Exception:
         """An exception of its wire form, of its own class where this app's packages have it. Never raises.
@@ -663,23 +633,13 @@ class App:
 
     def send_many(self, calls: Iterator[Call]) -> list[handle.AsyncResult[Any]]:
         """Publish calls together. Used by ``Task.delay_many``."""
-        batch = Batch(2 * self.settings.publish_window)
         results = []
         client = self._connected()
-        publisher = client.publisher
-        try:
+        with self._gathered("call") as batch:
             for call in calls:
                 sendings, awaited, result = self._prepare(call, self._reply_to(client, call))
-                self._submit(batch, publisher, sendings, awaited)
+                self._submit(batch, client.publisher, sendings, awaited)
                 results.append(result)
-        except BaseException as raised:
-            error = batch.wait()
-            if error is not None:
-                raised.add_note(f"In the same call: {error}")
-            raise
-        error = batch.wait()
-        if error is not None:
-            raise error
         return results
 
     async def asend(self, call: Call) -> handle.AsyncResult[Any]:
@@ -710,18 +670,15 @@ class App:
                     due_in=[due_in for _, due_in in sendings],
                 )
         except Unroutable as error:
-            raise self._explained(error, *sendings[0]) from None
+            raise self._composer.explained(error, *sendings[0]) from None
         return result
 
     async def asend_many(self, calls: Iterator[Call]) -> list[handle.AsyncResult[Any]]:
         """``send_many`` for coroutines."""
-        from amqtask.loop_client import AsyncBatch
-
-        batch = AsyncBatch(self.settings.publish_window)
         timeout = self.settings.publish_timeout
         client = await self._loop_connected()
         results = []
-        try:
+        async with self._agathered("call") as batch:
             for call in calls:
                 reply_to = None
                 if self._wants_reply(call):
@@ -729,14 +686,6 @@ class App:
                 sendings, awaited, result = self._prepare(call, reply_to)
                 await self._asubmit(batch, client.publisher, sendings, awaited)
                 results.append(result)
-        except BaseException as raised:
-            error = await batch.wait()
-            if error is not None:
-                raised.add_note(f"In the same call: {error}")
-            raise
-        error = await batch.wait()
-        if error is not None:
-            raise error
         return results
 
     # ------------------------------------------------------------ telling the workers
@@ -802,11 +751,11 @@ class App:
         self, call: Call, reply_to: str | None
     ) -> tuple[tuple[Sending, ...], Awaited | None, handle.AsyncResult[Any]]:
         """What to publish for a call, and the handle of its result; more than one only through the delay ladder."""
-        publication = self._stencilled(call, reply_to)
+        publication = self._composer.stencilled(call, reply_to)
         if publication is not None:
             sendings: tuple[Sending, ...] = ((publication, None),)
         else:
-            sendings = self._compose(call, reply_to)
+            sendings = self._composer.compose(call, reply_to)
             if (parent := current.get()) is not None:
                 parent.asked.sent(((call.id, None), None))
         awaited = None
@@ -816,101 +765,6 @@ class App:
                 awaited.fail(_elsewhere(call))
         return sendings, awaited, handle.AsyncResult(awaited, call.id, call.task, self.control)
 
-    def _stencilled(self, call: Call, reply_to: str | None) -> Publication | None:
-        """The publication of a call like others before it; ``None`` for one with something of its own."""
-        if call.defaults is None or current.get() is not None:
-            return None
-        known = self._stencils.get(call.task)
-        if known is None or known[1] is not call.defaults or known[2] != reply_to:
-            if call.expires is not None or call.compression or self.settings.task_compression:
-                return None
-            known = self._stencils[call.task] = self._new_stencil(call, reply_to)
-        return known[0].publication(call.id, call.args, call.kwargs, time.time())
-
-    def _new_stencil(
-        self, call: Call, reply_to: str | None
-    ) -> tuple[Stencil, Mapping[str, Any], str | None]:
-        from amqtask.amqp.stencil import Stencil  # with the first message, not with amqtask
-
-        route = self._route(call)
-        sample = self._message(call, reply_to, route, None, None)
-        made = Stencil(route.exchange, route.routing_key, sample, time.time(), self._limits)
-        assert call.defaults is not None
-        if len(self._stencils) >= MAX_REMEMBERED:  # names made from data must not fill us
-            self._stencils.clear()
-        return made, call.defaults, reply_to
-
-    def _route(self, call: Call) -> Route:
-        router = self._router or self.router
-        priority = call.priority
-        if priority is None and self.settings.task_inherit_parent_priority:
-            priority = inherited_priority(self.settings, current.get())
-        return router.resolve(
-            call.route_name or call.task, call.queue, call.exchange, call.routing_key, priority
-        )
-
-    def _message(
-        self,
-        call: Call,
-        reply_to: str | None,
-        route: Route,
-        eta: str | None,
-        expires: str | None,
-    ) -> Message:
-        settings = self.settings
-        return message_of(
-            call,
-            reply_to=reply_to,
-            priority=settings.task_default_priority if route.priority is None else route.priority,
-            serializer=settings.task_serializer,
-            compression=settings.task_compression,
-            origin=self._origin,
-            parent=current.get(),
-            eta=eta,
-            expires=expires,
-        )
-
-    def _compose(self, call: Call, reply_to: str | None) -> tuple[Sending, ...]:
-        """The publications of any call."""
-        route = self._route(call)
-        now, eta, expires, delay = None, None, None, 0.0
-        if call.expires is not None or call.countdown is not None or call.eta is not None:
-            now = datetime.now(UTC)
-            expires = expires_at(call.expires, now)
-            eta, delay = due_at(call.countdown, call.eta, now)
-        message = self._message(call, reply_to, route, eta, expires)
-        # The broker drops what has expired without a word. A worker tells everybody who waits for what was to follow.
-        dropped = now is not None and not delay and not message.chain and not message.chord
-        envelope = codec.encode(
-            message,
-            now=now.timestamp() if dropped and now is not None else None,
-            sent=time.time(),
-            limits=self._limits,
-        )
-        if delay:
-            return self._delayed(route, envelope, delay)
-        return ((Publication(route.exchange, route.routing_key, envelope), None),)
-
-    def _delayed(self, route: Route, envelope: Envelope, delay: float) -> tuple[Sending, ...]:
-        """A message through the delay ladder, to each queue that it would reach now."""
-        exchange, key = route.exchange, route.routing_key
-        properties = envelope.properties
-        headers = properties.headers or {}
-        ladder = self.ladder
-        targets = self._targets
-        if targets is None:
-            targets = self._targets = Targets(self.topology)
-        queues = targets.of(exchange, key, headers)
-        if not queues:
-            raise self._unroutable(exchange, key, headers)
-        sendings: list[Sending] = []
-        for queue in queues:
-            publication = onward(
-                envelope.body, properties, ladder.entry(delay, queue), published=(exchange, key)
-            )
-            sendings.append((publication, queue))
-        return tuple(sendings)
-
     def _submit(
         self,
         batch: Batch,
@@ -918,7 +772,7 @@ class App:
         sendings: tuple[Sending, ...],
         awaited: Awaits | None,
     ) -> None:
-        timeout, explain = self.settings.publish_timeout, self._explained
+        timeout, explain = self.settings.publish_timeout, self._composer.explained
         for publication, due_in in sendings:
             batch.submit(publisher, publication, timeout, awaited, explain, due_in)
 
@@ -929,44 +783,9 @@ class App:
         sendings: tuple[Sending, ...],
         awaited: Awaits | None,
     ) -> None:
-        timeout, explain = self.settings.publish_timeout, self._explained
+        timeout, explain = self.settings.publish_timeout, self._composer.explained
         for publication, due_in in sendings:
             await batch.submit(publisher, publication, timeout, awaited, explain, due_in)
-
-    def _explained(
-        self, error: AmqtaskError, publication: Publication, due_in: str | None
-    ) -> AmqtaskError:
-        """An ``Unroutable`` with what the topology expected there; other errors as they are."""
-        if not isinstance(error, Unroutable) or due_in is not None:
-            return error
-        return self._unroutable(
-            publication.exchange,
-            publication.routing_key,
-            publication.envelope.properties.headers or {},
-        )
-
-    def _unroutable(self, exchange: str, key: str, headers: Mapping[str, object]) -> Unroutable:
-        topology = self.topology
-        named = isinstance(self._topology_source, (str, os.PathLike))
-        remedy = (
-            f"run `amqtask topology apply {topology.source}`, or start a worker for it"
-            if named
-            else "start a worker for it"
-        )
-        try:
-            queues = sorted(reach(topology, exchange, key, headers).queues)
-        except ConfigurationError as unknown:
-            expected = str(unknown)
-        else:
-            if queues:
-                listed = " and ".join(repr(queue) for queue in queues)
-                expected = f"{topology.source} expects queue {listed} there: {remedy}."
-            elif exchange == "":
-                near = did_you_mean(key, topology.queues) or "."
-                expected = f"{topology.source} declares no queue {key!r}{near}"
-            else:
-                expected = f"{topology.source} binds no queue for it: check the routing key, or add a binding."
-        return Unroutable(f"No queue takes exchange {exchange!r}, routing key {key!r}; {expected}")
 
     def _read_reply(self, envelope: Envelope) -> Known:
         return read_reply(

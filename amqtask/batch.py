@@ -11,6 +11,10 @@ from amqtask.amqp.waits import Condition
 from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, OperationRefused
 
+# Delayed tasks of a batch that may be on their way to the broker at a time. What waits in the broker's socket is late by as
+# long, and more than these would make it no faster.
+DELAYED_WINDOW = 250
+
 Explain = Callable[[AmqtaskError, Publication, str | None], AmqtaskError]
 """Makes of a publisher's error, with the publication it was about and the queue that is due in, the one to report."""
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from amqtask.batch import Awaits
+from amqtask.amqp.ports import Publisher
+from amqtask.batch import DELAYED_WINDOW, Awaits, Batch, Explain
 from amqtask.call import Call
 from amqtask.canvas.launch import Stream, ids_of, only_child, stream
+from amqtask.composing import Sending, inherited_priority
 from amqtask.core import codec
 from amqtask.core.barrier import plan_message, queue_name
-from amqtask.core.message import Publication
 from amqtask.core.workflow import Barrier, Sig, kind_of
 from amqtask.request import Request
 from amqtask.results import handle
@@ -25,8 +26,9 @@ from amqtask.results.pending import Awaited
 from amqtask.results.tree import result_from_tuple
 from amqtask.settings import Settings
 
-Sending: TypeAlias = tuple[Publication, str | None]
-"""A publication, and the queue it is due in when something must be declared for it."""
+if TYPE_CHECKING:
+    from amqtask.amqp.aio.publisher import AioPublisher
+    from amqtask.loop_client import AsyncBatch
 
 AT_A_TIME: Final = 500  # members of a generator's group that are made before they are sent
 
@@ -76,13 +78,6 @@ def alone(sig: Sig, options: Mapping[str, object]) -> bool:
         and _WORKFLOW.isdisjoint(own)
         and _WORKFLOW.isdisjoint(options)
     )
-
-
-def inherited_priority(settings: Settings, parent: Request | None) -> int | None:
-    """The priority of what a running task sends, if it has one from there."""
-    if parent is None or not settings.task_inherit_parent_priority:
-        return None
-    return parent.delivery_info.priority
 
 
 class Launching:
@@ -135,6 +130,38 @@ class Launching:
         self._barriers: dict[str, Barrier] = {}
         # Held here until there are handles, so that a failure which comes before them is not lost.
         self._awaited: dict[str, Awaited] = {}
+
+    def send(self, publisher: Publisher, batch: Batch, explain: Explain) -> None:
+        """Send it all; the confirms of the calls are waited for by who has the batch.
+
+        Raises:
+            AmqtaskError: a message cannot be made, or a plan was not taken.
+        """
+        timeout = self._sender.settings.publish_timeout
+        for plans, calls in self.rounds():
+            if plans:
+                publisher.publish_many(
+                    [plan for plan, _ in plans], timeout, due_in=[queue for _, queue in plans]
+                )
+            for call, sendings, awaits in calls:
+                if call.later:
+                    batch.room(DELAYED_WINDOW)
+                for publication, due_in in sendings:
+                    batch.submit(publisher, publication, timeout, awaits, explain, due_in)
+
+    async def asend(self, publisher: AioPublisher, batch: AsyncBatch, explain: Explain) -> None:
+        """``send`` for coroutines."""
+        timeout = self._sender.settings.publish_timeout
+        for plans, calls in self.rounds():
+            if plans:
+                await publisher.publish_many(
+                    [plan for plan, _ in plans], timeout, due_in=[queue for _, queue in plans]
+                )
+            for call, sendings, awaits in calls:
+                if call.later:
+                    await batch.room(DELAYED_WINDOW)
+                for publication, due_in in sendings:
+                    await batch.submit(publisher, publication, timeout, awaits, explain, due_in)
 
     def rounds(
         self,
