@@ -27,12 +27,34 @@ from tests.waiting import eventually
 needs_server = pytest.mark.broker
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def root() -> Path | None:
     root = root_of_4()
     if root is None:
         ensure_server()
     return root
+
+
+@pytest.fixture(scope="module")
+def running(root: Path | None) -> Iterator[tuple[PrivateNode, set[int]]]:
+    """A node that several started at the same time, with a line of configuration, in an environment that means another; and its pids."""
+    node = PrivateNode(root=root, config="channel_max = 7")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RABBITMQ_NODE_PORT", "1")
+        patch.setenv("RABBITMQ_NODENAME", "somebody@nowhere")
+        patch.setenv("ERL_FLAGS", "-no_such_flag_anywhere +broken")
+        with ThreadPoolExecutor(3) as pool:
+            # from threads and from another process: the lock is between all of them
+            other = pool.submit(
+                _in_a_process, f"print(PrivateNode({str(node.home)!r}).start().pid)"
+            )
+            if node.root is not None:
+                other.cancel()
+            pids = {status.pid or 0 for status in pool.map(lambda _: node.start(), range(2))}
+            if not other.cancelled():
+                pids.add(int(other.result()))
+    yield node, pids
+    node.discard()
 
 
 @pytest.fixture
@@ -146,24 +168,8 @@ def test_a_server_that_never_answers_is_ended_at_the_deadline(
 
 
 @needs_server
-def test_starting_twice_is_starting_once_and_stopping_leaves_no_process(node: PrivateNode) -> None:
-    first = node.start()
-    assert node.start() == first
-    assert first.running
-    assert first.url is not None
-    assert probe(first.url).version == first.version
-    # the server and its name daemon at least, all of them known by their mark
-    assert len(marked(str(node.home))) >= 2
-    assert node.stop() is True
-    assert marked(str(node.home)) == []
-    assert not _answers(first.url)
-    assert node.stop() is False
-    assert node.status().running is False
-
-
-@needs_server
-def test_all_ports_are_on_loopback_only(node: PrivateNode) -> None:
-    ports = node.start().ports
+def test_all_ports_are_on_loopback_only(running: tuple[PrivateNode, set[int]]) -> None:
+    ports = running[0].status().ports
     assert ports is not None
     listening = subprocess.run(
         [sys.executable, "-c", _LISTENERS], capture_output=True, text=True, check=True
@@ -187,24 +193,10 @@ for path, family, size in (("/proc/net/tcp", socket.AF_INET, 8), ("/proc/net/tcp
 """
 
 
-@needs_server
-def test_starts_at_the_same_time_start_one_node(node: PrivateNode) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        # from threads and from another process: the lock is between all of them
-        other = pool.submit(_in_a_process, f"print(PrivateNode({str(node.home)!r}).start().pid)")
-        if node.root is not None:
-            other.cancel()
-        found = list(pool.map(lambda _: node.start(), range(2)))
-        pids = {status.pid for status in found}
-        if not other.cancelled():
-            pids.add(int(other.result()))
-    assert len(pids) == 1
-
-
 def _in_a_process(code: str) -> str:
     program = (
         "from pathlib import Path\nfrom amqtask.broker.node import PrivateNode as Node\n"
-        "PrivateNode = lambda home: Node(Path(home))\n" + code
+        "PrivateNode = lambda home: Node(Path(home), config='channel_max = 7')\n" + code
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100
@@ -232,31 +224,6 @@ def test_a_starter_killed_half_way_leaves_a_node_that_the_next_start_takes_over(
 
 
 @needs_server
-def test_after_a_kill_it_starts_again_on_the_same_ports_with_its_data(node: PrivateNode) -> None:
-    before = node.start()
-    node.kill()
-    assert node.status().running is False
-    assert node.status().ports == before.ports
-    # its name daemon outlives it; the next start must not mind, nor leave two
-    after = node.start()
-    assert after.url == before.url
-    assert after.pid != before.pid
-
-
-@needs_server
-def test_a_port_taken_meanwhile_means_other_ports(node: PrivateNode) -> None:
-    before = node.start()
-    node.stop()
-    assert before.ports is not None
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", before.ports.amqp))
-        taken.listen()
-        after = node.start()
-        assert after.ports is not None
-        assert after.ports.amqp != before.ports.amqp
-
-
-@needs_server
 def test_a_port_taken_between_look_and_bind_means_another_try(
     node: PrivateNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,32 +246,6 @@ def _other_than(ports: Ports) -> Ports:
 
 
 @needs_server
-def test_two_nodes_live_side_by_side_and_one_end_is_not_the_others(root: Path | None) -> None:
-    with PrivateNode(root=root) as one, PrivateNode(root=root) as two:
-        assert one.url != two.url
-        one.kill()
-        assert probe(two.url).product == "RabbitMQ"
-        one.start()
-        assert probe(one.url).product == "RabbitMQ"
-    assert not one.home.exists()
-    assert not two.home.exists()
-    assert marked(str(one.home)) + marked(str(two.home)) == []
-
-
-@needs_server
-def test_a_paused_node_takes_connections_and_does_not_answer(node: PrivateNode) -> None:
-    url = node.start().url
-    assert url is not None
-    node.pause()
-    with pytest.raises(ConnectFailed):
-        probe(url, timeout=0.5)
-    node.resume()
-    assert eventually(lambda: _answers(url))
-    node.pause()
-    assert node.stop(timeout=20) is True  # it is woken to hear it
-
-
-@needs_server
 def test_a_killed_starter_takes_its_temporary_node_with_it(root: Path | None) -> None:
     code = (
         "import signal\nfrom pathlib import Path\nfrom amqtask.broker.node import PrivateNode\n"
@@ -323,20 +264,80 @@ def test_a_killed_starter_takes_its_temporary_node_with_it(root: Path | None) ->
 
 
 @needs_server
-def test_lines_of_configuration_are_added(root: Path | None) -> None:
-    with PrivateNode(root=root, config="channel_max = 7") as node:
-        assert "channel_max = 7" in (node.home / "rabbitmq.conf").read_text()
-        assert probe(node.url).product == "RabbitMQ"
+def test_starts_at_the_same_time_start_one_node(running: tuple[PrivateNode, set[int]]) -> None:
+    node, pids = running
+    assert pids == {node.status().pid}
 
 
 @needs_server
-def test_variables_of_the_caller_do_not_steer_the_node(
-    node: PrivateNode, monkeypatch: pytest.MonkeyPatch
+def test_lines_of_configuration_are_added_and_variables_of_the_caller_do_not_steer(
+    running: tuple[PrivateNode, set[int]],
 ) -> None:
-    monkeypatch.setenv("RABBITMQ_NODE_PORT", "1")
-    monkeypatch.setenv("RABBITMQ_NODENAME", "somebody@nowhere")
-    monkeypatch.setenv("ERL_FLAGS", "-no_such_flag_anywhere +broken")
-    assert node.start().running
+    node, _ = running
+    assert "channel_max = 7" in (node.home / "rabbitmq.conf").read_text()
+    assert probe(node.url).product == "RabbitMQ"
+
+
+@needs_server
+def test_a_paused_node_takes_connections_and_does_not_answer(
+    running: tuple[PrivateNode, set[int]],
+) -> None:
+    node, _ = running
+    url = node.url
+    node.pause()
+    with pytest.raises(ConnectFailed):
+        probe(url, timeout=0.5)
+    node.resume()
+    assert eventually(lambda: _answers(url))
+
+
+# Each start of a server takes seconds: one life of a node shows what belongs together.
+
+
+@needs_server
+def test_starting_twice_is_starting_once_and_stopping_leaves_no_process_and_no_claim_on_its_ports(
+    node: PrivateNode,
+) -> None:
+    first = node.start()
+    assert node.start() == first
+    assert first.running
+    assert first.url is not None
+    assert first.ports is not None
+    assert probe(first.url).version == first.version
+    # the server and its name daemon at least, all of them known by their mark
+    assert len(marked(str(node.home))) >= 2
+    assert node.stop() is True
+    assert marked(str(node.home)) == []
+    assert not _answers(first.url)
+    assert node.stop() is False
+    assert node.status().running is False
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first.ports.amqp))
+        taken.listen()
+        after = node.start()
+        assert after.ports is not None
+        assert after.ports.amqp != first.ports.amqp
+    node.pause()
+    assert node.stop(timeout=20) is True  # it is woken to hear it
+
+
+@needs_server
+def test_of_two_nodes_one_is_killed_and_starts_again_on_the_same_ports(root: Path | None) -> None:
+    with PrivateNode(root=root) as one, PrivateNode(root=root) as two:
+        before = one.status()
+        assert one.url != two.url
+        one.kill()
+        assert one.status().running is False
+        assert one.status().ports == before.ports
+        assert probe(two.url).product == "RabbitMQ"
+        # its name daemon outlives it; the next start must not mind, nor leave two
+        after = one.start()
+        assert after.url == before.url
+        assert after.pid != before.pid
+        assert probe(one.url).product == "RabbitMQ"
+    assert not one.home.exists()
+    assert not two.home.exists()
+    assert marked(str(one.home)) + marked(str(two.home)) == []
 
 
 def test_waiting_for_another_start_has_a_deadline(tmp_path: Path) -> None:
