@@ -756,7 +756,7 @@ class App:
             sendings: tuple[Sending, ...] = ((publication, None),)
         else:
             sendings = self._composer.compose(call, reply_to)
-            if (parent := current.get()) is not None:
+            if call.trail and (parent := current.get()) is not None:
                 parent.asked.sent(((call.id, None), None))
         awaited = None
         if not call.ignore_result:

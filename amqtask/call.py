@@ -29,7 +29,7 @@ class SendOptions(TypedDict, total=False):
     ``None`` means the same as leaving the option out. The task runs ``countdown`` seconds from now, or at the moment ``eta``;
     one of them, and at once when that is past. An ``eta`` without a time zone is UTC, as in Celery. ``expires`` counts from
     now, not from then. ``link`` and ``link_error`` are signatures, one or a list of them: what to run when the task has
-    succeeded or failed.
+    succeeded or failed. ``add_to_parent=False``: the task that sends it does not name it among its children.
     """
 
     task_id: str | None
@@ -50,6 +50,7 @@ class SendOptions(TypedDict, total=False):
     shadow: str | None
     link: object
     link_error: object
+    add_to_parent: bool | None
 
 
 class RetryOptions(TypedDict, total=False):
@@ -100,6 +101,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     workflow: Workflow | None = None
     # The task whose routes hold for it, when that is another: what ``map`` runs.
     route_name: str | None = None
+    # Whether the task that sends it names it among its children.
+    trail: bool = True
 
     @property
     def later(self) -> bool:
@@ -183,6 +186,8 @@ def make_call(
             task_id = value
         elif name == "link" or name == "link_error":
             links[name] = value
+        elif name == "add_to_parent":
+            merged["trail"] = bool(value)
         else:
             merged[name] = value
     if task_id is not None and not (isinstance(task_id, str) and 0 < len(task_id.encode()) <= 255):

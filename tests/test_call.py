@@ -156,10 +156,10 @@ def test_what_asks_for_nothing_is_accepted(options: dict[str, Any]) -> None:
 
 
 def test_every_option_is_known_to_the_call() -> None:
-    later = {"link", "link_error", "task_id"}
+    later = {"link", "link_error", "task_id", "add_to_parent"}
 
     assert set(SendOptions.__annotations__) - later == set(Call.__struct_fields__) - {
-        "id", "task", "args", "kwargs", "defaults", "workflow", "route_name",
+        "id", "task", "args", "kwargs", "defaults", "workflow", "route_name", "trail",
     }  # fmt: skip
 
 

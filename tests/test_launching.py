@@ -295,6 +295,7 @@ def test_what_a_task_sends_belongs_to_its_workflow_and_is_its_child(
             first = send(chain(add.s(1, 1), add.s(2)))
             second = send(add.s(1, 1))
             send(chain(add.s(1, 1), add.s(2)), add_to_parent=False)
+            add.apply_async((1, 1), add_to_parent=False)
     finally:
         current.reset(token)
 

@@ -216,7 +216,7 @@ _STRUCTURE: Final = frozenset(
         "replaced_task_nesting",
     }
 )  # fmt: skip
-_SENT: Final = frozenset(SendOptions.__annotations__) - _STRUCTURE
+_SENT: Final = frozenset(SendOptions.__annotations__) - _STRUCTURE - {"add_to_parent"}
 # Options of Celery's that say nothing here: how its client reaches a broker, and what it notes.
 _CELERYS: Final = frozenset(
     {
