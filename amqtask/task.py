@@ -492,11 +492,11 @@ class Task(Generic[P, R]):
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """A signature of this task: a call to be made later, of which some arguments may come then, before these."""
-        return Signature(self, args, kwargs, app=self._sender)
+        return Signature(self.name, args, kwargs, type=self, app=self._sender)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """A signature that takes no more arguments: the results of other tasks are not passed to it."""
-        return Signature(self, args, kwargs, immutable=True, app=self._sender)
+        return Signature(self.name, args, kwargs, type=self, immutable=True, app=self._sender)
 
     def signature(
         self,

@@ -100,7 +100,25 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Send it; ``None`` when it is empty."""
-        return self.apply_async(args, kwargs) if self.tasks else None
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Send it; ``None`` when it is empty."""
+        return super().apply_async(args, kwargs, **options) if self.tasks else None
+
+    async def aapply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """``apply_async`` for coroutines."""
+        return await super().aapply_async(args, kwargs, **options) if self.tasks else None
 
     def clone(
         self,
@@ -334,7 +352,7 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         """Its app, or one of its members'."""
         return self.own_app or _app_of(self.tasks)
 
-    def __call__(self, *partial_args: Any, **options: Any) -> Any:
+    def __call__(self, *partial_args: Any, **options: Any) -> GroupResult:
         """Send it."""
         return self.apply_async(partial_args, **options)
 
@@ -344,29 +362,45 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
     def __bool__(self) -> bool:
         return bool(self.tasks)
 
-    def apply_async(
+    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> GroupResult:  # type: ignore[override]  # of several
+        """Send every member; return when the broker has confirmed them all."""
+        return self.apply_async(partial_args, partial_kwargs)
+
+    def apply_async(  # type: ignore[override]  # of several
         self,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> Any:
-        """Send every member.
+    ) -> GroupResult:
+        """``delay`` with options, for every member.
 
         Raises:
             TypeError: with ``link`` or ``link_error``: a group has no end of its own.
         """
         _refuse_links(options)
-        return super().apply_async(args, kwargs, **options)
+        if not self.tasks:
+            return self._nothing()
+        return cast(GroupResult, super().apply_async(args, kwargs, **options))
 
-    async def aapply_async(
+    async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> GroupResult:  # type: ignore[override]  # of several
+        """``delay`` for coroutines."""
+        return await self.aapply_async(partial_args, partial_kwargs)
+
+    async def aapply_async(  # type: ignore[override]  # of several
         self,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> GroupResult:
         """``apply_async`` for coroutines."""
         _refuse_links(options)
-        return await super().aapply_async(args, kwargs, **options)
+        if not self.tasks:
+            return self._nothing()
+        return cast(GroupResult, await super().aapply_async(args, kwargs, **options))
+
+    def _nothing(self) -> GroupResult:
+        """The result of a group without members, which nobody has to send."""
+        return GroupResult(self.options.get("task_id") or new_id(), [])
 
     def clone(
         self,
@@ -390,7 +424,7 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> GroupResult:
         """Run its members here, one after the other; their outcomes are a ``GroupResult``'s."""
         _, _, given = self.merged(None, None, {k: v for k, v in options.items() if v is not None})
         shared = {k: v for k, v in given.items() if k not in ("task_id", "group_index")}

@@ -163,7 +163,7 @@ class Signature(dict[str, Any], Generic[R_co]):
     ) -> None:
         self.own_app = app
         self.own_type = type
-        if isinstance(task, Mapping):
+        if not isinstance(task, str) and isinstance(task, (dict, Mapping)):
             dict.__init__(self, task)
             if len(self) < _KEYS:
                 for name, value in (("args", ()), ("kwargs", {}), ("options", {})):
@@ -429,17 +429,21 @@ class Signature(dict[str, Any], Generic[R_co]):
     def _copy(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
     ) -> Self:
-        made = Signature.from_dict(
-            {
-                "task": self["task"],
-                "args": tuple(args),
-                "kwargs": dict(kwargs),
-                "options": options,
-                "subtask_type": self["subtask_type"],
-                "immutable": self["immutable"],
-            },
-            app=self.own_app,
-        )
+        form = {
+            "task": self["task"],
+            "args": tuple(args),
+            "kwargs": dict(kwargs),
+            "options": options,
+            "subtask_type": self["subtask_type"],
+            "immutable": self["immutable"],
+        }
+        made: Signature[Any]
+        if self["subtask_type"] is None:
+            made = dict.__new__(type(self))
+            dict.__init__(made, form)
+            made.own_app = self.own_app
+        else:
+            made = Signature.from_dict(form, app=self.own_app)
         made.own_type = self.own_type
         return cast(Self, made)
 
@@ -744,6 +748,8 @@ def shortened(task: str, text: str) -> str:
 
 
 def _arguments(args: Any) -> tuple[Any, ...]:
+    if type(args) is tuple:
+        return args
     if args is None:
         return ()
     if isinstance(args, (str, bytes, Mapping)) or not hasattr(args, "__iter__"):
@@ -756,7 +762,7 @@ def _arguments(args: Any) -> tuple[Any, ...]:
 def _keywords(kwargs: Any) -> Any:
     if kwargs is None:
         return {}
-    if not isinstance(kwargs, Mapping):
+    if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
         raise TypeError(
             f"A signature takes the task's keyword arguments as a mapping, not {type(kwargs).__name__}."
         )

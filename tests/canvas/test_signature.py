@@ -251,7 +251,8 @@ def test_several_are_called_to_be_sent() -> None:
     assert seen[1] == (parts, (5,), {}, {"queue": "q"})
     assert [call[0].body for call in seen[2:]] == [total.s(), total.s()]
     assert joined.body is None
-    assert chain()() is None
+    assert chain()() is asyncio.run(chain().adelay()) is None
+    assert group().delay().get() == asyncio.run(group(iter(())).adelay()).get() == []
     with pytest.raises(TypeError, match="use a chord"):
         parts.apply_async(link=note.s())
     with pytest.raises(TypeError, match="link it to the members"):
