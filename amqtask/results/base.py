@@ -126,6 +126,8 @@ class ResultBase(ABC):
     ) -> Iterator[tuple[ResultBase | None, ResultBase]]:
         """This handle and all that it and they started, as ``(parent, handle)``, breadth first.
 
+        What several started comes once for each; what follows from it comes once.
+
         Args:
             intermediate: go on where something has not ended, without what it may start yet.
 
@@ -133,9 +135,13 @@ class ResultBase(ABC):
             IncompleteStream: something has not ended, and ``intermediate`` is false.
         """
         waiting: deque[tuple[ResultBase | None, ResultBase]] = deque([(None, self)])
+        seen: set[ResultBase] = set()
         while waiting:
             parent, node = waiting.popleft()
             yield parent, node
+            if node in seen:
+                continue
+            seen.add(node)
             if not node.ready() and not intermediate:
                 raise IncompleteStream(
                     f"{node.called} has not ended, and so what it starts is not known; wait with get(), "

@@ -126,6 +126,14 @@ class _Thread:
             self._expected += more
 
     def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException:  # a callback that exits ends its thread; the next post begins another
+            with self._lock:
+                self._runs = False
+            raise
+
+    def _call(self) -> None:
         while True:
             self._flag.clear()  # before the look: what is posted after it sets it again
             while self._posted:

@@ -469,7 +469,8 @@ class GroupResult(ResultSet):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, GroupResult):
-            return (self.id, self.results, self.parent) == (other.id, other.results, other.parent)
+            # by ids, not by comparing parents with parents: there may be many
+            return self.as_list() == other.as_list() and self.results == other.results
         return self.id == other if isinstance(other, str) else NotImplemented
 
     def __hash__(self) -> int:
@@ -540,10 +541,12 @@ class _Gathering:
         return () if self._left[owner] else (self._members[owner],)
 
     def timed_out(self, timeout: float | None) -> ResultTimeout:
-        late = next(leaf for leaf in self.leaves if not leaf.ready())
+        late = next((leaf for leaf in self.leaves if not leaf.ready()), None)
+        known = (
+            "" if late is None else f"; the last known state of task {late.called} is {late.state}"
+        )
         return ResultTimeout(
-            f"{self._missing} of the {len(self.leaves)} results of {self._called} are missing after {timeout:g} s; "
-            f"the last known state of task {late.called} is {late.state}."
+            f"{self._missing} of the {len(self.leaves)} results of {self._called} are missing after {timeout:g} s{known}."
         )
 
 

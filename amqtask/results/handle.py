@@ -319,7 +319,7 @@ class AsyncResult(Leaf, Generic[R_co]):
         for form in forms:
             try:
                 made.append(result_from_tuple(form, _Relatives(self)))
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass  # whatever sent it; a handle is made of what can be read
         return made
 
@@ -375,9 +375,14 @@ class AsyncResult(Leaf, Generic[R_co]):
             )
 
     def _timed_out(self, timeout: float | None) -> ResultTimeout:
-        return ResultTimeout(
-            f"No result of task {self.called} within {timeout:g} s; its last known state is {self.state}."
-        )
+        known = f"its last known state is {self.state}"
+        # what the chain waits for: the first that has not ended
+        late = [
+            leaf for leaf in self._leaves_before() if leaf.entry is not None and not leaf.ready()
+        ]
+        if late:
+            known += f"; before it, task {late[-1].called} is {late[-1].state}"
+        return ResultTimeout(f"No result of task {self.called} within {timeout:g} s; {known}.")
 
 
 class _Relatives:

@@ -107,7 +107,9 @@ def arrivals(entries: Sequence[Awaited | None], timeout: float | None) -> Iterat
             if index is not None:
                 yield index
             elif not flag.wait(deadline - time.monotonic()):
-                yield None
-                return
+                index = watch.next()  # what came with the last moment
+                yield index
+                if index is None:
+                    return
     finally:
         watch.close()

@@ -12,6 +12,7 @@ import pytest
 from amqtask import AsyncResult, EagerResult
 from amqtask.results import callbacks
 from tests.results.table import Table
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -71,6 +72,23 @@ def test_callbacks_that_fail_stop_no_others(table: Table) -> None:
     eager.then(lambda result: called.put(result.id))
 
     assert called.get(timeout=10) == "x"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_callback_that_exits_stops_no_others(table: Table) -> None:
+    called: queue.Queue[str] = queue.Queue()
+    table.AsyncResult("a").then(lambda result: called.put(result.id))
+
+    def leave(_: object) -> None:
+        called.put("leaves")
+        raise SystemExit
+
+    EagerResult("x", "t", "SUCCESS", 1).then(leave)
+    assert called.get(timeout=10) == "leaves"
+    eventually(lambda: not callbacks._thread._runs)
+    table.arrives("a", 1)
+
+    assert called.get(timeout=10) == "a"
 
 
 def test_no_result_is_an_end_too(table: Table) -> None:

@@ -118,6 +118,27 @@ def test_a_parent_that_fails_meanwhile_is_heard_at_once(table: Table) -> None:
     assert tail.get(timeout=1) == 2
 
 
+def test_the_timeout_of_a_chain_says_where_it_is(table: Table) -> None:
+    first = table.AsyncResult("a")
+    table.arrives("a", 1)
+    header = table.group("b", "c", parent=first)
+    tail = table.AsyncResult("e", parent=table.AsyncResult("d", parent=header))
+    table.arrives("b", 2)
+    table.arrives("c", None, status="STARTED")
+
+    with pytest.raises(
+        ResultTimeout, match=r"t\[e\] within 0 s; .* PENDING; before it, task t\[d\]"
+    ):
+        tail.get(timeout=0)
+    table.arrives("d", 1)
+    with pytest.raises(ResultTimeout, match=r"before it, task t\[c\] is STARTED"):
+        asyncio.run(wait_shortly(tail))
+
+
+async def wait_shortly(handle: ResultBase) -> Any:
+    return await handle.aget(timeout=0)
+
+
 def test_a_parent_that_succeeds_is_passed_over(table: Table) -> None:
     tail = table.AsyncResult("b", parent=table.AsyncResult("a"))
     table.arrives("a", 1)

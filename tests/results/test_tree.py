@@ -131,6 +131,29 @@ def test_iterdeps_tells_who_started_whom_and_stops_at_what_has_not_ended(table: 
     ]
 
 
+def test_what_started_itself_again_is_walked_once(table: Table) -> None:
+    table.arrives("a", 1, children=[[["b", None], None], [["c", None], None]])
+    table.arrives("b", 2, children=[[["a", None], None], [["d", None], None]])
+    table.arrives("c", 3, children=[[["d", None], None]])
+    table.arrives("d", 4)
+
+    walked = [f"{above}-{node}" for above, node in table.AsyncResult("a").iterdeps()]
+
+    assert walked == ["None-a", "a-b", "a-c", "b-a", "b-d", "c-d"]
+
+
+def test_children_nested_without_end_are_left_out(table: Table) -> None:
+    form: Any = [["x", None], None]
+    for _ in range(300):
+        form = [["g", None], [form]]
+    table.arrives("a", 1, children=[form, [["b", None], None]])
+
+    children = table.AsyncResult("a").children
+
+    assert children is not None
+    assert str(children[-1]) == "b"
+
+
 def test_an_eager_tree_is_walked_in_the_same_way() -> None:
     leaf: EagerResult[int] = EagerResult("b", "t", "SUCCESS", 2)
     root: EagerResult[int] = EagerResult("a", "t", "SUCCESS", 1, children=[leaf])
