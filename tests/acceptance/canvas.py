@@ -158,3 +158,13 @@ async def ahang(tag: str) -> None:
 @app.task(acks_late=False)
 def early(x: Any) -> Any:
     return x
+
+
+@app.task
+def last(*args: Any) -> Any:
+    return args[-1]
+
+
+@app.task(bind=True)
+def replaced(self: Task[..., Any], *args: Any) -> Any:
+    return self.replace(last.si(args[-1]))

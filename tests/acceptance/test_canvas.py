@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -387,6 +388,55 @@ def test_a_task_that_is_revoked_while_it_runs_fails_what_follows(canvas: Canvas)
 def test_tasks_that_are_acked_early_go_on_likewise(canvas: Canvas) -> None:
     s = canvas.s
     assert value((s("early", 1) | group(s("early"), s("add", 1)) | s("total")).delay()) == 3
+
+
+def random_canvas(rng: random.Random, s: Any, depth: int, failing: float) -> Any:
+    """A workflow of any form, of whose tasks this share does not succeed."""
+    kind = rng.choice(["task", "chain", "chain", "group", "chord"]) if depth else "task"
+    if kind == "task":
+        if rng.random() >= failing:
+            return s(rng.choice(["last", "last", "replaced"]), rng.randint(0, 9))
+        return rng.choice(
+            [
+                s("fail"),
+                s("steer", "reject"),
+                s("nobody"),
+                s("becomes", "fail"),
+                s("last", 1).set(expires=-1),
+            ]
+        )
+    parts = [random_canvas(rng, s, depth - 1, failing) for _ in range(rng.randint(1, 3))]
+    if kind == "chain":
+        return chain(*parts) if len(parts) > 1 else parts[0]
+    if kind == "group":
+        return group(parts)
+    return chord(parts, random_canvas(rng, s, depth - 1, failing))
+
+
+def tasks_of(result: Any) -> list[Any]:
+    """The handles of all tasks whose results are known when a workflow is sent."""
+    found, left, known = [], [result], set()
+    while left:
+        each = left.pop()
+        if each is None or id(each) in known:
+            continue
+        known.add(id(each))
+        left.append(each.parent)
+        if hasattr(each, "results"):
+            left += each.results
+        else:
+            found.append(each)
+    return found
+
+
+def test_everything_ends_whatever_fails(canvas: Canvas) -> None:
+    rng = random.Random(5)
+    sent = [random_canvas(rng, canvas.s, 4, share).delay() for share in (0, 0.05, 0.2) * 20]
+    handles = [handle for each in sent for handle in tasks_of(each)]
+    eventually(lambda: all(handle.ready() for handle in handles), 40, interval=0.05)
+    assert {handle.state for handle in handles} == {"SUCCESS", "FAILURE", "REVOKED"}
+    good = [handle for each in sent[::3] for handle in tasks_of(each)]
+    assert {handle.state for handle in good} == {"SUCCESS"}
 
 
 # ---------------------------------------------------------------- other pools
