@@ -28,6 +28,7 @@ from benchmarks.system import (
     answering,
     draining,
     growing,
+    joining,
     publishing,
     remembering,
     sleeping,
@@ -37,7 +38,16 @@ from benchmarks.system.jobs import Job, Size
 
 WORKS = {
     module.WORK: module.jobs
-    for module in (draining, publishing, answering, sleeping, remembering, starting, growing)
+    for module in (
+        draining,
+        publishing,
+        answering,
+        joining,
+        sleeping,
+        remembering,
+        starting,
+        growing,
+    )
 }
 SIZES = {
     FULL: Size(),

@@ -126,6 +126,13 @@ def bars(release: tuple[int, ...]) -> tuple[Bar, ...]:
             (_celery(*results, "flight_rate"),),
         ),
         Bar(
+            "a chord of 1,000 no-op parts ÷ Celery on Redis",
+            _ours("chords", "chords", "chord_s"),
+            1 / 3,
+            (_celery("chords", "chords", "chord_s"),),
+            at_most=True,
+        ),
+        Bar(
             "1,000 sleeping tasks on asyncio ÷ ideal rate",
             _ours("sleeping", "sleeping", "rate"),
             0.85,

@@ -72,11 +72,14 @@ class Framework:
         return self._ask(environment(place.env, env), word, arguments)
 
     @contextlib.contextmanager
-    def working(self, place: Place, purpose: str) -> Iterator[Worker]:
-        """A worker for this purpose, started now and stopped at the end of the block, with all it started."""
+    def working(self, place: Place, purpose: str, more: Mapping[str, str] = {}) -> Iterator[Worker]:
+        """A worker for this purpose, started now and stopped at the end of the block, with all it started.
+
+        ``more`` is told to it in its environment.
+        """
         about = self.purposes[purpose]
         with tempfile.TemporaryDirectory(prefix="amqtask-bench-") as name:
-            env = environment(place.env, about["env"], {FOLDER: name})
+            env = environment(place.env, about["env"], more, {FOLDER: name})
             worker = Worker(self.who, about["command"], about.get("processes", 1), env, Path(name))
             try:
                 yield worker

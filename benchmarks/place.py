@@ -25,7 +25,7 @@ class Place:
     """
 
     def __init__(self, url: str, patience: float = 6.0) -> None:
-        self.url = url
+        self.url = _spelt_out(url)
         self._patience = patience
         self.address = Address.parse(url)
         local = self.address.host in _LOCAL
@@ -90,3 +90,8 @@ class Place:
 
     def _session(self) -> Session:
         return Session([self.address], name="amqtask benchmark")
+
+
+def _spelt_out(url: str) -> str:
+    """A URL with its virtual host ``/`` as every client reads it: to some, ``//`` at the end is the one without a name."""
+    return f"{url[:-1]}%2F" if url.endswith("//") else url

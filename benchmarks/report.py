@@ -54,6 +54,12 @@ TABLES = (
         ),
     ),
     Table(
+        "chords",
+        ("chords",),
+        "A chord of 1,000 no-op parts",
+        (Column("chord_s", "call to value, s", ".3f", more=False),),
+    ),
+    Table(
         "sleeping",
         ("sleeping", "sleeping-gevent", "sleeping-eventlet", "sleeping-threads"),
         "Sleeping tasks, 50 ms each",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import sys
 import time
 from typing import Any
 
-from amqtask import App
+from amqtask import App, chord
 from amqtask.amqp.session import Session
 from amqtask.core.verdicts import STREAM
 from amqtask.topology import plan
@@ -42,6 +43,11 @@ def add(number: int) -> int:
     return number + 1
 
 
+@app.task(name="total")
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
 @app.task(name="nap", ignore_result=True)
 async def nap() -> None:
     side.begin()
@@ -68,6 +74,7 @@ def describe() -> dict[str, Any]:
             "drain": worker("prefork, 2 children", "-c", "2"),
             "quorum": worker("prefork, 2 children", "-c", "2", env={"BENCH_QUORUM": "1"}),
             "results": worker("prefork, 2 children", "-c", "2"),
+            "chords": worker("prefork, 2 children, parts in RabbitMQ", "-c", "2"),
             "sleeping": worker("asyncio, 1,000 slots", "-P", "asyncio", "-c", "1000"),
             "sleeping-threads": worker("threads, 200 slots", "-P", "threads", "-c", "200"),
             "sleeping-gevent": worker("gevent, 1,000 slots", "-P", "gevent", "-c", "1000"),
@@ -140,7 +147,25 @@ def flight(tasks: int) -> dict[str, float]:
     return answer
 
 
+def chords(parts: int, rounds: int) -> dict[str, float]:
+    taken = []
+    for _ in range(rounds):
+        start = time.monotonic()
+        result = chord((add.s(number) for number in range(parts)), total.s()).delay()
+        if result.get(timeout=120) != parts * (parts + 1) // 2:
+            raise SystemExit("a wrong value")
+        taken.append(time.monotonic() - start)
+    app.close()
+    return {"chord_s": statistics.median(taken)}
+
+
 if __name__ == "__main__":
     side.main(
-        describe=describe, setup=setup, publish=publish, fill=fill, calls=calls, flight=flight
+        describe=describe,
+        setup=setup,
+        publish=publish,
+        fill=fill,
+        calls=calls,
+        flight=flight,
+        chords=chords,
     )

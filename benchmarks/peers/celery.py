@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, group
+from celery import Celery, chord, group
 
 from benchmarks.peers import side
 
@@ -19,7 +20,8 @@ ROUND = 1000  # tasks of one group
 app = Celery(
     "bench",
     broker=side.URL.replace("amqp://", "pyamqp://", 1),
-    backend="rpc://" if os.environ.get("BENCH_RESULTS") else None,
+    backend=os.environ.get("BENCH_STORE")
+    or ("rpc://" if os.environ.get("BENCH_RESULTS") else None),
 )
 app.conf.update(
     task_acks_late=True,
@@ -41,6 +43,11 @@ def noop() -> None:
 @app.task(name="add")
 def add(number: int) -> int:
     return number + 1
+
+
+@app.task(name="total")
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
 
 
 @app.task(name="nap", ignore_result=True)
@@ -67,6 +74,7 @@ def describe() -> dict[str, Any]:
             "best": worker("2 × solo, prefetch 256", "solo", 1, processes=2, BENCH_PREFETCH="256"),
             "quorum": worker("prefork, 2 children", "prefork", 2, BENCH_QUORUM="1"),
             "results": worker("prefork, 2 children", "prefork", 2, BENCH_RESULTS="1"),
+            "chords": worker("prefork, 2 children, parts in Redis", "prefork", 2),
             # With heartbeats, its loop on gevent waits 0.1 s for each message.
             "sleeping": worker("gevent, 1,000 slots", "gevent", 1000, BENCH_NO_HEARTBEAT="1"),
             "sleeping-threads": worker("threads, 200 slots", "threads", 200),
@@ -144,7 +152,28 @@ def flight(tasks: int) -> dict[str, float]:
     return answer
 
 
+def chords(parts: int, rounds: int) -> dict[str, float]:
+    taken = []
+    for _ in range(rounds):
+        start = time.monotonic()
+        if (
+            chord((add.s(number) for number in range(parts)), total.s())().get(
+                timeout=120, interval=0.005
+            )
+            != parts * (parts + 1) // 2
+        ):
+            raise SystemExit("a wrong value")
+        taken.append(time.monotonic() - start)
+    return {"chord_s": statistics.median(taken)}
+
+
 if __name__ == "__main__":
     side.main(
-        describe=describe, setup=setup, publish=publish, fill=fill, calls=calls, flight=flight
+        describe=describe,
+        setup=setup,
+        publish=publish,
+        fill=fill,
+        calls=calls,
+        flight=flight,
+        chords=chords,
     )

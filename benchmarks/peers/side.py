@@ -12,11 +12,13 @@ A module's words, each printing one JSON object as its last line:
     Publishes so many no-op tasks from this process and tells how long it took.
 ``fill tasks=… task=…``
     Publishes so many tasks, as fast as the framework can, for a worker that starts afterwards.
+``chords parts=… rounds=…``
+    Chords of so many no-op parts, one after another, each with its body's value awaited; how long one takes.
 ``calls calls=…`` and ``flight tasks=…``
     One call after another, each with its result awaited; and so many sent at once, all results awaited.
 
 Workers are for: ``drain`` (as shipped, two processes), ``best`` (the same work at the best setting known), ``quorum``
-(as ``drain``, on a quorum queue), ``results``, ``sleeping`` (1,000 tasks at a time that sleep 50 ms),
+(as ``drain``, on a quorum queue), ``results``, ``chords``, ``sleeping`` (1,000 tasks at a time that sleep 50 ms),
 ``sleeping-gevent`` and ``sleeping-eventlet`` (the same on greenlets), ``sleeping-threads`` (200 on threads), ``eight``
 (eight child processes). What a framework does not have is left out.
 """
