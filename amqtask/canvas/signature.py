@@ -605,6 +605,10 @@ class Signature(dict[str, Any], Generic[R_co]):
     def __ior__(self, other: Signature[S]) -> chain[S]:  # type: ignore[override]  # as __or__
         return self.__or__(other)
 
+    def __invert__(self) -> R_co:
+        """``~sig`` sends it and waits for its result."""
+        return self.apply_async().get()
+
     def unrolled(self) -> Signature[Any]:
         """What a chain takes in its place: the only member of a group of one, else itself."""
         return self
