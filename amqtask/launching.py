@@ -6,18 +6,23 @@ broker goes wrong before anything is published, except in a group of a generator
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from amqtask.amqp.ports import Publisher
 from amqtask.batch import DELAYED_WINDOW, Awaits, Batch, Explain
 from amqtask.call import Call
-from amqtask.canvas.launch import Stream, ids_of, only_child, stream
+from amqtask.canvas.launch import Stream, only_child, stream
+from amqtask.canvas.successors import barrier_of, unreached
+from amqtask.canvas.within import part_index
 from amqtask.composing import Sending, inherited_priority
 from amqtask.core import codec
-from amqtask.core.barrier import plan_message, queue_name
-from amqtask.core.workflow import Barrier, Sig, kind_of
+from amqtask.core.barrier import part_message, plan_message, queue_name
+from amqtask.core.message import Publication
+from amqtask.core.result import FAILURE, exception_to_wire
+from amqtask.core.workflow import Barrier, Part, Sig, kind_of
+from amqtask.errors import AmqtaskError, PublishNacked, Unroutable
 from amqtask.request import Request
 from amqtask.results import handle
 from amqtask.results.base import ResultBase
@@ -130,6 +135,7 @@ class Launching:
         self._barriers: dict[str, Barrier] = {}
         # Held here until there are handles, so that a failure which comes before them is not lost.
         self._awaited: dict[str, Awaited] = {}
+        self._publish: Callable[[Publication], None] | None = None
 
     def send(self, publisher: Publisher, batch: Batch, explain: Explain) -> None:
         """Send it all; the confirms of the calls are waited for by who has the batch.
@@ -138,6 +144,7 @@ class Launching:
             AmqtaskError: a message cannot be made, or a plan was not taken.
         """
         timeout = self._sender.settings.publish_timeout
+        self._publish = lambda part: publisher.submit(part, _ignored, timeout)
         for plans, calls in self.rounds():
             if plans:
                 publisher.publish_many(
@@ -146,12 +153,14 @@ class Launching:
             for call, sendings, awaits in calls:
                 if call.later:
                     batch.room(DELAYED_WINDOW)
+                    sendings = self._sender.compose(call)  # its delay begins now
                 for publication, due_in in sendings:
                     batch.submit(publisher, publication, timeout, awaits, explain, due_in)
 
     async def asend(self, publisher: AioPublisher, batch: AsyncBatch, explain: Explain) -> None:
         """``send`` for coroutines."""
         timeout = self._sender.settings.publish_timeout
+        self._publish = lambda part: publisher.submit(part, _ignored, timeout)
         for plans, calls in self.rounds():
             if plans:
                 await publisher.publish_many(
@@ -160,8 +169,52 @@ class Launching:
             for call, sendings, awaits in calls:
                 if call.later:
                     await batch.room(DELAYED_WINDOW)
+                    sendings = self._sender.compose(call)
                 for publication, due_in in sendings:
                     await batch.submit(publisher, publication, timeout, awaits, explain, due_in)
+
+    def lost(
+        self, tasks: Iterable[str], missing: Mapping[str, tuple[int, str]], error: BaseException
+    ) -> None:
+        """These tasks will not run, and these parts of chords never end. Where confirms come; never raises.
+
+        Args:
+            tasks: their ids.
+            missing: by barrier, the index and the id of the part.
+            error: why.
+        """
+        self._fail(tasks, error)
+        refused = isinstance(error, (Unroutable, PublishNacked))
+        for group, (index, task_id) in missing.items():
+            if refused and self._publish is not None:
+                part = Part(
+                    group=group,
+                    index=index,
+                    size=None,
+                    task_id=task_id,
+                    state=FAILURE,
+                    result=exception_to_wire(error),
+                )
+                try:
+                    self._publish(part_message(part))
+                except AmqtaskError:
+                    pass  # the app is being closed
+        behind = [group for group in missing if group in self._barriers]
+        known = set(behind)
+        while behind:
+            plan: Any = self._barriers[behind.pop()].plan
+            gone, further = unreached([plan["body"], *plan["chain"]], None)
+            self._fail([each.task_id for each in gone], error)
+            for group in further:
+                if group in self._barriers and group not in known:
+                    known.add(group)
+                    behind.append(group)
+
+    def _fail(self, tasks: Iterable[str], error: BaseException) -> None:
+        for task_id in tasks:
+            entry = self._awaited.get(task_id)
+            if entry is not None:
+                entry.fail(error)
 
     def rounds(
         self,
@@ -189,7 +242,7 @@ class Launching:
         awaited = self._sender.awaiting(call, call.reply_to == self._reply_to)
         flow = call.workflow
         if flow is not None and (flow.chain or flow.chord):
-            return Waiting(awaited, call, self._barriers, self._awaited)
+            return Waiting(self, awaited, call)
         return awaited
 
     def result(self) -> handle.AsyncResult[Any] | GroupResult:
@@ -203,47 +256,37 @@ class Launching:
 
 
 class Waiting:
-    """All that would have followed a call: none of it will come when that could not be sent."""
+    """All that would have followed a call: none of it will come when that could not be sent.
 
-    __slots__ = ("_all", "_awaited", "_barriers", "_call")
+    A chord of it hears of a part that failed, so that it ends when the others have: unless it is not certain that the call
+    was refused.
+    """
 
-    def __init__(
-        self,
-        awaited: Awaited | None,
-        call: Call,
-        barriers: Mapping[str, Barrier],
-        all_awaited: Mapping[str, Awaited],
-    ) -> None:
+    __slots__ = ("_awaited", "_call", "_launching")
+
+    def __init__(self, launching: Launching, awaited: Awaited | None, call: Call) -> None:
+        self._launching = launching
         self._awaited = awaited
         self._call = call
-        self._barriers = barriers
-        self._all = all_awaited
 
     def fail(self, error: BaseException) -> None:
         """No result will come, of the call and of what follows."""
         if self._awaited is not None:
             self._awaited.fail(error)
-        for task_id in self._following():
-            entry = self._all.get(task_id)
-            if entry is not None:
-                entry.fail(error)
-
-    def _following(self) -> Iterator[str]:
-        flow = self._call.workflow
+        call, flow = self._call, self._call.workflow
         assert flow is not None
-        chain: Sequence[Any] = flow.chain or ()
-        chord: Any = chain[0]["options"].get("chord") if chain else flow.chord
-        seen: set[str] = set()
-        while True:
-            yield from ids_of(chain)
-            group = str(chord["options"].get("barrier")) if chord else ""
-            barrier = self._barriers.get(group)
-            if barrier is None or group in seen:
-                return
-            seen.add(group)
-            plan: Any = barrier.plan
-            chain = [*plan["chain"], plan["body"]]
-            chord = chain[0]["options"].get("chord")
+        if flow.chain:
+            gone, missing = unreached(flow.chain, None)
+        else:
+            gone, missing = [], {}
+            barrier = barrier_of(flow.chord)
+            if barrier is not None:
+                missing[barrier] = (part_index(flow.chord, flow.group_index), call.id)
+        self._launching.lost([each.task_id for each in gone], missing, error)
+
+
+def _ignored(_error: object) -> None:
+    """A failed part that is not taken either: its barrier goes by itself."""
 
 
 class _Handles:

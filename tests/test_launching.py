@@ -12,7 +12,7 @@ import pytest
 
 import amqtask
 from amqtask import App
-from amqtask.core.barrier import PLAN
+from amqtask.core.barrier import PART, PLAN, STATE
 from amqtask.core.barrier import queue_name as barrier_name
 from amqtask.core.message import Message
 from amqtask.core.result import Record
@@ -91,6 +91,12 @@ def taken(broker: Broker, queue: str) -> list[tuple[Any, Any]]:
             if method is None or properties is None:
                 return found
             found.append((properties, json.loads(body or b"")))
+
+
+def waiting(broker: Broker, queue: str) -> int:
+    with broker.channel() as channel:
+        count: int = channel.queue_declare(queue, passive=True).method.message_count
+        return count
 
 
 @contextmanager
@@ -260,25 +266,26 @@ def test_what_could_not_be_sent_is_not_waited_for(broker: Broker, declared: str)
         for result in results:
             with pytest.raises(Unroutable):
                 result.get(timeout=10)
-        with barrier_of(broker, results[1].parent):
-            pass
+        with barrier_of(broker, results[1].parent) as barrier:
+            # the chord hears of it, and fails when its other part has ended
+            eventually(lambda: waiting(broker, barrier) == 2)
+            plan, part = taken(broker, barrier)
+            assert PLAN in plan[0].headers
+            assert (part[0].headers[PART], part[0].headers[STATE]) == (0, "FAILURE")
+            assert part[1]["result"]["exc_type"] == "Unroutable"
 
 
 def test_a_generators_group_is_sent_while_it_is_made(broker: Broker, declared: str) -> None:
-    with app_on(broker, declared) as app, broker.channel() as channel:
+    with app_on(broker, declared) as app:
         (add,) = tasks(app, "add")
         there: list[int] = []
 
         def members() -> Iterator[Any]:
             for number in range(1200):
                 if number == 1100:
-                    eventually(lambda: waiting(channel) > 400)
-                    there.append(waiting(channel))
+                    eventually(lambda: waiting(broker, declared) > 400)
+                    there.append(waiting(broker, declared))
                 yield add.s(number)
-
-        def waiting(channel: Any) -> int:
-            count: int = channel.queue_declare(declared, passive=True).method.message_count
-            return count
 
         assert len(group(members()).delay(1).results) == 1200
         assert there[0] < 1200

@@ -171,42 +171,6 @@ def stream(
     )
 
 
-def ids_of(sigs: Iterable[object]) -> Iterator[str]:
-    """The ids of all tasks and groups in frozen signatures."""
-    waiting = list(sigs)
-    while waiting:
-        sig = waiting.pop()
-        if not isinstance(sig, Mapping):
-            continue
-        options, kwargs = sig.get("options") or {}, sig.get("kwargs") or {}
-        if isinstance(options.get("task_id"), str):
-            yield options["task_id"]
-        if kind_of(sig) != "task":
-            waiting += listed(kwargs.get("tasks")) + listed(kwargs.get("header"))
-            waiting.append(kwargs.get("body"))
-
-
-def assembled(shape: object, values: Sequence[object]) -> list[object]:
-    """The argument of a chord's body: the values of its parts, in the order of their indices, in the form its header has.
-
-    Args:
-        shape: the plan's ``shape``: indices in nested lists; ``None`` for as many as there are, in order.
-        values: one for each index, and those of parts that were added later, which come last.
-    """
-    if not isinstance(shape, (list, tuple)):
-        return list(values)
-    left = iter(values)
-    made = _filled(shape, left)
-    return [*made, *left]
-
-
-def _filled(shape: Sequence[object], values: Iterator[object]) -> list[object]:
-    # Indices were given in the order in which they stand there.
-    return [
-        _filled(each, values) if isinstance(each, (list, tuple)) else next(values) for each in shape
-    ]
-
-
 # ---------------------------------------------------------------- reading
 
 # What an option says of the signature's place in a workflow rather than of how it is sent.

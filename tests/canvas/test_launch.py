@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from amqtask.call import Call, message_of
-from amqtask.canvas.launch import Launch, assembled, launch, stream
+from amqtask.canvas.launch import Launch, launch, stream
+from amqtask.canvas.successors import shaped
 from amqtask.core import codec
 from amqtask.core.workflow import Barrier
 
@@ -307,8 +308,8 @@ def test_a_group_at_the_end_of_a_part_is_as_many_parts_put_together_by_the_shape
     (barrier,) = made.barriers
     assert barrier.size == 4
     assert plan_of(barrier)["shape"] == [[0, [1, 2]], 3]
-    assert assembled(barrier.plan["shape"], ["b", "c", "d", "e"]) == [["b", ["c", "d"]], "e"]
-    assert assembled(barrier.plan["shape"], [1, 2, 3, 4, 5]) == [[1, [2, 3]], 4, 5]
+    assert shaped(barrier.plan["shape"], ["b", "c", "d", "e"]) == [["b", ["c", "d"]], "e"]
+    assert shaped(barrier.plan["shape"], [1, 2, 3, 4, 5]) == [[1, [2, 3]], 4, 5]
     (inner,) = embed(made.calls[0])["chain"]
     again = launch(inner, (1,), parent_id=made.calls[0].id)
     assert names(again.calls) == ["b", "x"]

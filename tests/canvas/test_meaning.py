@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from amqtask import App, chain, chord, group
 from amqtask.call import Call
-from amqtask.canvas.launch import Launch, assembled, launch
+from amqtask.canvas.launch import Launch, launch
+from amqtask.canvas.successors import shaped
 from amqtask.core.workflow import plain
 
 app = App("meaning")
@@ -78,7 +79,7 @@ class Broker:
             assert chord_of["chord_size"] == size
             if len(parts) == size:
                 self._plans[barrier] = None
-                argument = assembled(plan["shape"], [parts[index] for index in range(size)])
+                argument = shaped(plan["shape"], [parts[index] for index in range(size)])
                 self.send(launch(plan["body"], (argument,), options={"chain": plan["chain"]}))
 
 
