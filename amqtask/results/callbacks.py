@@ -128,10 +128,13 @@ class _Thread:
     def _run(self) -> None:
         try:
             self._call()
-        except BaseException:  # a callback that exits ends its thread; the next post begins another
+        except (
+            BaseException
+        ) as left:  # a callback that exits ends its thread; the next post begins another
             with self._lock:
                 self._runs = False
-            raise
+            if not isinstance(left, SystemExit):
+                raise
 
     def _call(self) -> None:
         while True:

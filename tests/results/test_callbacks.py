@@ -74,7 +74,6 @@ def test_callbacks_that_fail_stop_no_others(table: Table) -> None:
     assert called.get(timeout=10) == "x"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_callback_that_exits_stops_no_others(table: Table) -> None:
     called: queue.Queue[str] = queue.Queue()
     table.AsyncResult("a").then(lambda result: called.put(result.id))
