@@ -8,7 +8,7 @@ whoever concludes it. Nothing here talks to a broker or keeps time.
 from __future__ import annotations
 
 import enum
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
@@ -32,6 +32,7 @@ PLAN = "amqtask-plan"  # header of the plan: how many parts
 PART = "amqtask-part"  # header of a part: its index
 STATE = "amqtask-state"  # header of a part: how it ended
 MORE = "amqtask-more"  # header of the word of one part more: that part's task id
+DONE = "amqtask-done"  # header of the word that what follows the chord has been published
 
 ADDED = -1
 """The index of a part that was added while the chord ran: it is known by its task id, and its result comes last."""
@@ -91,6 +92,22 @@ def more_message(more: More) -> Publication:
     return _message(more.group, b"{}", {MORE: more.task_id})
 
 
+def done_message(group: str, outer: Sequence[Part] = ()) -> Publication:
+    """The word that what follows the chord has been published, in the same transaction.
+
+    It is not kept by a broker that restarts: only one that lives on has surely published the rest of that transaction, too.
+
+    Args:
+        group: the chord.
+        outer: the parts of other chords among what follows, whose barriers are still to be looked at.
+    """
+    looks = [(part.group, part.index, part.size, part.task_id, part.state) for part in outer]
+    done = _message(group, msgspec.json.encode(looks), {DONE: 1})
+    envelope = done.envelope
+    properties = msgspec.structs.replace(envelope.properties, delivery_mode=1)
+    return Publication("", done.routing_key, Envelope(envelope.body, properties), mandatory=False)
+
+
 def _message(group: str, body: bytes, headers: Headers) -> Publication:
     return Publication(
         "",
@@ -118,6 +135,7 @@ class Kind(enum.Enum):
     PLAN = "plan"
     PART = "part"
     MORE = "more"
+    DONE = "done"
     OTHER = "other"
 
 
@@ -135,6 +153,7 @@ class Note(msgspec.Struct, frozen=True):
 
 
 _OTHER = Note(Kind.OTHER)
+_Look = tuple[str, int, int | None, str, str]  # group, index, size, task id, state
 
 
 def read_note(properties: Properties) -> Note:
@@ -155,6 +174,8 @@ def read_note(properties: Properties) -> Note:
     more = headers.get(MORE)
     if isinstance(more, str) and more:
         return Note(Kind.MORE, key=more)
+    if DONE in headers:
+        return Note(Kind.DONE)
     return _OTHER
 
 
@@ -192,6 +213,7 @@ class State(enum.Enum):
     COMPLETE = "complete"
     FAILED = "failed"  # some part has; a success of the same part may still come
     NO_PLAN = "no plan"
+    DONE = "done"  # what follows has been published: only the queue is left
 
 
 class Tally:
@@ -215,6 +237,7 @@ class Tally:
         self.held = 0  # messages seen
         self._size = -1
         self._plan: bytes | None = None
+        self._done: bytes | None = None
         self._added: dict[str, int] = {}  # task id → tag of the word of it
         self._parts: dict[Key, tuple[int, Properties, bytes]] = {}
         self._failed: dict[Key, None] = {}
@@ -236,6 +259,8 @@ class Tally:
                     self._added[str(note.key)] = tag
             case Kind.PART:
                 self._add_part(note, tag, properties, body)
+            case Kind.DONE:
+                self._done = body
             case _:
                 self.spare.append(tag)
         return note
@@ -264,6 +289,8 @@ class Tally:
     @property
     def state(self) -> State:
         """What the messages amount to."""
+        if self._done is not None:
+            return State.DONE
         if self._plan is None:
             return State.NO_PLAN
         if self._failed:
@@ -281,6 +308,18 @@ class Tally:
     def messages(self) -> int:
         """How many messages there are when each part is there once; 0 without a plan."""
         return 0 if self._plan is None else 1 + self._size + 2 * len(self._added)
+
+    @property
+    def outer(self) -> tuple[Part, ...]:
+        """Where a chord has been concluded: the parts of other chords that came of it, without their results."""
+        try:
+            looks = msgspec.json.decode(self._done or b"[]", type=list[_Look])
+        except msgspec.MsgspecError:
+            return ()
+        return tuple(
+            Part(group=group, index=index, size=size, task_id=task_id, state=state)
+            for group, index, size, task_id, state in looks
+        )
 
     def conclude(self, accept: Container[str] = codec.ACCEPT) -> Ending | None:
         """What the chord has come to, in a state that ends it; ``None`` when its plan cannot be read. Consumes the tally.

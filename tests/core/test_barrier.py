@@ -15,6 +15,7 @@ from amqtask.core.barrier import (
     State,
     Tally,
     Unable,
+    done_message,
     more_message,
     part_message,
     plan_message,
@@ -144,6 +145,18 @@ def test_a_plan_that_cannot_be_read_says_nothing() -> None:
         damaged = Publication("", "q", Envelope(body, plan(0).envelope.properties))
 
         assert tally_of(damaged).conclude() is None
+
+
+def test_what_has_been_concluded_is_over() -> None:
+    outer = Part(group="outer", index=3, size=9, task_id="t", state="FAILURE")
+    done = done_message("g", [outer])
+    tally = tally_of(plan(2), part(0), done, part(1))
+
+    assert tally.state is State.DONE
+    assert tally.outer == (outer,)
+    assert (
+        done.envelope.properties.delivery_mode == 1
+    )  # a broker that was killed may have lost the rest
 
 
 def test_what_is_no_message_of_a_barrier_is_spare() -> None:

@@ -1,8 +1,9 @@
 """One drain of a chord's barrier: everything in its queue is taken, and the chord concluded or everything given back.
 
 A barrier's queue has one active consumer. Who drains it has all that is in it or waits for its turn, and what it does is one
-transaction: what follows is published and every message acked, or nothing has happened. So a process that is killed here
-leaves the chord as it was, or concluded.
+transaction: what follows is published, and the barrier told so, or nothing has happened. Then the queue is deleted with all that
+is in it. So a process that is killed here leaves the chord as it was, or concluded. Nothing is acked before that: a broker that is
+killed may keep acks and lose what the same transaction has published, but it forgets that the barrier was told, too.
 
 Everything runs on the I/O thread, but for reading results and making the body of them, which may take long and runs users'
 code: a thread of its own does that.
@@ -22,7 +23,7 @@ from amqtask.amqp import failures, frames
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.consumer import from_pika
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.core.barrier import Ending, Kind, State, Tally, Unable, queue_name
+from amqtask.core.barrier import Ending, Kind, State, Tally, Unable, done_message, queue_name
 from amqtask.core.codec import Limits
 from amqtask.core.message import Properties, Publication
 from amqtask.core.outcome import Send, Sequel
@@ -40,6 +41,9 @@ ASK_AGAIN_CAP = 8.0
 ANSWER_WITHIN = 20.0  # seconds the broker gets for each answer but a commit
 COMMIT_WITHIN = 60.0
 ROUNDS = 3  # transactions, for what could not be routed and for what could not even be told
+
+# What the broker says when a queue has refused part of a transaction (it is full, or its node is down) or went in that moment.
+PARTIAL = "partial tx completion"
 
 PROBE = "amqtask-probe"
 PROBE_TTL = "60000"  # ms
@@ -114,6 +118,13 @@ class Refused(Result):
         self.error = error
 
 
+class Torn(Result):
+    """A queue did not take what the transaction published to it; the others have. Nobody knows which."""
+
+    def __init__(self, sequel: Sequel) -> None:
+        self.sequel = sequel
+
+
 class Drain:
     """Drains one barrier once. ``begin``, then ``on_end`` is called once, unless ``drop`` comes before.
 
@@ -156,10 +167,13 @@ class Drain:
         self._seen = -1  # messages held when we last looked
         self._pause = ASK_AGAIN
         self._since = 0.0  # when the first message came
+        self._counting = False
         self._filling = True
         self._leaving = False
         self._over = False
         self._rounds = 0
+        self._committing: Sequel | None = None
+        self._told = False  # the barrier, that it is over
         self._returned: list[tuple[str, str, str | None, str]] = []
         self._outer: list[Part] = []
 
@@ -196,6 +210,10 @@ class Drain:
             self._end(Interrupted())
         elif self._filling and reason.reply_code == failures.NOT_FOUND:
             self._end(Concluded())
+        elif self._committing is not None and PARTIAL in reason.reply_text:
+            self._end(Torn(self._committing))
+        elif PARTIAL in reason.reply_text:
+            self._end(Interrupted())  # the queue went at this moment
         elif self._filling or self._leaving:
             log.warning("a barrier cannot be drained", queue=self._queue, reason=reason.reply_text)
             self._end(Interrupted())
@@ -272,9 +290,11 @@ class Drain:
             self._judge()
 
     def _judge(self) -> None:
+        """There may be enough. Whether that is all there is, only the queue can tell: it may hold the word that it is over."""
         state = self._tally.state
         if state is State.COMPLETE or (state is State.FAILED and self._tally.held >= self._ready):
-            self._conclude()
+            self._seen = self._tally.held
+            self._count()
 
     def _widen(self) -> None:
         """What came first is not the plan: everything must be looked at to know where that is."""
@@ -307,8 +327,13 @@ class Drain:
             self._wait(self._pause, self._quiet)
             self._pause = min(2 * self._pause, ASK_AGAIN_CAP)
             return
-        self._wait(ANSWER_WITHIN, self._overdue)
-        self._channel.queue_declare(self._queue, passive=True, callback=self._counted)
+        self._count()
+
+    def _count(self) -> None:
+        if not self._counting:
+            self._counting = True
+            self._wait(ANSWER_WITHIN, self._overdue)
+            self._channel.queue_declare(self._queue, passive=True, callback=self._counted)
 
     def _probe(self) -> None:
         channel: Any = self._context.connection.channel
@@ -319,6 +344,7 @@ class Drain:
             self._publish(int(channel.channel_number), self._queue, header, b"")
 
     def _counted(self, frame: Any) -> None:
+        self._counting = False
         if self._over or not self._filling:
             return
         if frame.method.message_count or self._tally.held != self._seen:
@@ -329,6 +355,9 @@ class Drain:
                 self._conclude()
             case State.INCOMPLETE:
                 self._leave()
+            case State.DONE:
+                self._outer = list(self._tally.outer)
+                self._delete()
             case State.NO_PLAN:
                 # Its chord has been concluded, by a process that was killed before it could delete the queue. Or the plan is
                 # with a process that has vanished, which the broker does not know yet.
@@ -488,7 +517,7 @@ class Drain:
             return Sequel()
 
     def _commit(self, sequel: Sequel) -> None:
-        """Publish all that follows and ack all that is here, in one transaction."""
+        """Publish all that follows, and the word that it is, in one transaction."""
         channel, raw = self._channel, self._context.connection.raw
         number, frame_max = int(channel.channel_number), raw.params.frame_max
         chunks: list[bytes] = []
@@ -528,13 +557,14 @@ class Drain:
                     "what follows a chord cannot be sent", group=self._group, reason=str(error)
                 )
         self._outer += [part.part for part in sequel.parts]
+        if not self._told:
+            self._told = True
+            add(done_message(self._group, self._outer))
         self._wait(COMMIT_WITHIN, self._overdue)
+        self._committing = Sequel((), tuple(sends), sequel.results, sequel.parts)
         self._returned = []
         for data in frames.joined(chunks):
             raw.send(data)
-        if self._last:
-            channel.basic_ack(0, multiple=True)
-            self._last = 0
         channel.tx_commit(callback=lambda _frame: self._committed(sends))
 
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
@@ -551,6 +581,7 @@ class Drain:
         """It is done. What no queue took cannot be taken back any more: what that means is told in another transaction."""
         if self._over:
             return
+        self._committing = None
         returned = {(exchange, key, task): why for exchange, key, task, why in self._returned}
         instead = Sequel()
         for send in sends:

@@ -22,6 +22,7 @@ from amqtask.amqp.threaded.drain import (
     GivenBack,
     Refused,
     Result,
+    Torn,
 )
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.paver import Paver
@@ -30,9 +31,17 @@ from amqtask.amqp.ways import Ways
 from amqtask.core import codec
 from amqtask.core.backoff import exponential
 from amqtask.core.barrier import queue_name
-from amqtask.core.outcome import Send
+from amqtask.core.outcome import Send, Sequel
 from amqtask.core.result import SUCCESS
-from amqtask.errors import AmqtaskError, BrokerError, ConnectionLost, OperationRefused
+from amqtask.errors import (
+    AmqtaskError,
+    BrokerError,
+    ConnectionLost,
+    MessageError,
+    OperationRefused,
+    PublishNacked,
+    Unroutable,
+)
 from amqtask.log import get_logger
 from amqtask.topology.ladder import Ladder
 
@@ -309,6 +318,8 @@ class Joiner:
                 self._look_outside(chord, result)
             case GivenBack():
                 self._gave_back(chord, result)
+            case Torn():
+                self._mend(chord, result.sequel)
             case _:
                 self._interrupted(chord, result)
         while self._full and self._draining < MOST_DRAINS:
@@ -339,6 +350,54 @@ class Joiner:
                 reason=result.error.text.strip(),
             )
         self._once_more(chord, pause)
+
+    def _mend(self, chord: _Chord, sequel: Sequel) -> None:
+        """Publish what follows by the publisher, all of it: what was taken before is there twice, with the same ids."""
+        log.warning(
+            "a queue did not take what follows a chord; it is sent again until one does",
+            group=chord.group,
+        )
+        left = len(sequel.sends) + len(sequel.results) + len(sequel.parts) + 1
+
+        def one() -> None:
+            nonlocal left
+            left -= 1
+            if not left and not self._closing:
+                channel = self.connection.channel
+                if channel is not None and channel.is_open:
+                    channel.queue_delete(queue_name(chord.group))
+                self._look_outside(chord, Concluded([each.part for each in sequel.parts]))
+
+        def start(send: Send, tries: int = 0) -> None:
+            def settled(error: Exception | None) -> None:
+                if isinstance(error, Unroutable | MessageError | OperationRefused):
+                    instead = (
+                        Sequel()
+                        if send.started is None
+                        else self.concluder.refused(send.started, error)
+                    )
+                    for each in (*instead.sends, *map(Send, instead.results)):
+                        add(each)
+                    one()
+                elif isinstance(error, PublishNacked):
+                    pause = exponential(tries, PAUSE, PAUSE_CAP)
+                    self.io.call_later(pause, partial(start, send, tries + 1))
+                elif error is None:
+                    one()
+                # else we are closing
+
+            self.plan(send, settled)
+
+        def add(send: Send) -> None:
+            nonlocal left
+            left += 1
+            start(send)
+
+        for send in sequel.sends:
+            start(send)
+        for publication in (*sequel.results, *(part.publication for part in sequel.parts)):
+            start(Send(publication))
+        one()
 
     def _look_outside(self, chord: _Chord, result: Concluded) -> None:
         """The chord is over; what its end is a part of is looked at before anybody goes."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pika
+import pika.exceptions
 import pytest
 
 from amqtask.amqp.address import parse_addresses
@@ -186,6 +187,11 @@ class Stage:
                 return found
             assert body is not None
             found.append(json.loads(body))
+
+    def count(self, group: str) -> int:
+        """How many messages wait in a barrier."""
+        asked = self.channel.queue_declare(queue_name(group), passive=True)
+        return int(asked.method.message_count)
 
     def there(self, group: str) -> bool:
         """Whether a barrier's queue is there."""
@@ -359,6 +365,36 @@ def test_a_body_that_the_broker_refuses_fails(stage: Stage, sites: Callable[...,
     assert told == [None] * 2
     assert stage.bodies() == ["unable OperationRefused"]
     assert not stage.there(group)
+
+
+def test_a_body_whose_queue_is_full_goes_when_there_is_room(
+    stage: Stage, sites: Callable[..., Site], queue_name: str
+) -> None:
+    full = f"{queue_name}.full"
+    limits = {"x-queue-type": "classic", "x-max-length": 1, "x-overflow": "reject-publish"}
+    stage.channel.queue_declare(full, durable=True, arguments=limits)
+    stage.put(message(full, "in the way"))
+    outer = stage.barrier(1)
+    group = stage.barrier(2, queue=full, outer=outer)
+    site = sites()
+    told: list[Exception | None] = []
+    for each in parts_of(group, 2):
+        site.io.post(lambda each=each: site.end_part(each, told.append, False))  # type: ignore[misc]  # mypy has no type for a default
+
+    try:
+        eventually(lambda: stage.count(outer) == 3)  # the part was sent again with the body
+        assert told == []
+        stage.channel.queue_purge(full)
+        eventually(lambda: len(told) == 2)
+        _, _, body = stage.channel.basic_get(full, auto_ack=True)
+    finally:
+        stage.channel.queue_delete(full)
+
+    assert body == b"[0, 1]"
+    assert told == [None] * 2
+    assert stage.bodies() == [[[0, 1]]]
+    assert not stage.there(group)
+    assert not stage.there(outer)
 
 
 def test_results_too_large_for_one_message_fail_the_body(
@@ -538,7 +574,8 @@ Site(url, Bodies(body_queue)).end_parts([part(group, 2, 3, 4)])
 def test_a_drainer_that_is_killed_has_done_nothing_or_everything(
     stage: Stage, sites: Callable[..., Site], kind: str, point: str, published: bool
 ) -> None:
-    group = stage.barrier(3, kind)
+    outer = stage.barrier(1, kind)
+    group = stage.barrier(3, kind, outer=outer)
     stage.put(part_message(part(group, 0, 3, 0)))
     stage.put(part_message(part(group, 1, 3, 1)))
 
@@ -554,8 +591,9 @@ def test_a_drainer_that_is_killed_has_done_nothing_or_everything(
     told = sites().end_parts([part(group, 2, 3, 4)], again=True)
 
     assert told == [None]
-    assert stage.bodies() == ([] if published else [squares(3)])
+    assert stage.bodies() == ([[squares(3)]] if published else [squares(3), [squares(3)]])
     assert not stage.there(group)
+    assert not stage.there(outer)
 
 
 def test_ten_thousand_parts(stage: Stage, sites: Callable[..., Site]) -> None:
