@@ -26,6 +26,15 @@ def test_about_a_tenth_of_a_second_of_work(tasks: int, busy: float, expected: in
     assert target(4, tasks, busy, slots=1) == expected
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.0503, 1_988), (0.2, 1_100), (2.0, 1_010), (60.0, 1_000)]
+)
+def test_where_many_slots_work_some_messages_wait_for_whichever_ends_first(
+    seconds: float, expected: int
+) -> None:
+    assert target(4_000, 100, 100 * seconds, slots=1_000) == expected
+
+
 def test_a_small_change_is_not_worth_a_round_trip() -> None:
     assert target(10, 100, 0.7, slots=1) == 10
 
