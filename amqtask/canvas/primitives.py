@@ -605,7 +605,7 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         """A chord of its dictionary form."""
         kwargs = dict(d["kwargs"])
         header, body = kwargs.pop("header", None), kwargs.pop("body", None)
-        return cls(
+        made = cls(
             header or [],
             body,
             d["task"],
@@ -615,6 +615,8 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
             options=d.get("options") or {},
             immutable=bool(d.get("immutable")),
         )
+        made.keep_frozen(header)
+        return made
 
     @property
     def tasks(self) -> Any:
@@ -728,7 +730,7 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         own = {name: value for name, value in self.kwargs.items() if name not in _CHORD_PARTS}
         if kwargs and not self["immutable"]:
             own["kwargs"] = {**own.get("kwargs", {}), **kwargs}
-        return type(self)(
+        made = type(self)(
             self.header,
             maybe_signature(self.body, clone=True),
             self["task"],
@@ -738,6 +740,15 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
             options=copied(merged),
             immutable=self["immutable"],
         )
+        made.keep_frozen(self.tasks)
+        return made
+
+    def keep_frozen(self, header: Any) -> None:
+        """Keep the ids that a frozen chord's header has as a group."""
+        options = header.get("options") if isinstance(header, Mapping) else None
+        if options and header.get("subtask_type") == "group":
+            self.tasks = group(self.tasks, app=self.own_app)
+            self.tasks.options.update(copied(options))
 
     def freeze(
         self,

@@ -723,10 +723,16 @@ maybe_subtask = maybe_signature
 
 
 def copied(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of options that can be changed without changing these."""
+    """A copy of options that can be changed without changing these.
+
+    The body of the chord that a frozen part belongs to (``chord``) stays the one it is: all parts have the same, and it may
+    hold more chords, whose parts have theirs.
+    """
     memo: dict[int, Any] = {}
     return {
-        name: value if isinstance(value, _UNCHANGING) else copy.deepcopy(value, memo)
+        name: value
+        if isinstance(value, _UNCHANGING) or name == "chord"
+        else copy.deepcopy(value, memo)
         for name, value in options.items()
     }
 

@@ -464,6 +464,20 @@ def test_a_chain_of_thousands_is_built_frozen_and_told() -> None:
         chain().freeze()
 
 
+def test_chords_after_chords_are_frozen_and_copied_without_a_copy_for_each_part() -> None:
+    sig: Any = total.s()
+    for _ in range(30):
+        sig = chord([add.s(n) for n in range(5)], total.s()) | sig
+    sig.freeze()
+
+    copied = sig.clone()
+
+    assert copied.freeze().as_tuple() == sig.freeze().as_tuple()
+    first: Any = copied.tasks[0] if isinstance(copied, chain) else copied
+    bodies = [part.options["chord"] for part in first.header.tasks]
+    assert all(body is bodies[0] for body in bodies)
+
+
 # ---------------------------------------------------------------- in place
 
 
