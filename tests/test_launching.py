@@ -16,7 +16,7 @@ from amqtask.core.barrier import PART, PLAN, STATE
 from amqtask.core.barrier import queue_name as barrier_name
 from amqtask.core.message import Message
 from amqtask.core.result import Record
-from amqtask.errors import AmqtaskError, EncodeError, Unroutable
+from amqtask.errors import AmqtaskError, EncodeError, TopologyConflict, Unroutable
 from amqtask.request import DeliveryInfo, Request, current
 from amqtask.results.group import GroupResult
 from tests.answering import answering, done
@@ -245,6 +245,29 @@ def test_nothing_is_published_of_a_chord_that_cannot_be_encoded(
             send(chord([add.s(1), add.s(1).set(prioritty=1)], total.s()))
 
     assert not taken(broker, declared)
+
+
+def test_a_barrier_that_is_there_and_differs(broker: Broker, declared: str, send: Send) -> None:
+    with app_on(broker, declared) as app:
+        add, total = tasks(app, "add", "total")
+        chords = [chord(group(add.s(1), add.s(2)), total.s()) for _ in range(4)]
+        workflow = group(chords)
+        names = [barrier_name(each.parent.id) for each in expected_of(workflow)]
+        declared_again(broker, names[1], **{"x-max-length": 1})
+        try:
+            with pytest.raises(TopologyConflict, match=names[1]):
+                send(workflow)
+            assert not taken(broker, declared)
+            assert [waiting(broker, name) for name in names] == [1, 0, 1, 1]
+        finally:
+            with broker.channel() as channel:
+                for name in names:
+                    channel.queue_delete(name)
+
+
+def expected_of(workflow: Any) -> Any:
+    """What the members of a group are expected to come to; freezes it."""
+    return workflow.freeze().children
 
 
 def test_what_could_not_be_sent_is_not_waited_for(broker: Broker, declared: str) -> None:

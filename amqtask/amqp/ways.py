@@ -6,7 +6,7 @@ and is told how that went. A publisher remembers in ``Ways`` what is paved, so t
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 import msgspec
 
@@ -14,7 +14,7 @@ from amqtask.amqp import failures
 from amqtask.amqp.declaration import declaration_text
 from amqtask.core.barrier import PREFIX
 from amqtask.core.message import Publication
-from amqtask.errors import OperationRefused, TopologyConflict, Unroutable
+from amqtask.errors import AmqtaskError, OperationRefused, TopologyConflict, Unroutable
 from amqtask.log import get_logger
 from amqtask.topology import plan
 from amqtask.topology.barrier import Barriers, barrier_queue
@@ -31,9 +31,11 @@ PAVE_TIMEOUT = 20.0  # seconds the broker gets for all of it; the ladder takes i
 NO_ACCESS = 403
 CONFLICT = 406
 CHORD_EXPIRES = 7 * 86_400.0  # seconds
+BARRIERS_AT_ONCE = 50  # declared one after the other on one channel
 
 Refusal = tuple[OperationRefused, Declaration]
-Paving = Generator[tuple[Declaration, ...], Refusal | None, None]
+Paving = Generator[tuple[Declaration, ...], Refusal | None, dict[str, AmqtaskError]]
+"""Yields what to declare, is told how that went, and returns the queues that cannot be reached, with why."""
 
 
 class Ways:
@@ -81,8 +83,34 @@ class Ways:
         self._declared = False
         self._bound.clear()
 
+    def begin(self, wanted: Iterable[str], now: float) -> tuple[list[str], Paving]:
+        """What to make next: the first that is wanted, together with others when it is a barrier. And how to make it.
+
+        Args:
+            wanted: queues, at least one.
+            now: monotonic time.
+        """
+        wanted = list(wanted)
+        if wanted[0].startswith(PREFIX):
+            barriers = [queue for queue in wanted if queue.startswith(PREFIX)][:BARRIERS_AT_ONCE]
+            return barriers, self._declare_barriers(barriers)
+        return wanted[:1], self.pave(wanted[0], now)
+
+    def _declare_barriers(self, queues: list[str]) -> Paving:
+        refused: dict[str, AmqtaskError] = {}
+        left = [self._barriers(queue) for queue in queues]
+        while left:
+            refusal = yield tuple(left)
+            if refusal is None:
+                break
+            error, declaration = refusal
+            assert isinstance(declaration, DeclareQueue)
+            refused[declaration.name] = _barrier_refused(error, declaration)
+            del left[: left.index(declaration) + 1]
+        return refused
+
     def pave(self, queue: str, now: float) -> Paving:
-        """Declare the ladder and bind the queue, as far as that is needed; or declare the queue, when it is a barrier's.
+        """Declare the ladder and bind the queue, as far as that is needed.
 
         Yields declarations, to be carried out in order on a channel of their own; is sent ``None`` when all went well, or
         the refusal and what was refused.
@@ -96,12 +124,6 @@ class Ways:
             TopologyConflict: part of the ladder is there and differs.
             OperationRefused: the user may not declare the ladder, and nobody else has.
         """
-        if queue.startswith(PREFIX):
-            barrier = self._barriers(queue)
-            refusal = yield (barrier,)
-            if refusal is not None:
-                raise _barrier_refused(*refusal)
-            return
         if not self._declared:
             refusal = yield self.ladder.declarations()
             if refusal is not None:
@@ -127,8 +149,11 @@ class Ways:
                     reason=error.text,
                 )
         self._bound[queue] = now + BOUND_FOR
+        return {}
 
-    def _without(self, refusal: Refusal) -> Paving:
+    def _without(
+        self, refusal: Refusal
+    ) -> Generator[tuple[Declaration, ...], Refusal | None, None]:
         """The ladder could not be declared: go on when somebody else has."""
         error, declaration = refusal
         if error.code != NO_ACCESS:
@@ -159,7 +184,7 @@ def _barrier(name: str) -> DeclareQueue:
     return barrier_queue(name, CHORD_EXPIRES)
 
 
-def _barrier_refused(error: OperationRefused, declaration: Declaration) -> Exception:
+def _barrier_refused(error: OperationRefused, declaration: Declaration) -> AmqtaskError:
     if error.code == CONFLICT:
         return TopologyConflict(plan.explain_conflict(error.text, declaration))
     advice = (

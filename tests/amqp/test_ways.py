@@ -13,6 +13,7 @@ from amqtask.core.refusals import Refusals, target_of
 from amqtask.errors import OperationRefused, TopologyConflict
 from amqtask.topology.barrier import barrier_queue
 from amqtask.topology.ladder import STEPS, TICK, Ladder
+from amqtask.topology.plan import DeclareQueue
 
 LADDER = Ladder("shop")
 
@@ -85,14 +86,21 @@ def test_what_goes_past_the_ladder_is_told_apart_by_its_key() -> None:
 # ---------------------------------------------------------------- barriers
 
 
-def test_a_barrier_is_declared_each_time_and_nothing_of_the_ladder() -> None:
-    ways, name = Ways(LADDER, lambda name: barrier_queue(name, 60.0, "quorum")), queue_name("G")
+def barrier(name: str) -> DeclareQueue:
+    return barrier_queue(name, 60.0, "quorum")
+
+
+def test_barriers_are_declared_each_time_together_and_nothing_of_the_ladder() -> None:
+    ways, names = Ways(LADDER, barrier), [queue_name(group) for group in "GHI"]
     for _ in range(2):
-        assert not ways.open(name, 0.0)
-        paving = ways.pave(name, 0.0)
-        assert next(paving) == (barrier_queue(name, 60.0, "quorum"),)
-        with pytest.raises(StopIteration):
+        assert not ways.open(names[0], 0.0)
+        queues, paving = ways.begin([names[0], "a.b", *names[1:]], 0.0)
+        assert queues == names
+        assert next(paving) == tuple(map(barrier, names))
+        with pytest.raises(StopIteration) as end:
             paving.send(None)
+        assert end.value.value == {}
+    assert ways.begin(["a.b", *names], 0.0)[0] == ["a.b"]
 
 
 def test_what_goes_to_a_barrier_is_sent_as_it_is() -> None:
@@ -111,9 +119,17 @@ def test_what_goes_to_a_barrier_is_sent_as_it_is() -> None:
         (541, "INTERNAL_ERROR", OperationRefused, "not started"),
     ],
 )
-def test_a_barrier_that_is_refused(code: int, text: str, error: type[Exception], says: str) -> None:
-    paving = Ways(LADDER).pave(queue_name("G"), 0.0)
-    (declaration,) = next(paving)
-    refusal: Refusal = (OperationRefused(code, text), declaration)
-    with pytest.raises(error, match=says):
-        paving.send(refusal)
+def test_a_barrier_that_is_refused_and_those_after_it(
+    code: int, text: str, error: type[Exception], says: str
+) -> None:
+    names = [queue_name(group) for group in "FGH"]
+    _, paving = Ways(LADDER, barrier).begin(names, 0.0)
+    next(paving)
+    refusal: Refusal = (OperationRefused(code, text), barrier(names[1]))
+    assert paving.send(refusal) == (barrier(names[2]),)
+    with pytest.raises(StopIteration) as end:
+        paving.send(None)
+    ((name, refused),) = end.value.value.items()
+    assert name == names[1]
+    assert isinstance(refused, error)
+    assert says in str(refused)

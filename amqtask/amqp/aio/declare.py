@@ -7,7 +7,7 @@ from aiormq.abc import AbstractChannel
 from amqtask.amqp.aio.connection import Link
 from amqtask.amqp.declaration import call_of
 from amqtask.amqp.ways import Paving, Refusal
-from amqtask.errors import BrokerError, OperationRefused
+from amqtask.errors import AmqtaskError, BrokerError, OperationRefused
 from amqtask.topology.plan import Declaration
 
 
@@ -31,8 +31,8 @@ async def declare(
     await link.call(getattr(channel, method)(**arguments), within, aside)
 
 
-async def pave(link: Link, paving: Paving, within: float) -> None:
-    """Carry out what a way through the delay ladder needs.
+async def pave(link: Link, paving: Paving, within: float) -> dict[str, AmqtaskError]:
+    """Carry out what a way needs; the queues that cannot be reached all the same, with why.
 
     Args:
         link: an open connection; each round of declarations gets a channel of its own.
@@ -47,8 +47,9 @@ async def pave(link: Link, paving: Paving, within: float) -> None:
     while True:
         try:
             declarations = paving.send(answer)
-        except StopIteration:
-            return
+        except StopIteration as end:
+            refused: dict[str, AmqtaskError] = end.value
+            return refused
         answer = await _round(link, declarations, within)
 
 

@@ -411,13 +411,12 @@ class AioPublisher:
         """Open the way to one queue after the other, until nothing waits or the connection is lost."""
         try:
             while self._outgoing.parked:
-                queue = next(iter(self._outgoing.parked))
+                queues, paving = self._ways.begin(self._outgoing.parked, time.monotonic())
+                errors: dict[str, AmqtaskError] = {}
                 error: AmqtaskError | None = None
                 try:
                     async with asyncio.timeout(PAVE_TIMEOUT):
-                        await pave(
-                            link, self._ways.pave(queue, time.monotonic()), self._connect_timeout
-                        )
+                        errors = await pave(link, paving, self._connect_timeout)
                 except ConnectionLost:
                     if link.wire.why or self._link is not link:
                         return
@@ -426,7 +425,8 @@ class AioPublisher:
                     error = failures.unconfirmed(self._connection.address)
                 except AmqtaskError as refused:
                     error = refused
-                self._paved(queue, error)
+                for queue in queues:
+                    self._paved(queue, error or errors.get(queue))
         finally:
             self._paver = None
             if self._link is not link:

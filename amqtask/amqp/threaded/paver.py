@@ -6,7 +6,7 @@ On a channel of its own, because a refused declaration closes the channel and wo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pika.exceptions
@@ -21,7 +21,7 @@ from amqtask.topology.plan import Declaration
 
 
 class Paver:
-    """Opens ways through the ladder, one queue at a time. Everything runs on the I/O thread.
+    """Opens ways, one queue of the ladder at a time, barriers several together. Everything runs on the I/O thread.
 
     A lost connection interrupts it; ``resume`` begins anew with what was wanted.
 
@@ -44,7 +44,8 @@ class Paver:
         self._ways = ways
         self._on_end = on_end
         self._wanted: dict[str, None] = {}  # in the order asked for
-        self._paving: Paving | None = None  # for the first of them
+        self._paving: Paving | None = None
+        self._making: list[str] = []  # what that is for
         self._timer: Any = None
 
     def want(self, queue: str) -> None:
@@ -55,7 +56,7 @@ class Paver:
     def resume(self) -> None:
         """Go on, when a connection is open."""
         if self._paving is None and self._wanted and self._connection.channel is not None:
-            paving = self._ways.pave(next(iter(self._wanted)), time.monotonic())
+            self._making, paving = self._ways.begin(self._wanted, time.monotonic())
             self._paving = paving
             self._timer = self._io.call_later(PAVE_TIMEOUT, lambda: self._overdue(paving))
             self._advance(paving, None)
@@ -65,23 +66,26 @@ class Paver:
             return
         try:
             declarations = paving.send(answer)
-        except StopIteration:
-            self._end(None)
+        except StopIteration as end:
+            self._end(end.value)
         except AmqtaskError as error:
-            self._end(error)
+            self._end(dict.fromkeys(self._making, error))
         else:
             _Round(self._connection, declarations, self._interrupted, paving, self._advance)
 
-    def _end(self, error: AmqtaskError | None) -> None:
+    def _end(self, errors: Mapping[str, AmqtaskError]) -> None:
         self._stop()
-        queue = next(iter(self._wanted))
-        del self._wanted[queue]
-        self._on_end(queue, error)
+        queues, self._making = self._making, []
+        for queue in queues:
+            del self._wanted[queue]
+        for queue in queues:
+            self._on_end(queue, errors.get(queue))
         self.resume()
 
     def _overdue(self, paving: Paving) -> None:
         if paving is self._paving:
-            self._end(failures.unconfirmed(self._connection.address))
+            late = failures.unconfirmed(self._connection.address)
+            self._end(dict.fromkeys(self._making, late))
 
     def _interrupted(self, paving: Paving) -> None:
         if paving is self._paving:
