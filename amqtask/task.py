@@ -32,10 +32,11 @@ from amqtask.attempt import asked, automatic, iso, raised, too_many
 from amqtask.call import Call, RetryOptions, SendOptions, make_call, named, new_id, positional
 from amqtask.canvas import eager
 from amqtask.canvas.maps import chunks, xmap, xstarmap
-from amqtask.canvas.signature import Signature, listed
+from amqtask.canvas.signature import Signature
 from amqtask.canvas.within import addition, replacement
 from amqtask.core.result import FAILURE, IGNORED, REJECTED, SUCCESS, format_traceback
 from amqtask.core.retry import Again, GiveUp, Plan
+from amqtask.core.workflow import listed
 from amqtask.errors import Ignore, MaxRetriesExceededError, Reject, Retry
 from amqtask.options import Options
 from amqtask.request import DIRECT, DeliveryInfo, Request, current

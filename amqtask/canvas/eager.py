@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from amqtask.canvas.signature import listed, maybe_signature
+from amqtask.canvas.signature import maybe_signature
+from amqtask.core.workflow import listed
 from amqtask.log import get_logger
 from amqtask.request import Request
 from amqtask.results.base import ResultBase

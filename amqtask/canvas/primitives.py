@@ -14,13 +14,13 @@ from amqtask.canvas.signature import (
     R_co,
     Signature,
     copied,
-    listed,
     maybe_signature,
     shortened,
     signature,
 )
 from amqtask.canvas.stamping import StampingVisitor
 from amqtask.core.result import IGNORED, REJECTED
+from amqtask.core.workflow import listed
 from amqtask.results.base import ResultBase
 from amqtask.results.group import GroupResult
 from amqtask.results.handle import EagerResult

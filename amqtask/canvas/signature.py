@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 from amqtask.call import new_id
 from amqtask.canvas.stamping import STAMPED, StampingVisitor, joined
+from amqtask.core.workflow import listed
 from amqtask.errors import ConfigurationError
 from amqtask.results.handle import AsyncResult
 
@@ -738,13 +739,6 @@ def copied(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _UNCHANGING = (str, int, float, bool, bytes, type(None))
-
-
-def listed(value: Any) -> list[Any]:
-    """A list of a value that may be one, several, or ``None``."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def shortened(task: str, text: str) -> str:

@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from amqtask.canvas.signature import Signature, listed, maybe_signature
+from amqtask.canvas.signature import Signature, maybe_signature
 from amqtask.core.barrier import ADDED
+from amqtask.core.workflow import listed
 from amqtask.errors import ConfigurationError
 from amqtask.request import Request
 
