@@ -197,8 +197,12 @@ class Settler:
             or settlement.sequel is not None
         ):
             follow_ups.again = settlement.sequel is not None and delivery.redelivered
-            # While it cannot be published the delivery stays ours, unless the broker has it again.
-            follow_ups.wanted = lambda: not self._on_idle and not self._consumer.stale(delivery)
+            # While it cannot be published the delivery stays ours, unless the broker has it again. One that was acked
+            # before it ran is nobody else's, whatever became of its channel.
+            acked = settlement.verdict is None
+            follow_ups.wanted = lambda: (
+                not self._on_idle and (acked or not self._consumer.stale(delivery))
+            )
         follow_ups.publish()
 
     def _finish(
