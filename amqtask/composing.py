@@ -147,8 +147,8 @@ class Composer:
             expires = expires_at(call.expires, now)
             eta, delay = due_at(call.countdown, call.eta, now)
         message = self._message(call, reply_to, route, eta, expires)
-        # The broker drops what has expired without a word. A worker tells everybody who waits for what was to follow.
-        dropped = now is not None and not delay and not message.chain and not message.chord
+        # The broker drops what has expired without a word. In a workflow others wait, and a worker tells them.
+        dropped = now is not None and not delay and call.workflow is None
         envelope = codec.encode(
             message,
             now=now.timestamp() if dropped and now is not None else None,

@@ -402,7 +402,7 @@ def random_canvas(rng: random.Random, s: Any, depth: int, failing: float) -> Any
                 s("steer", "reject"),
                 s("nobody"),
                 s("becomes", "fail"),
-                s("last", 1).set(expires=-1),
+                s("last", 1).set(expires=-1) | s("last"),  # alone, the broker may drop it
             ]
         )
     parts = [random_canvas(rng, s, depth - 1, failing) for _ in range(rng.randint(1, 3))]

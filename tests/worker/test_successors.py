@@ -256,3 +256,13 @@ def test_a_body_nobody_read_is_read_when_the_task_ends() -> None:
     deadly = trusting.read(pickled, head, deadly=True)
     assert deadly is not None
     assert deadly.request.args == ()
+
+
+def test_what_expires_in_a_workflow_is_not_the_brokers_to_drop() -> None:
+    def expiration(sig: Any) -> str | None:
+        ((publication, _),) = app.compose(header_of(sig).calls[0])
+        return publication.envelope.properties.expiration
+
+    assert expiration(add.s(1, 2).set(expires=10)) is not None
+    assert expiration(add.s(1, 2).set(expires=10) | add.s(3)) is None
+    assert expiration(primitives.group([add.s(1, 2).set(expires=10)])) is None
