@@ -50,10 +50,9 @@ from amqtask.errors import (
     ConfigurationError,
     ConnectionLost,
     NotRegistered,
-    ResultError,
     Unroutable,
 )
-from amqtask.launching import Launching, alone
+from amqtask.launching import Launching, alone, result_elsewhere
 from amqtask.options import Options, TaskOptions
 from amqtask.request import current
 from amqtask.results import handle
@@ -610,20 +609,6 @@ class App:
         """Where the result of a task is expected that is about to be sent, or to follow something. Used by launching."""
         return self._pending.sending(task_id)
 
-    def awaiting(self, call: Call, here: bool) -> Awaited | None:
-        """Where the result of a call is expected that is about to be sent.
-
-        Args:
-            call: the call.
-            here: its result comes to a reply queue of this process.
-        """
-        if call.ignore_result:
-            return None
-        awaited = self._pending.sending(call.id)
-        if not here:
-            awaited.fail(_elsewhere(call))
-        return awaited
-
     def handle_of(
         self, task_id: str, name: str | None, ignored: bool, parent: ResultBase | None
     ) -> handle.AsyncResult[Any]:
@@ -762,7 +747,7 @@ class App:
         if not call.ignore_result:
             awaited = self._pending.sending(call.id)
             if reply_to is None:
-                awaited.fail(_elsewhere(call))
+                awaited.fail(result_elsewhere(call.task, call.id, call.reply_to))
         return sendings, awaited, handle.AsyncResult(awaited, call.id, call.task, self.control)
 
     def _submit(
@@ -960,12 +945,6 @@ def _check_formats(settings: Settings) -> None:
     serialization.serializer(settings.result_serializer)
     if settings.task_compression is not None:
         compression.mime_type(settings.task_compression)
-
-
-def _elsewhere(call: Call) -> ResultError:
-    return ResultError(
-        f"The result of task {call.task}[{call.id}] goes to {call.reply_to!r}, as its reply_to asked; read it there."
-    )
 
 
 def _is_text(value: object) -> bool:

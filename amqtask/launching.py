@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from amqtask.amqp.ports import Publisher
 from amqtask.batch import DELAYED_WINDOW, Awaits, Batch, Explain
 from amqtask.call import Call
-from amqtask.canvas.launch import Stream, only_child, stream
+from amqtask.canvas.launch import Said, Stream, only_child, stream
 from amqtask.canvas.successors import barrier_of, unreached
 from amqtask.canvas.within import part_index
 from amqtask.composing import Sending, inherited_priority
@@ -22,7 +22,7 @@ from amqtask.core.barrier import part_message, plan_message, queue_name
 from amqtask.core.message import Publication
 from amqtask.core.result import FAILURE, exception_to_wire
 from amqtask.core.workflow import Barrier, Part, Sig, kind_of
-from amqtask.errors import AmqtaskError, PublishNacked, Unroutable
+from amqtask.errors import AmqtaskError, PublishNacked, ResultError, Unroutable
 from amqtask.request import Request
 from amqtask.results import handle
 from amqtask.results.base import ResultBase
@@ -46,6 +46,13 @@ _WORKFLOW: Final = frozenset(
 )  # fmt: skip
 
 
+def result_elsewhere(name: str, task_id: str, reply_to: str | None) -> ResultError:
+    """Why the result of a task that names a queue of its own for it does not come here."""
+    return ResultError(
+        f"The result of task {name}[{task_id}] goes to {reply_to!r}, as its reply_to asked; read it there."
+    )
+
+
 class Sender(Protocol):
     """What launching needs of the app."""
 
@@ -57,10 +64,6 @@ class Sender(Protocol):
 
     def compose(self, call: Call) -> tuple[Sending, ...]:
         """The publications of a call whose results go where it says."""
-        ...
-
-    def awaiting(self, call: Call, here: bool) -> Awaited | None:
-        """Where a call's result is expected, before it is sent; ``here``: it goes to a reply queue of this process."""
         ...
 
     def awaited(self, task_id: str) -> Awaited:
@@ -234,12 +237,14 @@ class Launching:
                     plans.append((plan_message(step, limits=self._limits), queue_name(step.group)))
                 else:
                     calls.append((step, self._sender.compose(step)))
-            for task_id in islice(self._stream.tasks, len(self._awaited), None):
-                self._awaited[task_id] = self._sender.awaited(task_id)
+            for task_id, said in islice(self._stream.tasks.items(), len(self._awaited), None):
+                entry = self._awaited[task_id] = self._sender.awaited(task_id)
+                if said.reply_to != self._reply_to:
+                    entry.fail(result_elsewhere(said.name, task_id, said.reply_to))
             yield plans, [(call, sendings, self._awaits(call)) for call, sendings in calls]
 
     def _awaits(self, call: Call) -> Awaits | None:
-        awaited = self._sender.awaiting(call, call.reply_to == self._reply_to)
+        awaited = None if call.ignore_result else self._awaited[call.id]
         flow = call.workflow
         if flow is not None and (flow.chain or flow.chord):
             return Waiting(self, awaited, call)
@@ -292,7 +297,7 @@ def _ignored(_error: object) -> None:
 class _Handles:
     """Makes the handles of a workflow's tasks, with what its signatures say of them."""
 
-    def __init__(self, sender: Sender, tasks: Mapping[str, tuple[str, bool | None]]) -> None:
+    def __init__(self, sender: Sender, tasks: Mapping[str, Said]) -> None:
         self._sender = sender
         self._tasks = tasks
 
@@ -300,7 +305,10 @@ class _Handles:
         self, task_id: str, *, parent: ResultBase | None = None
     ) -> handle.AsyncResult[Any]:
         """The handle of one task."""
-        name, ignored = self._tasks.get(task_id, (None, None))
-        if ignored is None and name is not None:
-            ignored = self._sender.call_defaults(name).get("ignore_result")
-        return self._sender.handle_of(task_id, name, bool(ignored), parent)
+        said = self._tasks.get(task_id)
+        if said is None:
+            return self._sender.handle_of(task_id, None, False, parent)
+        ignored = said.ignore_result
+        if ignored is None:
+            ignored = self._sender.call_defaults(said.name).get("ignore_result")
+        return self._sender.handle_of(task_id, said.name, bool(ignored), parent)

@@ -16,7 +16,7 @@ from amqtask.core.barrier import PART, PLAN, STATE
 from amqtask.core.barrier import queue_name as barrier_name
 from amqtask.core.message import Message
 from amqtask.core.result import Record
-from amqtask.errors import AmqtaskError, EncodeError, TopologyConflict, Unroutable
+from amqtask.errors import AmqtaskError, EncodeError, ResultError, TopologyConflict, Unroutable
 from amqtask.request import DeliveryInfo, Request, current
 from amqtask.results.group import GroupResult
 from tests.answering import answering, done
@@ -204,6 +204,18 @@ def test_a_group_is_awaited_as_a_whole(broker: Broker, queue_name: str) -> None:
 def test_a_task_whose_result_is_ignored_is_not_waited_for(broker: Broker, declared: str) -> None:
     with app_on(broker, declared) as app:
         assert chain(app.tasks["add"].s(1), app.tasks["quiet"].s()).delay(1).get() is None
+
+
+def test_a_result_that_goes_elsewhere_is_not_waited_for(broker: Broker, declared: str) -> None:
+    with app_on(broker, declared) as app:
+        (add,) = tasks(app, "add")
+        result = chain(add.s(1), add.s(2)).apply_async((1,), reply_to="mine")
+        with pytest.raises(ResultError, match="goes to 'mine'"):
+            result.get(timeout=10)
+
+    ((properties, (_, _, embed)),) = taken(broker, declared)
+    assert properties.reply_to == "mine"
+    assert embed["chain"][0]["options"]["reply_to"] == "mine"
 
 
 def test_what_a_lone_signature_sends_is_what_its_task_sends(

@@ -46,18 +46,26 @@ class Launch(msgspec.Struct, frozen=True):
     result: Result
 
 
+class Said(msgspec.Struct, frozen=True, gc=False):
+    """What a signature says of the result of a task."""
+
+    name: str
+    reply_to: str | None
+    ignore_result: bool | None
+
+
 class Stream(msgspec.Struct, frozen=True):
     """``Launch`` for what is too long to be held: every barrier comes before the calls that need it.
 
     ``result`` is complete when ``steps`` has ended: the children of a group are appended as they are made.
 
-    ``tasks`` fills meanwhile: by id, the name of each task, and whether its signature says that its result is ignored.
+    ``tasks`` fills meanwhile: what its signature says of each task, by id.
     ``lazy``: it comes from a generator, so that somebody may want it to be sent while it is made.
     """
 
     steps: Iterator[Barrier | Call]
     result: Result
-    tasks: Mapping[str, tuple[str, bool | None]]
+    tasks: Mapping[str, Said]
     lazy: bool
 
 
@@ -282,7 +290,7 @@ class _Reader:
         self._ids = ids
         self._reply_to = reply_to
         self._header_errbacks = header_errbacks
-        self.tasks: dict[str, tuple[str, bool | None]] = {}
+        self.tasks: dict[str, Said] = {}
 
     def stages(
         self, node: Sig, over: Mapping[str, Any] | None = None, task_id: str | None = None
@@ -335,7 +343,9 @@ class _Reader:
         for name in ("link", "link_error"):
             if name in options:
                 options[name] = listed(options[name])
-        self.tasks[options["task_id"]] = (str(node["task"]), options.get("ignore_result"))
+        self.tasks[options["task_id"]] = Said(
+            str(node["task"]), options.get("reply_to"), options.get("ignore_result")
+        )
         kwargs: Any = node.get("kwargs") or {}
         if node["task"] in MAPS:
             kwargs = {
