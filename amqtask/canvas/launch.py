@@ -205,7 +205,8 @@ def _over(own: dict[str, Any], others: Mapping[str, Any]) -> None:
     """Put the options of what surrounds a signature over its own. Stamps that it has are its own for good."""
     fixed: set[str] = set()
     if own.get("stamped_headers") is not None:
-        fixed = {"stamped_headers", *own["stamped_headers"]}
+        theirs = others.get("stamped_headers") or ()
+        fixed = {"stamped_headers", *own["stamped_headers"], *theirs}
     own.update({name: value for name, value in others.items() if name not in fixed})
 
 

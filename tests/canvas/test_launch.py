@@ -413,6 +413,15 @@ def test_stamps_travel_in_their_place() -> None:
     assert call.priority == 4
 
 
+def test_stamps_of_a_group_are_for_members_that_have_none() -> None:
+    members = (task("a", stamped_headers=["who"], who="me"), task("b"))
+    calls = launched(group(*members, stamped_headers=["what"], what=1), strict=True).calls
+    stamps = [
+        call.workflow and (call.workflow.stamped_headers, call.workflow.stamps) for call in calls
+    ]
+    assert stamps == [(["who"], {"who": "me"}), (["what"], {"what": 1})]
+
+
 def test_priority_is_inherited_by_what_names_none() -> None:
     sig = group(task("a"), task("b", priority=1), task("c"))
 
