@@ -267,11 +267,6 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
     def _with(self, other: Signature[Any]) -> Any:
         if _is_empty(other):
             return self
-        if len(self.tasks) > 1 and _is_empty(self.tasks[-1]):
-            # Not the header of a chord: what came before it would never arrive.
-            made = self.clone()
-            made.tasks.pop()
-            return made | other
         other = other.unrolled()
         if isinstance(other, chain):
             result: Any = self
@@ -281,6 +276,10 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         last: Any = self.tasks[-1] if self.tasks else None
         if isinstance(last, group) and not isinstance(other, group):
             made = self.clone()
+            if len(made.tasks) > 1 and _is_empty(last):
+                # Not the header of a chord: what came before it would never arrive.
+                made.tasks.pop()
+                return made | other
             joined: chord[Any] = chord(made.tasks.pop(), other, app=self.own_app)
             before = made.tasks[-1] if made.tasks else None
             if isinstance(before, chord):

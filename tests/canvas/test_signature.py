@@ -360,6 +360,53 @@ def test_what_follows_is_put_together_as_it_reads() -> None:
     assert repr(add.starmap([(1, 2)] * 40)).endswith("(1, 2),...]")
 
 
+def test_an_empty_group_in_a_chain_changes_nothing() -> None:
+    assert repr(add.s(1) | group() | add.s(2)) == "t.add(1) | add(2)"
+    assert (add.s(1) | group() | group(add.s(2), add.s(3))).apply().get() == [3, 4]
+    assert chain(group(), group(), add.s(1)).apply((5,)).get() == 6
+    assert chain(group()).apply().get() == []
+
+
+def test_other_values_are_not_joined() -> None:
+    for sig in (add.s(1), chain(add.s(1)), group(add.s(1)), chord([add.s(1)], total.s())):
+        with pytest.raises(TypeError):
+            operator.or_(sig, 5)
+        with pytest.raises(TypeError):
+            operator.or_(5, sig)
+
+
+def test_a_group_of_a_group_and_a_header_of_one_task() -> None:
+    assert group(group(add.s(1), add.s(2))).apply().get() == [1, 2]
+    assert chord(add.s(1), total.s()).apply().get() == 1
+    assert chord(group(add.s(1), add.s(2)), total.s()).apply().get() == 3
+    with pytest.raises(TypeError, match="not of int"):
+        chord(5, total.s())
+    with pytest.raises(TypeError, match="not of str"):
+        group("t.add")
+
+
+def test_immutability_and_partial_keywords_of_a_chord_are_its_parts() -> None:
+    sig = chord([note.s(1), note.s(2)], note.s())
+    sig.clone(kwargs={"key": 1}).apply()
+    sig.set(immutable=True).apply((9,))
+
+    assert seen == [(1, ("key", 1)), (2, ("key", 1)), ([None, None],), (1,), (2,), ([None, None],)]
+
+
+def test_the_errback_of_a_chord_is_also_one_of_each_part_where_that_is_set() -> None:
+    other = App("other", task_allow_error_cb_on_chord_header=True)
+    sig = chord([other.signature("t.a"), other.signature("t.b")], other.signature("t.c"))
+
+    sig.link_error(told_id.s())
+
+    assert [part.options["link_error"] for part in sig.tasks] == [[told_id.si()], [told_id.si()]]
+    assert sig.body.options["link_error"] == [told_id.s()]
+
+
+def test_sending_and_waiting_in_one() -> None:
+    assert ~group(app=app) == []
+
+
 def test_in_place_or_is_a_chain_not_a_union() -> None:
     sig: Any = add.s(1)
     sig |= add.s(2)
