@@ -380,7 +380,7 @@ class Runner:
         current.set(request)
         value = task.run(*request.args, **request.kwargs)
         if task.is_coroutine and type(value) is CoroutineType and self._loop is not None:
-            carried = self.limits.carried = Interruptible(value)
+            carried = self.limits.carry(value)
             try:
                 value = self._loop.run(carried)
             finally:
@@ -397,8 +397,7 @@ class Runner:
         try:
             value = task.run(*prepared.args, **prepared.kwargs)
             if type(value) is CoroutineType:
-                carried = self.limits.carried = Interruptible(value)
-                value = await carried
+                value = await self.limits.carry(value)
         except BaseException as error:  # noqa: BLE001  # as in ``_call``
             return self._raised(error, task, prepared, time.monotonic() - started)
         finally:

@@ -15,7 +15,7 @@ import ctypes
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -74,6 +74,15 @@ class Limits(abc.ABC):
                 self._make_ready()
             started = time.monotonic()
             self._io.post(lambda: self._arm(run, started, soft, hard))
+
+    def carry(self, coroutine: Coroutine[Any, Any, object]) -> Interruptible:
+        """The run is a coroutine's from now on: what is raised in it is to come at an ``await``. The slot.
+
+        Args:
+            coroutine: not begun yet; what is returned is to be run instead.
+        """
+        carried = self.carried = Interruptible(coroutine)
+        return carried
 
     def end(self) -> bool:
         """The run is over. False when it was taken from outside: its settlement is not the slot's any more. May be repeated."""
@@ -218,10 +227,23 @@ class ThreadLimits(Limits):
         self._thread = 0
         self._lock = threading.Lock()
         self._struck = False  # an exception may be on its way to the thread
+        self._error: BaseException = Evicted()  # what it stands for
 
     def adopt(self) -> None:
         """The calling thread is the slot's from now on."""
         self._thread = threading.get_ident()
+
+    def carry(self, coroutine: Coroutine[Any, Any, object]) -> Interruptible:
+        """As in ``Limits``; what is still on its way to the thread, which would strike the event loop, comes to the coroutine."""
+        carried = super().carry(coroutine)
+        # The I/O thread says that it strikes before it looks for a coroutine, we tell of it before we look whether it strikes.
+        if self._struck:
+            with self._lock:
+                if self._struck:
+                    _throw(self._thread, None)
+                    self._struck = False
+                    carried.interrupt_from_outside(self._error)
+        return carried
 
     def end(self) -> bool:
         """As in ``Limits``; what is still on its way to the thread is called off."""
@@ -239,26 +261,26 @@ class ThreadLimits(Limits):
 
     def evict(self, run: int) -> None:
         """Raise ``Evicted`` in a run that was taken."""
-        carried = self.carried
-        if carried is None:
-            self._throw(run, Evicted)
-        else:
-            carried.interrupt_from_outside(Evicted())
+        self._throw(run, Evicted(), Evicted)
 
     def _strike(self, run: int) -> None:
         text = self._text(run)
-        carried = self.carried
-        if carried is None:
-            self._throw(run, _telling(text))
-        else:
-            carried.interrupt_from_outside(SoftTimeLimitExceeded(text))
+        self._throw(run, SoftTimeLimitExceeded(text), _telling(text))
 
-    def _throw(self, run: int, error: type[BaseException]) -> None:
+    def _throw(self, run: int, error: BaseException, kind: type[BaseException]) -> None:
+        """Raise in a run: ``error`` in its coroutine, or ``kind`` in its thread."""
         with self._lock:
-            self._struck = True
-            number, claims = self._run
-            if number == run and _SLOT not in claims:
-                _throw(self._thread, error)
+            self._error = error
+            self._struck = True  # first: a coroutine that begins after the look sees it
+            carried = self.carried
+            number, claims = self._run  # after that: a later run's coroutine is not meant
+            goes_on = number == run and _SLOT not in claims
+            if goes_on and carried is None:
+                _throw(self._thread, kind)
+                return
+            self._struck = False
+            if goes_on and carried is not None:
+                carried.interrupt_from_outside(error)
 
 
 class LoopLimits(Limits):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import queue
+import random
 import signal
 import threading
 import time
@@ -11,7 +14,8 @@ import pytest
 
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
-from amqtask.worker.limits import SOFT_SIGNAL, MainThreadLimits
+from amqtask.worker.coroutines import SlotLoop
+from amqtask.worker.limits import SOFT_SIGNAL, MainThreadLimits, ThreadLimits
 
 
 class Watch:
@@ -134,3 +138,58 @@ def test_a_signal_that_got_lost_is_sent_again(watch: Watch) -> None:
         time.sleep(5)
 
     assert watch.limits.end()
+
+
+def test_what_is_raised_while_a_coroutine_begins_in_a_thread_reaches_that_or_nobody() -> None:
+    io = IoThread("test-limits")
+    limits = ThreadLimits(io, lambda _run: None)
+    meant: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    seen: list[str] = []
+    rng = random.Random(1)
+
+    async def leave() -> None:
+        pass
+
+    async def work() -> str:
+        try:
+            await asyncio.sleep(0.02)
+        except SoftTimeLimitExceeded:
+            return "in the coroutine"
+        return "never"
+
+    def one(loop: SlotLoop, run: int) -> str:
+        limits.begin(run, None, None)
+        try:
+            meant.put(run)
+            coroutine = work()
+            try:
+                result = loop.run(limits.carry(coroutine))
+            finally:
+                limits.carried = None
+                coroutine.close()
+            limits.end()
+        except SoftTimeLimitExceeded:
+            limits.end()
+            return "outside of it"
+        return str(result)
+
+    def slot() -> None:
+        limits.adopt()
+        loop = SlotLoop(leave)
+        seen.extend(one(loop, run) for run in range(1, 201))
+        loop.close()
+        meant.put(None)
+
+    thread = threading.Thread(target=slot)
+    thread.start()
+    while (run := meant.get(timeout=10)) is not None:
+        soon = time.perf_counter() + rng.random() * 0.0004
+        while time.perf_counter() < soon:
+            pass
+        assert limits.interrupt(run) or limits.left(run)
+    thread.join(10)
+    io.stop()
+
+    assert len(seen) == 200
+    assert "in the coroutine" in seen
+    assert "never" not in seen

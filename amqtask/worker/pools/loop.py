@@ -31,6 +31,8 @@ else:
 
 log = get_logger("amqtask.worker")
 
+THREAD_AGAIN = 1.0  # seconds before a thread is asked for again that could not be started
+
 
 class LoopSlots:
     """Runs deliveries on an event loop on the main thread. Implements ``Pool``.
@@ -154,7 +156,17 @@ class LoopSlots:
             runner.limits = of_function
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self._slots, "amqtask-slot")
-            self._threads.submit(self._serve_in_thread, runner, work, news)
+            self._submit(self._serve_in_thread, runner, work, news)
+
+    def _submit(self, call: Callable[..., object], *args: object) -> None:
+        """Have a thread do something."""
+        assert self._threads is not None
+        try:
+            self._threads.submit(call, *args)
+        except RuntimeError as error:
+            # It is queued all the same: a thread that is there takes it, or the next that can be started.
+            log.warning("no thread can be started for a plain function", reason=str(error))
+            self._loop.call_later(THREAD_AGAIN, self._submit, _nothing)
 
     async def _serve(self, runner: Runner, work: Work, news: int) -> None:
         if runner.readmit(work, news):  # others may have kept the loop for long
@@ -215,3 +227,7 @@ class LoopSlots:
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
             pass  # the loop has ended
+
+
+def _nothing() -> None:
+    """Something for a thread to be started for."""
