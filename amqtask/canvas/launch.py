@@ -713,6 +713,7 @@ class _Sender:
         shape = [_bind(branch, first.id, stub, leaves) for branch in branches]
         if leaves:
             stub.update(_stub(body, first.id, len(leaves)))
+            body = self._inheriting(body)
             yield Barrier(
                 first.id,
                 len(leaves),
@@ -728,6 +729,18 @@ class _Sender:
             yield from self.emit(branch, args, kwargs, (), None, options)
         if not leaves:  # nobody will ever report to a barrier
             yield from self.emit(self._reader.stages(body), ([*shape],), {}, rest)
+
+    def _inheriting(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The body of a chord, with the priority of what starts the chord unless it has one."""
+        options = body["options"]
+        if (
+            self._priority is None
+            or kind_of(body) != "task"
+            or options.get("priority") is not None
+            or self._defaults(body["task"]).get("priority") is not None
+        ):
+            return body
+        return {**body, "options": {**options, "priority": self._priority}}
 
     def _call(
         self,

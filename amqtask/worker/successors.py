@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from amqtask.canvas.successors import (
     Ended,
     Follows,
     Gone,
+    Start,
     Started,
     added,
     after_failed_parts,
@@ -33,6 +35,7 @@ from amqtask.canvas.successors import (
     continuation,
     continuation_of_call,
 )
+from amqtask.composing import inherited_priority
 from amqtask.core import codec, result, serialization
 from amqtask.core.barrier import Broken, Complete, Ending, more_message, part_message, plan_message
 from amqtask.core.codec import Head
@@ -104,7 +107,7 @@ class Successors:
         Raises:
             AmqtaskError, TypeError, ValueError: something that follows cannot be started, or told.
         """
-        follows = after_success(run.after, value, self._start)
+        follows = after_success(run.after, value, self._starter(run))
         sequel = self._published(follows, None) + self.added(run)
         return sequel, follows.children
 
@@ -118,7 +121,7 @@ class Successors:
             return _NOTHING
         asked = run.asked
         return self._published(
-            added(run.after, asked.added or (), asked.more or (), self._start), None
+            added(run.after, asked.added or (), asked.more or (), self._starter(run)), None
         )
 
     def replaced(self, head: Head, run: Run | None, sig: Sig) -> Sequel:
@@ -129,7 +132,8 @@ class Successors:
         """
         after = continuation(head, {}) if run is None else run.after
         nesting = head.replaced_task_nesting + 1
-        follows = after_replacement(after, sig, head.parent_id, nesting, self._start)
+        start = self._start if run is None else self._starter(run)
+        follows = after_replacement(after, sig, head.parent_id, nesting, start)
         return self._published(follows, None) + self.added(run)
 
     def read(self, delivery: Delivery, head: Head, *, deadly: bool = False) -> Run | None:
@@ -256,6 +260,11 @@ class Successors:
         """Whether an errback takes request, exception and traceback, as Celery decides it: else it takes the task's id."""
         return takes_details(sig, self._app)
 
+    def _starter(self, run: Run) -> Start:
+        """Starts what a task asked for or is followed by, with its priority if the settings have that inherited."""
+        priority = inherited_priority(self._settings, run.request)
+        return self._start if priority is None else partial(self._start, priority=priority)
+
     def _start(
         self,
         sig: Sig,
@@ -266,6 +275,7 @@ class Successors:
         parent_id: str | None,
         reply_to: str | None,
         ids: Callable[[], str],
+        priority: int | None = None,
     ) -> Started:
         started = launch(
             sig,
@@ -277,6 +287,8 @@ class Successors:
             reply_to=reply_to,
             ids=ids,
             defaults=self._defaults,
+            priority=priority,
+            header_errbacks=self._settings.task_allow_error_cb_on_chord_header,
         )
         return Started(started.barriers, started.calls, started.result)
 

@@ -430,6 +430,9 @@ def test_priority_is_inherited_by_what_names_none() -> None:
 
     calls = launched(sig, priority=7, defaults=defaults).calls
     assert [call.priority for call in calls] == [7, 1, 2]
+    for body, expected in (("a", 7), ("c", None)):
+        made = launched(chord([task("a")], task(body)), priority=7, defaults=defaults)
+        assert plan_of(made.barriers[0])["body"]["options"].get("priority") == expected
 
 
 def test_an_unknown_option_is_a_callers_mistake_and_a_foreign_message_has_its_own() -> None:

@@ -7,6 +7,7 @@ import pickle
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from amqtask import App, ChordError
@@ -21,7 +22,7 @@ from amqtask.core.outcome import Failed, Ignored, Rejected, Revoked, Sequel
 from amqtask.core.result import decode_result, exception_from_wire
 from amqtask.core.workflow import Part
 from amqtask.errors import PayloadTooLarge, Unroutable
-from amqtask.request import Request
+from amqtask.request import DeliveryInfo, Request
 from amqtask.worker.successors import Run, Successors, foreign_chord, request_of
 
 app = App("successors", task_default_queue="q")
@@ -96,6 +97,20 @@ def test_success_sends_the_next_link_and_tells_of_it() -> None:
     headers: Any = send.publication.envelope.properties.headers
     assert (headers["root_id"], headers["parent_id"]) == (run.after.id, run.after.id)
     assert send.publication.envelope.properties.reply_to == "replies"
+
+
+@pytest.mark.parametrize(("inherits", "priority"), [(True, 7), (False, 0)])
+def test_what_follows_has_its_priority_where_the_setting_says_so(
+    inherits: bool, priority: int
+) -> None:
+    settings = app.settings.replace(task_inherit_parent_priority=inherits)
+    accept = serialization.accepted(["json"])
+    made = Successors(app, settings, "node", accept, codec.LIMITS)
+    run, _ = run_of(chain(add.s(1, 2), add.s(3)))
+    info = DeliveryInfo(priority=7)
+    run = Run(run.after, msgspec.structs.replace(run.request, delivery_info=info))
+    (send,) = made.succeeded(run, 3)[0].sends
+    assert send.publication.envelope.properties.priority == priority
 
 
 @pytest.mark.parametrize(
