@@ -102,7 +102,7 @@ def test_a_chain_knows_its_root_and_its_parents(canvas: Canvas) -> None:
 
 def test_a_thousand_links(canvas: Canvas) -> None:
     result = chain(canvas.s("add", 0, 1), *[canvas.s("add", 1)] * 999).delay()
-    assert result.get(timeout=60) == 1000
+    assert result.get(timeout=180) == 1000
 
 
 def test_callbacks_follow_a_success_and_are_its_children(canvas: Canvas) -> None:
