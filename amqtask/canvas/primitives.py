@@ -150,7 +150,8 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         given = {**self.options, **{k: v for k, v in options.items() if v is not None}}
         of_last = {name: given.pop(name) for name in _OF_LAST if given.get(name) is not None}
         callbacks, errbacks = listed(given.pop("link", None)), listed(given.pop("link_error", None))
-        links = [task.clone() for task in self.links()]
+        app = self.known_app()
+        links = [_given(task.clone(), app) for task in self.links()]
         for task in links:
             for errback in errbacks:
                 task.link_error(errback)
@@ -437,7 +438,7 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
             group_id,
             [
                 member.apply(args, kwargs, **shared, group_index=index)
-                for index, member in enumerate(self.members())
+                for index, member in enumerate(_flat(self.tasks, self.known_app()))
             ],
         )
 
@@ -698,10 +699,10 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         arguments, _, _ = sig.merged(args)
         own = {k: v for k, v in sig.options.items() if k not in ("task_id", "group_id")}
         given = {**own, **{k: v for k, v in options.items() if v is not None}}
-        parts = sig.header.clone().apply(
+        parts = _given(sig.header.clone(), sig.known_app()).apply(
             arguments, {**sig.kwargs.get("kwargs", {}), **keywords}, root_id=given.get("root_id")
         )
-        follows = sig.body.clone()
+        follows = _given(sig.body.clone(), sig.known_app())
         for name, link in (("link", follows.link), ("link_error", follows.link_error)):
             for callback in listed(given.pop(name, None)):
                 link(callback)
@@ -899,6 +900,13 @@ def _signed(task: Any) -> Signature[Any]:
     )
 
 
+def _given(sig: Signature[Any], app: Launcher | None) -> Signature[Any]:
+    """The signature, which belongs to this app if it had none."""
+    if app is not None and sig.own_app is None and sig.own_type is None:
+        sig.own_app = app
+    return sig
+
+
 def _each(tasks: Iterable[Any], change: Callable[[Any], Signature[Any]]) -> Members:
     """What a function makes of each: as a list, or as they come."""
     if isinstance(tasks, Lazy):
@@ -909,7 +917,7 @@ def _each(tasks: Iterable[Any], change: Callable[[Any], Signature[Any]]) -> Memb
 def _flat(tasks: Iterable[Any], app: Launcher | None) -> Iterator[Signature[Any]]:
     """The members of a group, those of inner groups and chunks in their place, without empty chains."""
     for task in tasks:
-        sig = maybe_signature(task, app)
+        sig = _given(_signed(task), app)
         inner = sig if isinstance(sig, group) else sig.unrolled()  # which makes a group of chunks
         if isinstance(inner, group):
             yield from _flat(inner.tasks, app)
@@ -945,7 +953,7 @@ def _header(header: Any, app: Any) -> Members:
         return [header]
 
     def copy(task: Any) -> Signature[Any]:
-        return signature(_signed(task), app=app)
+        return _given(_signed(task).clone(), app)
 
     if isinstance(header, (list, tuple, set, frozenset)) and not isinstance(header, Lazy):
         return [copy(task) for task in header]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,3 +123,13 @@ def test_the_values_are_those_of_function_calls(plan: Plan, args: list[int]) -> 
 @given(PLANS)
 def test_the_values_are_celerys(plan: Plan) -> None:
     assert built(OURS, plan).apply().get() == built(THEIRS, plan).apply().get()
+
+
+@settings(max_examples=60, deadline=None)
+@given(PLANS)
+def test_each_runs_what_the_other_wrote(plan: Plan) -> None:
+    ours, theirs = built(OURS, plan), built(THEIRS, plan)
+    read_by_us = amqtask.signature(json.loads(json.dumps(theirs)), app=OWN)
+    read_by_them = celery.signature(json.loads(json.dumps(ours)), app=PEER)
+
+    assert read_by_us.apply().get() == theirs.apply().get() == read_by_them.apply().get()

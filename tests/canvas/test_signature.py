@@ -201,6 +201,16 @@ def test_a_signature_without_an_app_says_so() -> None:
     assert chord([signature("t.add")], chain(signature("x"), add.s())).app is app
 
 
+def test_parts_without_an_app_have_that_of_the_others() -> None:
+    nested = chord(
+        [signature("t.add", (1,)), group(signature("t.add", (2,)))], signature("t.total")
+    )
+
+    assert chain(add.s(5), {"task": "t.add", "args": [1]}).apply().get() == 6
+    assert group({"task": "t.add", "args": [1]}, add.s(2)).apply().get() == [1, 2]
+    assert chain(nested, add.s(3)).apply().get() == 6
+
+
 def test_a_dictionary_that_names_only_its_task_is_completed() -> None:
     assert signature({"task": "t.add"}) == signature("t.add")
 
