@@ -56,3 +56,9 @@ async def use() -> None:
     await add.adelay("1")  # type: ignore[arg-type]
     await fetch.adelay(1)  # type: ignore[arg-type]
     await add.adelay_many([1])  # type: ignore[list-item]
+
+
+add.s(1) | 5  # type: ignore[operator]
+add.signature(5)  # type: ignore[arg-type]
+add.s(1).link("name")  # type: ignore[arg-type]
+text: str = add.si(1).delay().get()  # type: ignore[assignment]
