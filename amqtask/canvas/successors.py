@@ -9,6 +9,7 @@ Pure: how a signature becomes calls is ``Start``, handed in. Any thread.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -331,13 +332,21 @@ def _errbacks(
                     **(headers if isinstance(headers, Mapping) else {}),
                     ERRBACK: 1,
                 }
-        try:
+        # Whatever is wrong with it, the failure itself must be told.
+        with contextlib.suppress(Exception):
             called.append(_start(after, sig, args, options, start, f"errback{n}"))
-        except Exception:  # noqa: BLE001  # whatever is wrong with it, the failure itself must be told
-            if details and request.get("args"):
-                bare = {**request, "args": [], "kwargs": {}}
-                called += _errbacks(after, ended, (sig,), bare, takes_details, start)
     return called
+
+
+def bare_errback(call: Call) -> Call | None:
+    """An errback whose request has no arguments, for one whose request cannot be written; ``None`` for any other call."""
+    if ERRBACK not in call.headers:
+        return None
+    request, *rest = call.args
+    if not isinstance(request, Mapping) or not (request.get("args") or request.get("kwargs")):
+        return None
+    bare = {**request, "args": [], "kwargs": {}}
+    return msgspec.structs.replace(call, args=(bare, *rest))
 
 
 def unreached(

@@ -31,6 +31,7 @@ from amqtask.canvas.successors import (
     after_parts,
     after_replacement,
     after_success,
+    bare_errback,
     barrier_of,
     continuation,
     continuation_of_call,
@@ -320,7 +321,7 @@ class Successors:
                 plans.append(Send(plan, plan.routing_key, barrier))
             for call in started.calls:
                 try:
-                    composed = self._app.compose(call)
+                    composed = self._composed(call)
                 except Exception as error:
                     if strict:
                         raise
@@ -331,6 +332,15 @@ class Successors:
         parts = tuple(PartSent(self._part(part, strict), part) for part in follows.parts)
         results = () if ended is None else self._records(follows.gone, ended)
         return Sequel(tuple(plans), tuple(sends), results, parts) + instead
+
+    def _composed(self, call: Call) -> tuple[tuple[Publication, str | None], ...]:
+        try:
+            return self._app.compose(call)
+        except MessageError:
+            bare = bare_errback(call)  # what its task was called with had another serializer
+            if bare is None:
+                raise
+            return self._app.compose(bare)
 
     def _part(self, part: Part, strict: bool) -> Publication:
         serializer = self._settings.result_serializer

@@ -106,6 +106,7 @@ def becomes(self: Task[..., Any], kind: str, *args: Any) -> Any:
         "chain": lambda: chain(add.s(*args), add.s(10)),
         "group": lambda: group(add.s(1, x) for x in args),
         "chord": lambda: chord([add.s(1, x) for x in args], total.s()),
+        "branch": lambda: chain(add.s(1, 1), group(add.s(x) for x in args)),
         "fail": lambda: fail.s(),
         "tells": lambda: tells.s(),
     }

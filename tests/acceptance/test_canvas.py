@@ -306,6 +306,8 @@ def test_a_replacement_takes_the_tasks_place(canvas: Canvas) -> None:
     assert value(s("becomes", "chain", 1, 2).delay()) == 13
     assert value(s("becomes", "group", 1, 2).delay()) == [2, 3]
     assert value(s("becomes", "chord", 1, 2).delay()) == 5
+    assert value(s("becomes", "branch", 1, 2).delay()) == [3, 4]
+    assert value((s("becomes", "branch", 1, 2) | s("total")).delay()) == 7
     assert value(s("down", 3).delay()) == "down"
     with pytest.raises(ValueError, match="no luck"):
         own(s("becomes", "fail").delay())

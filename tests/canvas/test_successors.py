@@ -19,6 +19,7 @@ from amqtask.canvas.successors import (
     after_parts,
     after_replacement,
     after_success,
+    bare_errback,
     continuation,
     continuation_of_call,
     ids_of,
@@ -206,26 +207,14 @@ def test_errbacks_get_the_id_or_the_details() -> None:
     ]
 
 
-def test_an_errback_goes_without_arguments_that_cannot_be_sent() -> None:
-    class Picky(Launcher):
-        def __call__(
-            self, sig: Mapping[str, Any], args: Sequence[Any], *rest: Any, **more: Any
-        ) -> Started:
-            if args[0]["args"]:
-                raise ValueError("these cannot be written")
-            return super().__call__(sig, args, *rest, **more)
-
-    start = Picky()
-    after_failure(
-        after(errbacks=[sig("new")]),
-        FAILED,
-        request={"id": "me", "args": [object()], "kwargs": {}},
-        takes_details=lambda _sig: True,
-        start=start,
-        errbacks=True,
-    )
-    ((_, args, _),) = start.asked
-    assert args[0] == {"id": "me", "args": [], "kwargs": {}}
+def test_an_errback_can_go_without_its_tasks_arguments() -> None:
+    request = {"id": "me", "args": [object()], "kwargs": {}}
+    call = Call(id="e", task="new", args=(request, "error", None), headers={ERRBACK: 1})
+    made = bare_errback(call)
+    assert made is not None
+    assert made.args == ({"id": "me", "args": [], "kwargs": {}}, "error", None)
+    assert bare_errback(made) is None
+    assert bare_errback(Call(id="o", task="old", args=("me",))) is None
 
 
 def test_a_replacement_takes_id_chain_and_chord() -> None:

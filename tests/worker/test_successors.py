@@ -144,6 +144,13 @@ def test_errbacks_are_called_for_failures_alone() -> None:
     assert (headers or {})[ERRBACK] == 1
 
 
+def test_an_errback_goes_without_arguments_that_have_no_form_in_its_serializer() -> None:
+    run, _ = run_of(add.s(1, 2).on_error(new.s()))
+    run = Run(run.after, msgspec.structs.replace(run.request, args=[object()]))
+    (send,) = successors.failed(run, Failed(ValueError("no"), None, "failure"), "json").sends
+    assert body_of(send.publication)[0][0]["args"] == []
+
+
 @pytest.mark.parametrize(
     ("errback", "details"),
     [
