@@ -26,7 +26,7 @@ def barrier_queue(name: str, expires: float, kind: str = "classic") -> DeclareQu
     arguments: dict[str, object] = {
         "x-queue-type": kind,
         "x-single-active-consumer": True,
-        "x-expires": int(expires * 1000),
+        "x-expires": max(1, int(expires * 1000)),
     }
     if kind == "quorum":
         arguments["x-delivery-limit"] = NO_DELIVERY_LIMIT

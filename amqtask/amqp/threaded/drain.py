@@ -70,6 +70,7 @@ class Context(Protocol):
     accept: frozenset[str]
     limits: Limits
     ghost_within: float
+    marks: bool
 
     def pave(self, queue: str, on_end: Callable[[AmqtaskError | None], None]) -> None:
         """Make sure that a queue can be reached through the delay ladder."""
@@ -77,6 +78,10 @@ class Context(Protocol):
 
     def plan(self, send: Send, on_settled: Callable[[Exception | None], None]) -> None:
         """Publish a plan of another barrier by the publisher, confirmed."""
+        ...
+
+    def outside(self, drain: Drain, parts: Sequence[Part], then: Callable[[], None]) -> None:
+        """Have the barriers of outer chords looked at; the drain that asks does not count among those that go on."""
         ...
 
     def started(self, number: int, drain: Drain) -> None:
@@ -89,10 +94,7 @@ class Result:
 
 
 class Concluded(Result):
-    """The chord has ended, by us or by somebody else; ``parts`` are of outer chords, to be looked at."""
-
-    def __init__(self, parts: Sequence[Part] = ()) -> None:
-        self.parts = parts
+    """The chord has ended, by us or by somebody else, and its queue is gone."""
 
 
 class GivenBack(Result):
@@ -194,6 +196,11 @@ class Drain:
         """Forget about it: its connection has gone, or we are closing. ``on_end`` will not be called."""
         self._over = True
         self._stop_timer()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended or was dropped."""
+        return self._over
 
     def _end(self, result: Result) -> None:
         if self._over:
@@ -357,7 +364,7 @@ class Drain:
                 self._leave()
             case State.DONE:
                 self._outer = list(self._tally.outer)
-                self._delete()
+                self._finish()
             case State.NO_PLAN:
                 # Its chord has been concluded, by a process that was killed before it could delete the queue. Or the plan is
                 # with a process that has vanished, which the broker does not know yet.
@@ -557,7 +564,7 @@ class Drain:
                     "what follows a chord cannot be sent", group=self._group, reason=str(error)
                 )
         self._outer += [part.part for part in sequel.parts]
-        if not self._told:
+        if self._context.marks and not self._told:
             self._told = True
             add(done_message(self._group, self._outer))
         self._wait(COMMIT_WITHIN, self._overdue)
@@ -593,11 +600,20 @@ class Drain:
         if instead and self._rounds <= ROUNDS:
             self._prepare(instead)
         else:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Look at outer chords while the queue is there still: killed before that, our task would find it gone, and look no more."""
+        self._filling = False
+        self._stop_timer()
+        if self._outer:
+            self._context.outside(self, self._outer, self._delete)
+        else:
             self._delete()
 
     def _delete(self) -> None:
+        if self._over:
+            return
         self._filling = False
         self._wait(ANSWER_WITHIN, self._overdue)
-        self._channel.queue_delete(
-            self._queue, callback=lambda _frame: self._end(Concluded(self._outer))
-        )
+        self._channel.queue_delete(self._queue, callback=lambda _frame: self._end(Concluded()))

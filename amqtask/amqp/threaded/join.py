@@ -33,6 +33,7 @@ from amqtask.core.backoff import exponential
 from amqtask.core.barrier import queue_name
 from amqtask.core.outcome import Send, Sequel
 from amqtask.core.result import SUCCESS
+from amqtask.core.workflow import Part
 from amqtask.errors import (
     AmqtaskError,
     BrokerError,
@@ -97,6 +98,8 @@ class Joiner:
         limits: sizes that a message may have.
         fast: whether amqtask's frame codec is used.
         ghost_within: seconds after which the broker has noticed that a process vanished; four heartbeats by default.
+        marks: whether a barrier is told that it is over. Not a quorum queue: it would keep that when the broker is killed, and
+            the body in the same transaction might be lost.
     """
 
     def __init__(
@@ -114,12 +117,14 @@ class Joiner:
         limits: codec.Limits = codec.LIMITS,
         fast: bool = True,
         ghost_within: float | None = None,
+        marks: bool = True,
     ) -> None:
         self.io = io
         self.concluder = concluder
         self.accept = accept
         self.limits = limits
         self.ghost_within = 4.0 * (heartbeat or 15) if ghost_within is None else ghost_within
+        self.marks = marks
         self._publisher = publisher
         self._fast = fast
         # I/O thread, all of these
@@ -234,11 +239,11 @@ class Joiner:
     def _found(self, chord: _Chord, ready: int) -> None:
         """So many messages wait in the barrier."""
         needed = chord.needed or (1 if chord.size is None else chord.size + 1)
-        if chord.again:
-            chord.again = False
-            self._drain(chord, ready, peek=True)
-        elif chord.failed or ready >= needed:
+        again, chord.again = chord.again, False
+        if chord.failed or ready >= needed:
             self._drain(chord, ready, peek=False)
+        elif again:
+            self._drain(chord, ready, peek=True)
         else:
             self._end_look(chord)
 
@@ -315,13 +320,16 @@ class Joiner:
         self._draining -= 1
         match result:
             case Concluded():
-                self._look_outside(chord, result)
+                self._over(chord)
             case GivenBack():
                 self._gave_back(chord, result)
             case Torn():
                 self._mend(chord, result.sequel)
             case _:
                 self._interrupted(chord, result)
+        self._fill()
+
+    def _fill(self) -> None:
         while self._full and self._draining < MOST_DRAINS:
             self._full.popleft()()
 
@@ -359,14 +367,17 @@ class Joiner:
         )
         left = len(sequel.sends) + len(sequel.results) + len(sequel.parts) + 1
 
+        def end() -> None:
+            channel = self.connection.channel
+            if channel is not None and channel.is_open:
+                channel.queue_delete(queue_name(chord.group))
+            self._over(chord)
+
         def one() -> None:
             nonlocal left
             left -= 1
             if not left and not self._closing:
-                channel = self.connection.channel
-                if channel is not None and channel.is_open:
-                    channel.queue_delete(queue_name(chord.group))
-                self._look_outside(chord, Concluded([each.part for each in sequel.parts]))
+                self._look_outside([each.part for each in sequel.parts], end)
 
         def start(send: Send, tries: int = 0) -> None:
             def settled(error: Exception | None) -> None:
@@ -399,23 +410,32 @@ class Joiner:
             start(Send(publication))
         one()
 
-    def _look_outside(self, chord: _Chord, result: Concluded) -> None:
-        """The chord is over; what its end is a part of is looked at before anybody goes."""
-        left = len(result.parts) + 1
+    # ------------------------------------------------------------ what drains need
+
+    def outside(self, drain: Drain, parts: Sequence[Part], then: Callable[[], None]) -> None:
+        """Have the barriers of outer chords looked at. Those may have to be drained, too: the drain that asks makes room."""
+        self._draining -= 1
+
+        def go_on() -> None:
+            if not drain.over:
+                self._draining += 1
+                then()
+
+        self._look_outside(parts, go_on)
+        self._fill()
+
+    def _look_outside(self, parts: Sequence[Part], then: Callable[[], None]) -> None:
+        left = len(parts) + 1
 
         def one(error: Exception | None) -> None:
             nonlocal left
-            left -= 1
-            if error is not None:
-                self._end_look(chord, error)
-            elif not left:
-                self._over(chord)
+            left -= error is None  # else we are closing
+            if not left:
+                then()
 
-        for part in result.parts:
-            self.look(part.group, part.size, part.state != SUCCESS, one)
+        for part in parts:
+            self.look(part.group, part.size, part.state != SUCCESS, one, again=True)
         one(None)
-
-    # ------------------------------------------------------------ what drains need
 
     def started(self, number: int, drain: Drain) -> None:
         """Deliveries on this channel are the drain's."""
