@@ -6,7 +6,7 @@ import itertools
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amqtask.core.flow import (
@@ -128,6 +128,7 @@ def test_mermaid() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(FLOWS)
 def test_whatever_a_flow_is_its_picture_is_well_formed_and_nothing_overlaps(flow: Flow) -> None:
     picture = svg(flow)
@@ -144,6 +145,7 @@ def test_whatever_a_flow_is_its_picture_is_well_formed_and_nothing_overlaps(flow
         assert apart, (one, other)
 
 
+@settings(deadline=None)
 @given(FLOWS)
 def test_whatever_a_flow_is_its_mermaid_names_are_declared(flow: Flow) -> None:
     lines = [line.strip() for line in mermaid(flow).splitlines()]
@@ -156,6 +158,7 @@ def test_whatever_a_flow_is_its_mermaid_names_are_declared(flow: Flow) -> None:
     assert lines.count("end") == sum(line.startswith("subgraph ") for line in lines)
 
 
+@settings(deadline=None)
 @given(FLOWS)
 def test_a_flow_survives_json(flow: Flow) -> None:
     assert from_json(to_json(flow)) == flow
