@@ -119,6 +119,10 @@ class ResultBase(ABC):
             yield node
             node = node.parent
 
+    def links_before(self) -> list[Leaf]:
+        """The tasks before it in its chain whose failure is its own: not the parts of a chord, which fail the body by ``ChordError``."""
+        return [node for node in self.ancestors() if isinstance(node, Leaf)]
+
     # ------------------------------------------------------------ what follows
 
     def iterdeps(

@@ -510,7 +510,7 @@ class _Gathering:
         self.entries: list[Awaited | None] = [leaf.entry for leaf in self.leaves]
         self._before: list[Leaf] = []
         if propagate:
-            self._before = [leaf for each in results.ancestors() for leaf in each.leaves()]
+            self._before = results.links_before()
             self.entries += [leaf.entry for leaf in self._before]
 
     @property

@@ -110,7 +110,7 @@ class AsyncResult(Leaf, Generic[R_co]):
             from amqtask.results import aio_wait  # asyncio is loaded where a loop runs
 
             if self.parent is not None and propagate and follow_parents:
-                before = self._leaves_before()
+                before = self.links_before()
                 entries = [awaited, *(leaf.entry for leaf in before)]
                 async for place in aio_wait.arrivals(entries, timeout):
                     if self._ended(place, before, timeout):
@@ -323,11 +323,8 @@ class AsyncResult(Leaf, Generic[R_co]):
                 pass  # whatever sent it; a handle is made of what can be read
         return made
 
-    def _leaves_before(self) -> list[Leaf]:
-        return [leaf for each in self.ancestors() for leaf in each.leaves()]
-
     def _wait_after_parents(self, awaited: Awaited, timeout: float | None) -> None:
-        before = self._leaves_before()
+        before = self.links_before()
         for place in arrivals([awaited, *(leaf.entry for leaf in before)], timeout):
             if self._ended(place, before, timeout):
                 return
@@ -377,9 +374,8 @@ class AsyncResult(Leaf, Generic[R_co]):
     def _timed_out(self, timeout: float | None) -> ResultTimeout:
         known = f"its last known state is {self.state}"
         # what the chain waits for: the first that has not ended
-        late = [
-            leaf for leaf in self._leaves_before() if leaf.entry is not None and not leaf.ready()
-        ]
+        before = (leaf for each in self.ancestors() for leaf in each.leaves())
+        late = [leaf for leaf in before if leaf.entry is not None and not leaf.ready()]
         if late:
             known += f"; before it, task {late[-1].called} is {late[-1].state}"
         return ResultTimeout(f"No result of task {self.called} within {timeout:g} s; {known}.")

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from amqtask import ConfigurationError, EagerResult, GroupResult, ResultSet, ResultTimeout
+from amqtask import (
+    ChordError,
+    ConfigurationError,
+    EagerResult,
+    GroupResult,
+    ResultSet,
+    ResultTimeout,
+)
 from amqtask.errors import TaskRevokedError
 from amqtask.results.base import ResultBase
 from tests.results.table import Table
@@ -103,6 +110,17 @@ def test_what_came_before_fails_the_wait(table: Table) -> None:
 
 async def wait(handle: ResultBase) -> Any:
     return await handle.aget(timeout=10)
+
+
+def test_a_part_that_fails_is_for_the_body_to_tell(table: Table) -> None:
+    body = table.AsyncResult("body", parent=table.group("a", "b"))
+    table.fails("a", KeyError("gone"))
+
+    with pytest.raises(ResultTimeout):
+        body.get(timeout=0)
+    table.fails("body", ChordError("Dependency a raised KeyError('gone')"))
+    with pytest.raises(ChordError, match="Dependency a"):
+        body.get(timeout=1)
 
 
 def test_a_parent_that_fails_meanwhile_is_heard_at_once(table: Table) -> None:
