@@ -321,19 +321,16 @@ def _errbacks(
 ) -> list[Started]:
     called = []
     for n, sig in enumerate(sigs):
-        args: tuple[object, ...] = (after.id,)
-        options: dict[str, object] = {}
-        details = takes_details(sig)
-        if details:
-            args = (request, ended.error, ended.traceback)
-            if not sig.get("immutable"):
-                headers = _options(sig).get("headers")
-                options["headers"] = {
-                    **(headers if isinstance(headers, Mapping) else {}),
-                    ERRBACK: 1,
-                }
         # Whatever is wrong with it, the failure itself must be told.
         with contextlib.suppress(Exception):
+            args: tuple[object, ...] = (after.id,)
+            options: dict[str, object] = {}
+            if takes_details(sig):
+                args = (request, ended.error, ended.traceback)
+                if not sig.get("immutable"):
+                    headers = _options(sig).get("headers")
+                    own = headers if isinstance(headers, Mapping) else {}
+                    options["headers"] = {**own, ERRBACK: 1}
             called.append(_start(after, sig, args, options, start, f"errback{n}"))
     return called
 
@@ -372,7 +369,7 @@ def unreached(
             continue
         options = _options(sig)
         task_id = options.get("task_id")
-        kind = sig.get("subtask_type")
+        kind = str(sig.get("subtask_type"))
         if isinstance(task_id, str) and task_id not in known and kind not in _MADE_OF_PARTS:
             known.add(task_id)
             own = options.get("reply_to")
@@ -403,7 +400,7 @@ def unreached(
 _MADE_OF_PARTS = frozenset({"chain", "group", "chord"})
 
 
-def _parts_of(sig: Sig, kind: object, direct: bool) -> Iterator[tuple[Any, bool]]:
+def _parts_of(sig: Sig, kind: str, direct: bool) -> Iterator[tuple[Any, bool]]:
     """The signatures a signature is made of, and whether each is as direct as it."""
     kwargs = sig.get("kwargs")
     if kind not in _MADE_OF_PARTS or not isinstance(kwargs, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from amqtask import App, ChordError
 from amqtask.canvas import primitives
@@ -288,3 +291,66 @@ def test_what_expires_in_a_workflow_is_not_the_brokers_to_drop() -> None:
     assert expiration(add.s(1, 2).set(expires=10)) is not None
     assert expiration(add.s(1, 2).set(expires=10) | add.s(3)) is None
     assert expiration(primitives.group([add.s(1, 2).set(expires=10)])) is None
+
+
+_TEXT = st.sampled_from(
+    ["", "task", "successors", "test_successors.add", "celery.chord", "x" * 300, "amq.x"]
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | _TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *(
+                        "task",
+                        "args",
+                        "kwargs",
+                        "options",
+                        "subtask_type",
+                        "immutable",
+                        "tasks",
+                        "header",
+                        "body",
+                    ),
+                    *(
+                        "task_id",
+                        "reply_to",
+                        "barrier",
+                        "chord",
+                        "chain",
+                        "link",
+                        "link_error",
+                        "group_index",
+                        "headers",
+                    ),
+                ]
+            ),
+            inner | st.sampled_from(["chain", "group", "chord", add.name, old.name, new.name]),
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(lists=st.lists(st.lists(_JSON, max_size=3), min_size=3, max_size=3), chord=_JSON)
+def test_no_embed_breaks_what_follows_a_failure(lists: list[list[Any]], chord: Any) -> None:
+    callbacks, errbacks, chain = lists
+    embed = {
+        "callbacks": callbacks,
+        "errbacks": errbacks,
+        "chain": chain,
+        "chord": chord if isinstance(chord, dict) else None,
+    }
+    head = Head(id="me", task="t", correlation_id="me", root_id="me", reply_to="replies")
+    run = Run(continuation(head, embed), Request(id="me", args=[1]))
+    foreign_chord(head, embed)
+    with contextlib.suppress(Exception):  # which then is how the task has failed
+        successors.succeeded(run, 1)
+    successors.failed(run, Failed(ValueError("no"), None, "failure"), "json")
+    plan = {"body": chain[0] if chain else chord, "chain": chain, "shape": None}
+    successors.conclude(Complete("g", plan, (1,)))
+    part = Part(group="g", index=0, size=1, task_id="p", state="FAILURE", result=chord)
+    successors.conclude(Broken("g", plan, part))
