@@ -325,7 +325,11 @@ class Successors:
                 except Exception as error:
                     if strict:
                         raise
-                    log.exception("what follows a failure cannot be sent", task_name=call.task)
+                    log.error(
+                        "what follows a failure cannot be sent",
+                        task_name=call.task,
+                        reason=result.safe_text(error),
+                    )
                     instead += self.refused(call, error)
                     continue
                 sends += [Send(publication, due_in, call) for publication, due_in in composed]
