@@ -503,8 +503,7 @@ def barriers(broker: Broker) -> set[str]:
     }
 
 
-@kinds
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("kind", "seed"), [("classic", 0), ("quorum", 1)])
 def test_whatever_breaks_the_body_comes_exactly_once(
     stage: Stage, sites: Callable[..., Site], broker: Broker, kind: str, seed: int
 ) -> None:
@@ -567,9 +566,14 @@ Site(url, Bodies(body_queue)).end_parts([part(group, 2, 3, 4)])
 """
 
 
-@kinds
 @pytest.mark.parametrize(
-    ("point", "published"), [("conclude", 0), ("_commit", 0), ("_finish", 1), ("_delete", 2)]
+    ("point", "published", "kind"),
+    [
+        ("conclude", 0, "classic"),
+        ("_commit", 0, "quorum"),
+        ("_finish", 1, "classic"),
+        ("_delete", 2, "classic"),
+    ],
 )
 def test_a_drainer_that_is_killed_has_done_nothing_or_everything(
     stage: Stage, sites: Callable[..., Site], kind: str, point: str, published: int
