@@ -44,6 +44,7 @@ KINDS: dict[str, TaskKind] = {
         TaskKind("delayed", 80, asks=0.2, later=True),
         TaskKind("retrying", 60, asks=0.3, later=True, chain=4),
         TaskKind("hopeless", 15, end="dead", asks=0.3, later=True, chain=3),
+        TaskKind("workflow", 40, asks=0.5, later=True, chain=2),
         TaskKind("revoked", 20, end="either", asks=0.3, later=True),
         TaskKind("crashing", 1, end="dead", asks=0.5, later=True, crashes=3),
     )

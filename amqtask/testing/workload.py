@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from amqtask.app import App
+from amqtask.canvas.primitives import chord
 from amqtask.task import Task
 from amqtask.testing.history import Writer
 from amqtask.testing.plan import Plan, run_folder
@@ -38,17 +39,22 @@ def writer() -> Writer:
 
 
 @contextlib.contextmanager
-def written(task: Task[..., Any]) -> Iterator[None]:
-    """Write a line when a task starts and one when it ends; one that is killed leaves only the first."""
+def written(task: Task[..., Any], before: int = 0) -> Iterator[None]:
+    """Write a line when a task starts and one when it ends; one that is killed leaves only the first.
+
+    Args:
+        task: the running one.
+        before: messages with its id that came before this one, but for retries.
+    """
     request = task.request
-    out, task_id = writer(), request.id or "?"
-    out.write("started", task_id, request.retries)
+    out, task_id, turn = writer(), request.id or "?", request.retries + before
+    out.write("started", task_id, turn)
     try:
         yield
     except BaseException:
-        out.write("raised", task_id, request.retries)
+        out.write("raised", task_id, turn)
         raise
-    out.write("finished", task_id, request.retries)
+    out.write("finished", task_id, turn)
 
 
 @app.task(bind=True)
@@ -121,6 +127,28 @@ def hopeless(self: Task[..., Any], amount: float) -> None:
 
 
 @app.task(bind=True)
+def workflow(self: Task[..., Any], amount: float) -> Any:
+    """Give way to a chord, whose body ends under the same id."""
+    with written(self):
+        return self.replace(chord((part.s(n) for n in range(parts(amount))), joined.s(amount)))
+
+
+@app.task
+def part(number: int) -> int:
+    """One part of a workflow's chord; nothing is written down of it."""
+    return number
+
+
+@app.task(bind=True)
+def joined(self: Task[..., Any], numbers: list[int], amount: float) -> float:
+    """Check that each part came once, in order."""
+    with written(self, before=1):
+        if numbers != list(range(parts(amount))):
+            raise ValueError(f"{numbers} came of {parts(amount)} parts")
+        return amount
+
+
+@app.task(bind=True)
 def revoked(self: Task[..., Any], amount: float) -> float:
     """Do what was not wanted any more, unless the revoke came too late."""
     with written(self):
@@ -132,6 +160,11 @@ def crashing(self: Task[..., Any], amount: float) -> None:
     """Take the process down."""
     with written(self):
         os._exit(3)
+
+
+def parts(amount: float) -> int:
+    """Parts of a workflow's chord: none to twelve."""
+    return int(13 * amount)
 
 
 def size(amount: float) -> int:
