@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Collection, Container, Mapping, Sequence
 from types import ModuleType, TracebackType
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,10 @@ TRACEBACK_CHARS = 64 * 1024
 """How much of a traceback travels; a recursion over several functions prints megabytes."""
 
 
+MOST_LEVELS = 100
+"""How far the tree of what a task has started travels with its result: serializers end at a few hundred nested values."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says about one task, once for every state it reports.
 
@@ -69,6 +74,22 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     worker: str | None = None
     retries: int | None = None
     queue: str | None = None
+
+
+def trimmed(tree: Any, levels: int = MOST_LEVELS) -> Any:
+    """A result in Celery's tuple form without what is further away from its root than so many steps.
+
+    Args:
+        tree: ``((id, parent or None), None or [children])``.
+        levels: steps to a parent or to a member.
+    """
+    (task_id, parent), members = tree
+    if not levels:
+        return ((task_id, None), None if members is None else [])
+    return (
+        (task_id, None if parent is None else trimmed(parent, levels - 1)),
+        None if members is None else [trimmed(member, levels - 1) for member in members],
+    )
 
 
 def encode_result(

@@ -244,7 +244,7 @@ class Conclusion:
             status=state,
             result=value,
             traceback=traceback,
-            children=children,
+            children=[result.trimmed(child) for child in children],
             date_done=datetime.now(UTC).isoformat(),
             group_id=head.group,
             parent_id=head.parent_id,

@@ -422,6 +422,8 @@ class Runner:
             )
         except MessageError as error:
             return Failed(error, None, reason_of(error))
+        if embed and not any(embed.values()):
+            embed = {}  # a Celery client names what a task has none of
         if embed:
             foreign = foreign_chord(head, embed)
             if foreign is not None:

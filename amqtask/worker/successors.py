@@ -53,7 +53,16 @@ from amqtask.core.outcome import (
 )
 from amqtask.core.result import FAILURE, REVOKED, Record, encode_result, exception_to_wire
 from amqtask.core.workflow import Barrier, Part, Sig
-from amqtask.errors import ChordError, Ignore, MessageError, Reject, TaskRevokedError
+from amqtask.errors import (
+    ChordError,
+    ConfigurationError,
+    EncodeError,
+    Ignore,
+    MessageError,
+    PayloadTooLarge,
+    Reject,
+    TaskRevokedError,
+)
 from amqtask.log import get_logger
 from amqtask.request import Asked, Request
 from amqtask.settings import Settings
@@ -303,7 +312,8 @@ class Successors:
         Args:
             follows: what follows.
             ended: what is told of tasks that will never run.
-            strict: raise for a call that cannot be written; else it fails, and what follows from that is in the sequel.
+            strict: raise for what cannot be written at all. What is too large, or has no way to a queue, fails instead of
+                being started, and so does everything when this is false; what follows from that is in the sequel.
         """
         plans: list[Send] = []
         sends: list[Send] = []
@@ -314,7 +324,7 @@ class Successors:
                 try:
                     plan = plan_message(barrier, limits=self._limits)
                 except MessageError as error:
-                    if strict:
+                    if strict and isinstance(error, EncodeError):
                         raise
                     instead += self.refused(barrier, error)
                     continue
@@ -323,10 +333,12 @@ class Successors:
                 try:
                     composed = self._composed(call)
                 except Exception as error:
-                    if strict:
+                    # What cannot be written is what the task has returned, so it is the task that fails; anything else is
+                    # about what was to be started.
+                    if strict and not isinstance(error, PayloadTooLarge | ConfigurationError):
                         raise
                     log.error(
-                        "what follows a failure cannot be sent",
+                        "what follows a task cannot be sent",
                         task_name=call.task,
                         reason=result.safe_text(error),
                     )

@@ -169,3 +169,10 @@ def last(*args: Any) -> Any:
 @app.task(bind=True)
 def replaced(self: Task[..., Any], *args: Any) -> Any:
     return self.replace(last.si(args[-1]))
+
+
+@app.task
+def begins(links: int) -> str:
+    """Send a chain, and be its last link's parent."""
+    sent = chain(*[same.si(number) for number in range(links)]).delay()
+    return sent.id

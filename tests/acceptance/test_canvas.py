@@ -105,6 +105,14 @@ def test_a_thousand_links(canvas: Canvas) -> None:
     assert result.get(timeout=180) == 1000
 
 
+def test_a_long_chain_that_a_task_sends_is_no_burden_to_its_own_result(canvas: Canvas) -> None:
+    result = canvas.s("begins", 600).delay()
+    last = value(result)
+    (child,) = result.children
+    assert child.id == last
+    assert child.parent.parent is not None
+
+
 def test_callbacks_follow_a_success_and_are_its_children(canvas: Canvas) -> None:
     tag = uuid.uuid4().hex
     result = canvas.s("same", tag).apply_async(link=[canvas.s("note"), canvas.s("add", "!")])

@@ -583,3 +583,30 @@ def test_a_long_traceback_loses_its_middle() -> None:
     assert len(text) < result.TRACEBACK_CHARS + 100
     assert "characters left out" in text
     assert text.startswith("Traceback")
+
+
+def test_a_tree_travels_as_far_as_serializers_go() -> None:
+    chain: object = None
+    for number in range(2000):
+        chain = ((f"link {number}", chain), None)
+
+    record = Record(task_id="x", status="SUCCESS", children=[result.trimmed(chain)])
+
+    envelope = encode_result(record)
+    read: Any
+    (read,) = decode_result(
+        envelope.properties, envelope.body, accept=ANY, limits=Limits()
+    ).children
+    links = []
+    while read is not None:
+        (name, read), _ = read
+        links.append(name)
+    assert links == [f"link {number}" for number in range(1999, 1898, -1)]
+
+
+def test_members_are_trimmed_like_parents() -> None:
+    inner: tuple[object, object] = (("group", (("before", None), None)), [(("a", None), None)])
+
+    assert result.trimmed(inner) == inner
+    assert result.trimmed(inner, 1) == inner
+    assert result.trimmed(inner, 0) == (("group", None), [])

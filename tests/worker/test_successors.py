@@ -214,6 +214,16 @@ def test_a_body_that_is_too_large_fails_and_says_so() -> None:
     assert "message_max_bytes" in str(exception_from_wire(said.result))
 
 
+def test_a_next_link_too_large_for_a_message_fails_itself_and_what_follows_it() -> None:
+    tight = App("tight", task_default_queue="q", message_max_bytes=2000)
+    accept = serialization.accepted(["json"])
+    made = Successors(tight, tight.settings, "node", accept, codec.Limits(message_max_bytes=2000))
+    run, following = run_of(chain(add.s(1, 2), add.s("x" * 1500), add.s(3)))
+    sequel, _ = made.succeeded(run, "y" * 1500)
+    assert records(sequel) == dict.fromkeys(following, "FAILURE")
+    assert not sequel.sends
+
+
 def test_what_could_not_be_started_has_failed_with_all_that_follows_it() -> None:
     made = header_of(chain(add.s(1, 2).on_error(old.s()), add.s(3)))
     (call,) = made.calls
