@@ -6,11 +6,15 @@ They are not among ``app.tasks``, which are the user's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from amqtask.options import Options
 from amqtask.settings import Settings
 from amqtask.task import Sender, Task
+
+
+REFUSED: Final = "amqtask.refused"
+"""Stands in for a part of a chord that could not be sent, and fails with the reason, so that a worker ends the chord."""
 
 
 class Registry(Sender, Protocol):
@@ -20,6 +24,10 @@ class Registry(Sender, Protocol):
 
     def registered(self, name: str) -> Task[..., Any]:
         """The task of this name."""
+        ...
+
+    def rebuilt(self, wire: object, traceback: object = None) -> Exception:
+        """An exception of its wire form."""
         ...
 
 
@@ -44,17 +52,24 @@ def builtins(app: Registry) -> Mapping[str, Task[..., Any]]:
     def accumulate(*args: Any, index: int | None = None) -> Any:
         return args if index is None else args[index]
 
+    def refused(error: Any) -> None:
+        raise app.rebuilt(error)
+
     made: dict[str, Task[..., Any]] = {}
     functions: dict[str, Callable[..., Any]] = {
         "celery.map": mapped,
         "celery.starmap": starmapped,
         "celery.accumulate": accumulate,
+        REFUSED: refused,
     }
+    unbound = frozenset(functions)
     for kind in ("group", "chain", "chord", "chunks"):
         functions[f"celery.{kind}"] = _standing_for(kind)
     for name, function in functions.items():
-        bind = name not in ("celery.map", "celery.starmap", "celery.accumulate")
-        options = Options.parse({"name": name, "bind": bind}, name)
+        values: dict[str, Any] = {"name": name, "bind": name not in unbound}
+        if name == REFUSED:
+            values["throws"] = (Exception,)  # its failure is what it is for
+        options = Options.parse(values, name)
         made[name] = Task(function, name=name, options=options, settings=app.settings, sender=app)
     return made
 

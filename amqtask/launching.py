@@ -6,23 +6,26 @@ broker goes wrong before anything is published, except in a group of a generator
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from amqtask.amqp.ports import Publisher
 from amqtask.batch import DELAYED_WINDOW, Awaits, Batch, Explain
-from amqtask.call import Call
-from amqtask.canvas.launch import Said, Stream, only_child, stream
+from amqtask.builtin import REFUSED
+from amqtask.call import Call, make_call
+from amqtask.canvas.launch import PLACE, Said, Stream, first_task, only_child, stream
 from amqtask.canvas.successors import barrier_of, unreached
 from amqtask.canvas.within import part_index
 from amqtask.composing import Sending, inherited_priority
 from amqtask.core import codec
-from amqtask.core.barrier import part_message, plan_message, queue_name
+from amqtask.core.barrier import ADDED, part_message, plan_message, queue_name
 from amqtask.core.message import Publication
 from amqtask.core.result import FAILURE, exception_to_wire
-from amqtask.core.workflow import Barrier, Part, Sig, kind_of
+from amqtask.core.workflow import Barrier, Part, Sig, Workflow, kind_of
 from amqtask.errors import AmqtaskError, PublishNacked, ResultError, Unroutable
+from amqtask.log import get_logger
 from amqtask.request import Request
 from amqtask.results import handle
 from amqtask.results.base import ResultBase
@@ -34,6 +37,10 @@ from amqtask.settings import Settings
 if TYPE_CHECKING:
     from amqtask.amqp.aio.publisher import AioPublisher
     from amqtask.loop_client import AsyncBatch
+
+log = get_logger("amqtask")
+
+Settled = Callable[[object], None]
 
 AT_A_TIME: Final = 500  # members of a generator's group that are made before they are sent
 
@@ -138,7 +145,8 @@ class Launching:
         self._barriers: dict[str, Barrier] = {}
         # Held here until there are handles, so that a failure which comes before them is not lost.
         self._awaited: dict[str, Awaited] = {}
-        self._publish: Callable[[Publication], None] | None = None
+        self._publish: Callable[[Publication, Settled], None] | None = None
+        self._told: set[str] = set()  # barriers that a worker is asked to look at
 
     def send(self, publisher: Publisher, batch: Batch, explain: Explain) -> None:
         """Send it all; the confirms of the calls are waited for by who has the batch.
@@ -147,7 +155,7 @@ class Launching:
             AmqtaskError: a message cannot be made, or a plan was not taken.
         """
         timeout = self._sender.settings.publish_timeout
-        self._publish = lambda part: publisher.submit(part, _ignored, timeout)
+        self._publish = lambda what, settled: publisher.submit(what, settled, timeout)
         for plans, calls in self.rounds():
             if plans:
                 publisher.publish_many(
@@ -163,7 +171,7 @@ class Launching:
     async def asend(self, publisher: AioPublisher, batch: AsyncBatch, explain: Explain) -> None:
         """``send`` for coroutines."""
         timeout = self._sender.settings.publish_timeout
-        self._publish = lambda part: publisher.submit(part, _ignored, timeout)
+        self._publish = lambda what, settled: publisher.submit(what, settled, timeout)
         for plans, calls in self.rounds():
             if plans:
                 await publisher.publish_many(
@@ -187,21 +195,9 @@ class Launching:
             error: why.
         """
         self._fail(tasks, error)
-        refused = isinstance(error, (Unroutable, PublishNacked))
-        for group, (index, task_id) in missing.items():
-            if refused and self._publish is not None:
-                part = Part(
-                    group=group,
-                    index=index,
-                    size=None,
-                    task_id=task_id,
-                    state=FAILURE,
-                    result=exception_to_wire(error),
-                )
-                try:
-                    self._publish(part_message(part))
-                except AmqtaskError:
-                    pass  # the app is being closed
+        if isinstance(error, (Unroutable, PublishNacked)):
+            for group, (index, task_id) in missing.items():
+                self._tell(group, index, task_id, exception_to_wire(error))
         behind = [group for group in missing if group in self._barriers]
         known = set(behind)
         while behind:
@@ -212,6 +208,75 @@ class Launching:
                 if group in self._barriers and group not in known:
                     known.add(group)
                     behind.append(group)
+
+    def _tell(self, group: str, index: int, task_id: str, error: Mapping[str, object]) -> None:
+        """Have a barrier hear of a part that was refused, and somebody look at it.
+
+        The failed part ends the chord as soon as another part has ended. That may never be, or have been already: so a task
+        takes the part's place that does nothing but fail, where the body would have run. Its worker does all that follows.
+        """
+        part = Part(
+            group=group, index=index, size=None, task_id=task_id, state=FAILURE, result=error
+        )
+        with contextlib.suppress(AmqtaskError):  # the app is being closed
+            self._submit(part_message(part), _ignored)
+        if group not in self._told:  # one failed part ends a chord
+            self._told.add(group)
+            barrier = self._barriers.get(group)
+            body = None if barrier is None else first_task(barrier.plan["body"])
+            self._stand_in(part, [*([] if body is None else [body]), None])
+
+    def _stand_in(self, part: Part, places: Sequence[Sig | None]) -> None:
+        """Send what fails in a part's place, to where the first of these tasks goes; ``None`` is the default queue."""
+        place, *others = places
+
+        def settled(error: object) -> None:
+            if error is None:
+                return
+            if others and isinstance(error, Unroutable):
+                self._stand_in(part, others)
+            else:
+                log.warning(
+                    "a chord with a part that could not be sent ends only when another part does",
+                    group=part.group,
+                    reason=str(error),
+                )
+
+        try:
+            for publication, _ in self._sender.compose(self._failing(part, place)):
+                self._submit(publication, settled)
+        except Exception as error:  # noqa: BLE001  # whatever it is, confirms must go on
+            settled(error)
+
+    def _failing(self, part: Part, place: Sig | None) -> Call:
+        name = None if place is None else str(place["task"])
+        own: Any = {} if place is None else place.get("options") or {}
+        defaults = {} if name is None else self._sender.call_defaults(name)
+        parent = self._parent
+        added = {"added": True} if part.index == ADDED else {}
+        return make_call(
+            REFUSED,
+            (part.result,),
+            {},
+            {each: value for each, value in defaults.items() if each in PLACE},
+            {
+                **{each: own[each] for each in PLACE if own.get(each) is not None},
+                "task_id": part.task_id,
+                "ignore_result": True,
+            },
+            workflow=Workflow(
+                root_id=None if parent is None else (parent.root_id or parent.id),
+                parent_id=None if parent is None else parent.id,
+                group=part.group,
+                group_index=max(0, part.index),
+                chord={"task": name or "", "options": {"barrier": part.group, **added}},
+            ),
+            route_name=name,
+        )
+
+    def _submit(self, publication: Publication, settled: Settled) -> None:
+        if self._publish is not None:
+            self._publish(publication, settled)
 
     def _fail(self, tasks: Iterable[str], error: BaseException) -> None:
         for task_id in tasks:
@@ -263,8 +328,7 @@ class Launching:
 class Waiting:
     """All that would have followed a call: none of it will come when that could not be sent.
 
-    A chord of it hears of a part that failed, so that it ends when the others have: unless it is not certain that the call
-    was refused.
+    A chord of it hears of a part that failed, so that it ends: unless it is not certain that the call was refused.
     """
 
     __slots__ = ("_awaited", "_call", "_launching")
@@ -291,7 +355,7 @@ class Waiting:
 
 
 def _ignored(_error: object) -> None:
-    """A failed part that is not taken either: its barrier goes by itself."""
+    """A failed part that is not taken: its chord is over, or what stands in for the part tells it."""
 
 
 class _Handles:

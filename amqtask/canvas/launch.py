@@ -198,7 +198,7 @@ _CELERYS: Final = frozenset(
     }
 )  # fmt: skip
 _DELAYS: Final = frozenset({"countdown", "eta"})
-_PLACE: Final = frozenset({"queue", "exchange", "routing_key", "priority"})
+PLACE: Final = frozenset({"queue", "exchange", "routing_key", "priority"})
 
 
 def _over(own: dict[str, Any], others: Mapping[str, Any]) -> None:
@@ -783,7 +783,7 @@ class _Sender:
         defaults = self._defaults(name)
         if isinstance(route_name, str):
             # It runs that task itself, so it goes where that would.
-            place = {k: v for k, v in self._defaults(route_name).items() if k in _PLACE}
+            place = {k: v for k, v in self._defaults(route_name).items() if k in PLACE}
             defaults = {**defaults, **place}
         sending = self._checked(options, stamps)
         if self._priority is not None and defaults.get("priority") is None:
@@ -849,6 +849,18 @@ def _stub(body: Mapping[str, Any], group_id: str, size: int) -> dict[str, Any]:
         "immutable": False,
         "chord_size": size,
     }
+
+
+def first_task(sig: Any) -> Sig | None:
+    """The task that runs first of a signature; ``None`` when there is none."""
+    while isinstance(sig, Mapping) and (kind := kind_of(sig)) != "task":
+        kwargs = sig.get("kwargs") or {}
+        if kind == "chord":
+            sig = kwargs.get("body")
+        else:
+            members = kwargs.get("tasks")
+            sig = members[0] if isinstance(members, (list, tuple)) and members else None
+    return sig if isinstance(sig, Mapping) else None
 
 
 def _first_id(branches: Sequence[list[_Stage]]) -> str | None:

@@ -20,6 +20,7 @@ from amqtask.errors import (
     Reject,
     TaskRevokedError,
     TimeLimitExceeded,
+    Unroutable,
     WorkerLostError,
 )
 from tests.acceptance.nodes import Place
@@ -473,3 +474,21 @@ def test_every_pool_follows_workflows(pool: str, tmp_path: Path, broker: Broker)
             own(chord([s("aadd", 1), s("aadd", 1, 1)], s("total")).delay())
         assert node.stop() == 0
         assert not node.records("a callback on the I/O thread failed"), node.output
+
+
+def test_a_chord_whose_parts_are_all_refused_ends(canvas: Canvas) -> None:
+    s = canvas.s
+    refused = s("same", 1).set(queue="there-is-no-such-queue")
+    tag = uuid.uuid4().hex
+    inner = chord([refused.clone(), refused.clone()], s("total"))
+    outer = chord([inner, s("same", 4)], s("same").on_error(canvas.si("note", f"outer {tag}")))
+    before = canvas.barriers()
+    with pytest.raises(Unroutable):
+        outer.delay()
+    canvas.said(f"outer {tag}")
+    # where the body has no queue either
+    body = s("same").set(queue="nor-such-a-queue").on_error(canvas.si("note", f"lone {tag}"))
+    with pytest.raises(Unroutable):
+        chord([refused.clone()], body).delay()
+    canvas.said(f"lone {tag}")
+    assert eventually(lambda: not canvas.barriers() - before)
