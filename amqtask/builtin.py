@@ -12,7 +12,6 @@ from amqtask.options import Options
 from amqtask.settings import Settings
 from amqtask.task import Sender, Task
 
-
 REFUSED: Final = "amqtask.refused"
 """Stands in for a part of a chord that could not be sent, and fails with the reason, so that a worker ends the chord."""
 
