@@ -129,13 +129,18 @@ class Connection:
     # ------------------------------------------------------------ I/O thread
 
     def start_over(self) -> None:
-        """Give up an attempt that may have died with the loop, and begin another.
+        """Give up what may have died with the loop, and begin anew.
 
         pika raises into its loop when a broker resets the connection just as it comes about, and says no more of the attempt
-        until its time is over.
+        until its time is over. Of a connection that has ended it says nothing at all when somebody who was told of the end of
+        a channel has raised.
         """
-        attempt = self._pika
-        if attempt is not None and not (attempt.is_open or attempt.is_closing or attempt.is_closed):
+        died = self._pika
+        if died is None or died.is_open or died.is_closing:
+            return
+        if died.is_closed:
+            self._disconnected(died, pika.exceptions.StreamLostError("it ended with an error"))
+        else:
             self._pika = None
             self._failed(failures.unreachable(self.address, "the attempt failed"))
 

@@ -183,11 +183,9 @@ class Drain:
 
     def begin(self) -> None:
         """Open a channel and consume."""
-        try:
-            channel: Any = self._context.connection.raw.channel(on_open_callback=self._opened)
-        except pika.exceptions.ConnectionWrongStateError:
-            self._end(Interrupted())  # it closes at this moment
+        if not self._connected:
             return
+        channel: Any = self._context.connection.raw.channel(on_open_callback=self._opened)
         self._channel = channel
         channel.add_on_close_callback(self._closed)
         self._wait(ANSWER_WITHIN, self._overdue)
@@ -206,12 +204,20 @@ class Drain:
         if self._over:
             return
         self.drop()
-        if self._channel is not None and self._channel.is_open:
+        if self._channel is not None and self._channel.is_open and self._connected:
             self._channel.close(0, "done")
         self._on_end(result)
 
+    @property
+    def _connected(self) -> bool:
+        """Whether anything can be done: a lost connection has ended all drains, and they begin anew on the next one.
+
+        That they are told a moment later, when pika has closed every channel. Nothing may be begun before: it would fail.
+        """
+        return self._context.connection.connected
+
     def _closed(self, channel: Any, reason: Exception) -> None:
-        if self._over or channel is not self._channel:
+        if self._over or channel is not self._channel or not self._connected:
             return
         if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             self._end(Interrupted())
@@ -314,15 +320,13 @@ class Drain:
         channel.close(0, "looking at all of it")
 
     def _again(self) -> None:
-        if self._over:
-            return
-        if self._context.connection.channel is None:
-            self._end(Interrupted())
-        else:
+        if not self._over:
             self.begin()
 
     def _quiet(self) -> None:
         """Nothing has come for a moment: is that all there is?"""
+        if not self._connected:
+            return
         held = self._tally.held
         if held != self._seen:
             self._seen = held
@@ -525,6 +529,8 @@ class Drain:
 
     def _commit(self, sequel: Sequel) -> None:
         """Publish all that follows, and the word that it is, in one transaction."""
+        if not self._connected:
+            return
         channel, raw = self._channel, self._context.connection.raw
         number, frame_max = int(channel.channel_number), raw.params.frame_max
         chunks: list[bytes] = []
@@ -612,7 +618,7 @@ class Drain:
             self._delete()
 
     def _delete(self) -> None:
-        if self._over:
+        if self._over or not self._connected:
             return
         self._filling = False
         self._wait(ANSWER_WITHIN, self._overdue)

@@ -221,6 +221,8 @@ class Joiner:
         channel = self.connection.channel
         if self._asking is not None or not self._looks or channel is None or not channel.is_open:
             return
+        if not self.connection.connected:
+            return  # pika tells one channel after the other that the connection has gone: this one it has not told yet
         chord = self._asking = self._looks.popleft()
         chord.queued = False
         chord.asked, chord.fresh = chord.fresh, []
@@ -330,7 +332,7 @@ class Joiner:
         self._fill()
 
     def _fill(self) -> None:
-        while self._full and self._draining < MOST_DRAINS:
+        while self._full and self._draining < MOST_DRAINS and self.connection.connected:
             self._full.popleft()()
 
     def _gave_back(self, chord: _Chord, result: GivenBack) -> None:

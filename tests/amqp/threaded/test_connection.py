@@ -11,11 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pika.channel import Channel
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.threaded.connection import Connection, connection_parameters
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.errors import BrokerError, ConfigurationError, ConnectFailed
+from amqtask.errors import BrokerError, ConfigurationError, ConnectFailed, ConnectionLost
+from amqtask.testing import Proxy
+from tests.brokers import Broker
 from tests.waiting import eventually
 
 MISSING = "/nowhere/ca.pem"
@@ -131,6 +134,39 @@ def test_closing_while_the_host_takes_no_connection_ends_at_once(
 
 def test_closing_what_was_never_opened_ends_at_once(io: IoThread) -> None:
     assert close(connection(io, Address(), [])) < 2
+
+
+def test_a_connection_whose_end_raises_is_replaced(io: IoThread, broker: Broker) -> None:
+    """pika tells nobody of the end of a connection when who was told of the end of a channel has raised."""
+    opened: list[Channel] = []
+    lost: list[BrokerError] = []
+
+    def fail(_channel: Channel, _reason: BaseException) -> None:
+        raise RuntimeError("the end of a channel")
+
+    def on_open(channel: Channel) -> None:
+        opened.append(channel)
+        if len(opened) == 1:
+            channel.add_on_close_callback(fail)
+
+    with Proxy.before(broker.url) as proxy:
+        kept = Connection(
+            io,
+            [Address.parse(proxy.url)],
+            name="test",
+            heartbeat=10,
+            connect_timeout=4,
+            fast=True,
+            on_open=on_open,
+            on_lost=lost.append,
+        )
+        kept.open()
+        eventually(lambda: len(opened) == 1)
+        proxy.cut()
+        eventually(lambda: len(opened) == 2)
+        close(kept)
+
+    assert [type(each) for each in lost] == [ConnectionLost]
 
 
 def test_a_certificate_file_that_is_not_there_is_a_failed_attempt(io: IoThread) -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from amqtask.amqp.address import parse_addresses
 from amqtask.amqp.declaration import call_of
-from amqtask.amqp.threaded.join import Joiner
+from amqtask.amqp.threaded.join import MOST_DRAINS, Joiner
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher, pika_properties
 from amqtask.core import codec
@@ -162,6 +162,23 @@ class Stage:
         self.put(plan_message(Barrier(group, size, plan)))
         return group
 
+    def filled(self, count: int) -> list[str]:
+        """The barriers of as many chords of one part, which is there."""
+        groups = [uuid.uuid4().hex for _ in range(count)]
+        for group in groups:
+            self.groups.append(group)
+            method, arguments = call_of(barrier_queue(queue_name(group), 600, "classic"))
+            getattr(self.channel, method)(**arguments)
+        channel = self.connection.channel()
+        channel.tx_select()
+        for group in groups:
+            for each in (plan_message(Barrier(group, 1, {})), part_message(part(group, 0, 1))):
+                properties = pika_properties(each.envelope.properties)
+                channel.basic_publish("", each.routing_key, each.envelope.body, properties)
+        channel.tx_commit()
+        channel.close()
+        return groups
+
     def put(self, publication: Publication) -> None:
         with self.connection_for_confirms() as channel:
             channel.basic_publish(
@@ -215,6 +232,19 @@ def stage(broker: Broker, queue_name: str) -> Iterator[Stage]:
     made = Stage(broker, queue_name)
     yield made
     made.close()
+
+
+class Holding(Bodies):
+    """Concludes nothing until ``go`` is set."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.go = threading.Event()
+
+    def conclude(self, ending: Ending) -> Sequel:
+        sequel = super().conclude(ending)
+        assert self.go.wait(20)
+        return sequel
 
 
 @pytest.fixture
@@ -548,6 +578,48 @@ def test_whatever_breaks_the_body_comes_exactly_once(
     assert told == [None] * len(work)
     assert stage.bodies() == [squares(size)] * len(groups)
     assert [group for group in groups if stage.there(group)] == []
+
+
+def test_a_drain_survives_a_cut_that_its_channel_is_told_of_first(
+    stage: Stage, sites: Callable[..., Site], queue_name: str
+) -> None:
+    """pika tells channels of the end of their connection in the order in which they were opened."""
+    bodies = Holding(queue_name)
+    group = stage.barrier(1)
+    with Proxy.before(stage.broker.url) as proxy:
+        site = sites(bodies, url=proxy.url)
+        told: list[Exception | None] = []
+        site.io.post(lambda: site.end_part(part(group, 0, 1, 0), told.append, False))
+        eventually(lambda: bool(bodies.endings))
+        # what asks about a chord that is not there is answered by the end of the channel for questions, which is opened anew
+        gone: list[Exception | None] = []
+        site.io.post(lambda: site.joiner.look(uuid.uuid4().hex, 1, False, gone.append))
+        eventually(lambda: gone == [None] and site.joiner.connection.channel is not None)
+        proxy.cut()
+        bodies.go.set()
+        eventually(lambda: told == [None])
+
+    assert stage.bodies() == [[0]]
+    assert not stage.there(group)
+
+
+def test_chords_that_wait_for_their_turn_survive_a_cut(
+    stage: Stage, sites: Callable[..., Site], queue_name: str
+) -> None:
+    bodies = Holding(queue_name)
+    groups = stage.filled(300)  # deep enough, if one began in the end of the other
+    with Proxy.before(stage.broker.url) as proxy:
+        site = sites(bodies, url=proxy.url)
+        told: list[Exception | None] = []
+        for group in groups:
+            site.io.post(lambda group=group: site.joiner.look(group, 1, False, told.append))  # type: ignore[misc]  # mypy has no type for a default
+        eventually(lambda: len(site.joiner._full) == len(groups) - MOST_DRAINS)
+        proxy.cut()
+        bodies.go.set()
+        eventually(lambda: len(told) == len(groups))
+
+    assert set(told) == {None}
+    assert len(stage.bodies()) == len(groups)
 
 
 # A process that ends the last part of a chord and is killed at a certain point of concluding it.
