@@ -578,7 +578,19 @@ class App:
             kwargs = {**(own.get("kwargs") or {}), **kwargs}
         options = {**(own.get("options") or {}), **options}
         name = own["task"]
-        return make_call(name, args, kwargs, self.call_defaults(name), options)
+        call = make_call(name, args, kwargs, self.call_defaults(name), options)
+        self.check(call)
+        return call
+
+    def check(self, call: Call) -> None:
+        """Do nothing when a call fits the function, or its task is not known here or does not want to be checked.
+
+        Raises:
+            TypeError: as calling the function would.
+        """
+        task = self._tasks.get(call.task)
+        if task is not None:
+            task.check(call.args, call.kwargs)
 
     def call_defaults(self, name: str) -> Mapping[str, Any]:
         """The options of a task by its name: its own where it is registered here."""

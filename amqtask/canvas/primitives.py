@@ -835,10 +835,10 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         self._keep(header)
         if visitor is not None:
             visitor.on_chord_header_end(self, **stamps)
-            if self.body is not None:
-                visited = visitor.on_chord_body(self, **stamps) or {}
-                of_body = self._stamps(visited, append_stamps, stamps)
-                self.body.stamp(visitor, append_stamps, **of_body)
+        if self.body is not None:
+            visited = None if visitor is None else visitor.on_chord_body(self, **stamps) or {}
+            of_body = self._stamps(visited, append_stamps, stamps)
+            self.body.stamp(visitor, append_stamps, **of_body)
 
     def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]  # as Signature
         """A task joins the body; a chain or a group follows."""

@@ -666,6 +666,12 @@ def test_callbacks_in_dictionary_form_are_stamped_too() -> None:
     assert [task.options["user"] for task in sig.options["link"][0].tasks] == [7, 7]
 
 
+def test_a_chord_is_stamped_with_its_body() -> None:
+    sig: Any = group(add.s(1, 2), add.s(3, 4)) | add.s(5)
+    sig.stamp(order="A9")
+    assert [part.options["order"] for part in (*sig.tasks, sig.body)] == ["A9"] * 3
+
+
 def test_stamps_that_are_there_are_kept_or_gathered() -> None:
     one, both = add.s(), add.s()
     for sig, gathered in ((one, False), (both, True)):

@@ -301,6 +301,8 @@ def links_of_chains(sig: Any) -> bool:
 def test_stamped_alike(plan: Plan, visited: bool, append: bool, stamps: dict[str, Any]) -> None:
     their, our = theirs(plan), built(OURS, plan)
     assume(not (append and links_of_chains(form(their))) and not swallows(form(their)))
+    # Without a visitor Celery leaves the bodies of chords out.
+    assume(visited or all(part["subtask_type"] != "chord" for part in parts_of(form(their))))
     calls: dict[str, list[str]] = {"theirs": [], "ours": []}
     try:
         their.stamp(visitor(THEIRS, calls["theirs"]) if visited else None, append, **dict(stamps))
