@@ -69,6 +69,10 @@ class Sender(Protocol):
         """The options of a task by its name."""
         ...
 
+    def check(self, call: Call) -> None:
+        """Do nothing when a call fits the function of its task."""
+        ...
+
     def compose(self, call: Call) -> tuple[Sending, ...]:
         """The publications of a call whose results go where it says."""
         ...
@@ -291,6 +295,7 @@ class Launching:
 
         Raises:
             AmqtaskError: a message cannot be made.
+            TypeError: arguments do not fit the function.
         """
         most = AT_A_TIME if self._stream.lazy else None
         while steps := list(islice(self._stream.steps, most)):
@@ -301,6 +306,7 @@ class Launching:
                     self._barriers[step.group] = step
                     plans.append((plan_message(step, limits=self._limits), queue_name(step.group)))
                 else:
+                    self._sender.check(step)
                     calls.append((step, self._sender.compose(step)))
             for task_id, said in islice(self._stream.tasks.items(), len(self._awaited), None):
                 entry = self._awaited[task_id] = self._sender.awaited(task_id)

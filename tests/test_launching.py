@@ -170,6 +170,17 @@ def test_a_quorum_barrier(broker: Broker, declared: str, send: Send) -> None:
         assert kinds[barrier] == "quorum"
 
 
+def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent(
+    broker: Broker, queue_name: str
+) -> None:
+    with app_on(broker, queue_name) as app:
+        add, total = tasks(app, "add", "total")
+        # Nobody has declared the queue: what were sent would come back as unroutable.
+        for workflow in (add.s(q=1), group(add.s(1), add.s(1, 2, 3)), chain(add.s(), total.s())):
+            with pytest.raises(TypeError, match="add"):
+                workflow.delay()
+
+
 def test_the_result_of_the_last_task_is_awaited(
     broker: Broker, queue_name: str, send: Send
 ) -> None:
