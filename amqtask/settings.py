@@ -75,7 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # the errbacks of a chord are also those of each task in its header, not of its body alone
     task_allow_error_cb_on_chord_header: bool = False
-    # chords: the queue in which the parts of one gather goes when none has ended for so long (RabbitMQ takes ten years)
+    # chords: the queue in which the parts of one gather goes, and the chord with it, when none has ended for so long and for
+    # what countdown and eta put them off (RabbitMQ takes ten years)
     result_chord_expires: Annotated[float, msgspec.Meta(gt=0, le=315_360_000)] = 7 * 86400.0
     chord_queue_type: Literal["classic", "quorum"] = "classic"
 

@@ -161,6 +161,24 @@ def test_a_chord_is_its_barrier_first_and_then_its_header(
         assert properties.headers["id"] == header.results[index].id
 
 
+def test_a_barrier_outlasts_parts_that_are_put_off(
+    broker: Broker, declared: str, send: Send
+) -> None:
+    with app_on(broker, declared, result_chord_expires=60.0) as app:
+        add, total = tasks(app, "add", "total")
+        result = send(chord([add.s(1, 1), add.s(1, 1).set(countdown=1000)], total.s()))
+        with barrier_of(broker, result) as barrier:
+            declared_again(
+                broker,
+                barrier,
+                **{
+                    "x-queue-type": "classic",
+                    "x-single-active-consumer": True,
+                    "x-expires": 1_060_000,
+                },
+            )
+
+
 def test_a_quorum_barrier(broker: Broker, declared: str, send: Send) -> None:
     with app_on(broker, declared, chord_queue_type="quorum") as app:
         result = send(group(app.tasks["add"].s(1, 1)) | app.tasks["total"].s())

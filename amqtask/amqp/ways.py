@@ -12,7 +12,7 @@ import msgspec
 
 from amqtask.amqp import failures
 from amqtask.amqp.declaration import declaration_text
-from amqtask.core.barrier import PREFIX
+from amqtask.core.barrier import PREFIX, delay_of
 from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, OperationRefused, TopologyConflict, Unroutable
 from amqtask.log import get_logger
@@ -53,11 +53,17 @@ class Ways:
         self.ladder = ladder
         self._barriers = barriers or _barrier
         self._declared = False
+        self._delays: dict[str, float] = {}  # barriers to be, whose parts are put off
         self._bound: dict[str, float] = {}  # target queue → when its binding is made again
 
     def open(self, queue: str, now: float) -> bool:
         """Whether a message for the queue may be published into the ladder now."""
         return self._declared and self._bound.get(queue, now) > now
+
+    def expect(self, queue: str, publication: Publication) -> None:
+        """Note what a barrier's plan says of how long its queue is to last."""
+        if queue.startswith(PREFIX) and (delay := delay_of(publication)):
+            self._delays[queue] = delay
 
     def in_time(
         self, publication: Publication, since: float, now: float
@@ -98,15 +104,18 @@ class Ways:
 
     def _declare_barriers(self, queues: list[str]) -> Paving:
         refused: dict[str, AmqtaskError] = {}
-        left = [self._barriers(queue) for queue in queues]
+        left = [self._barriers(queue, self._delays.get(queue, 0.0)) for queue in queues]
         while left:
             refusal = yield tuple(left)
             if refusal is None:
                 break
             error, declaration = refusal
             assert isinstance(declaration, DeclareQueue)
-            refused[declaration.name] = _barrier_refused(error, declaration)
+            if not _lasts_otherwise(error):
+                refused[declaration.name] = _barrier_refused(error, declaration)
             del left[: left.index(declaration) + 1]
+        for queue in queues:
+            self._delays.pop(queue, None)
         return refused
 
     def pave(self, queue: str, now: float) -> Paving:
@@ -180,8 +189,17 @@ class Ways:
         )
 
 
-def _barrier(name: str) -> DeclareQueue:
-    return barrier_queue(name, CHORD_EXPIRES)
+def _barrier(name: str, delay: float) -> DeclareQueue:
+    return barrier_queue(name, CHORD_EXPIRES + delay)
+
+
+def _lasts_otherwise(error: OperationRefused) -> bool:
+    """Whether the barrier is there from an earlier try of the same: what is due at a time was further away then."""
+    return (
+        error.code == CONFLICT
+        and "inequivalent arg 'x-expires'" in error.text
+        and "but current is the value" in error.text
+    )
 
 
 def _barrier_refused(error: OperationRefused, declaration: Declaration) -> AmqtaskError:

@@ -11,7 +11,7 @@ Signatures are mappings in Celery's form, frozen or not. They are not changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
@@ -724,6 +724,7 @@ class _Sender:
                     "root_id": self._root_id or _first_id(branches),
                     "parent_id": leaves[-1].id,
                 },
+                _delay(branches, options),
             )
         for branch in branches:
             yield from self.emit(branch, args, kwargs, (), None, options)
@@ -832,6 +833,39 @@ def _bind(branch: list[_Stage], group_id: str, stub: dict[str, Any], leaves: lis
         leaves.append(last)
         return last.options["group_index"]
     return [_bind(each, group_id, stub, leaves) for each in last.gathered()]
+
+
+def _delay(branches: Iterable[list[_Stage]], over: Mapping[str, Any]) -> float:
+    """For how many seconds the slowest of these branches is put off in all; ``over`` is put over what each begins with."""
+    longest = 0.0
+    for branch in branches:
+        whole = 0.0
+        for stage in branch:
+            options = {**stage.options, **over} if stage is branch[0] else stage.options
+            if isinstance(stage, _Fan):
+                whole += _delay(stage.gathered(), options)
+            else:
+                whole += _put_off(options)
+        longest = max(longest, whole)
+    return longest
+
+
+def _put_off(options: Mapping[str, Any]) -> float:
+    """Seconds until a task is due. What makes no sense is refused elsewhere."""
+    countdown, eta = options.get("countdown"), options.get("eta")
+    if countdown is None and eta is None:
+        return 0.0
+    if isinstance(countdown, timedelta):
+        return max(0.0, countdown.total_seconds())
+    if isinstance(countdown, (int, float)):
+        return max(0.0, countdown)
+    try:
+        moment = _moment(eta)
+    except ValueError:
+        return 0.0
+    if not isinstance(moment, datetime):
+        return 0.0
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def _stub(body: Mapping[str, Any], group_id: str, size: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ whoever concludes it. Nothing here talks to a broker or keeps time.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Container, Mapping, Sequence
 
 import msgspec
@@ -30,6 +31,7 @@ PREFIX = "amqtask.join."
 
 PLAN = "amqtask-plan"  # header of the plan: how many parts
 PART = "amqtask-part"  # header of a part: its index
+DELAY = "amqtask-delay"  # header of the plan: seconds for which parts are put off, if they are
 STATE = "amqtask-state"  # header of a part: how it ended
 MORE = "amqtask-more"  # header of the word of one part more: that part's task id
 DONE = "amqtask-done"  # header of the word that what follows the chord has been published
@@ -61,7 +63,16 @@ def plan_message(barrier: Barrier, *, limits: codec.Limits = codec.LIMITS) -> Pu
             f"What follows chord {barrier.group} is {len(body)} bytes, above message_max_bytes "
             f"({limits.message_max_bytes}); pass references to the data instead of the data."
         )
-    return _message(barrier.group, body, {PLAN: barrier.size})
+    headers: dict[str, object] = {PLAN: barrier.size}
+    if barrier.delay > 0:
+        headers[DELAY] = math.ceil(barrier.delay)
+    return _message(barrier.group, body, headers)
+
+
+def delay_of(publication: Publication) -> int:
+    """The seconds for which the parts of the chord are put off whose plan this is."""
+    delay = (publication.envelope.properties.headers or {}).get(DELAY)
+    return delay if type(delay) is int else 0
 
 
 def part_message(

@@ -58,6 +58,10 @@ class Ways(Protocol):
         """Whether a message for the queue may be published into the ladder now."""
         ...
 
+    def expect(self, queue: str, publication: Publication) -> None:
+        """The way to a queue will be asked for, for this."""
+        ...
+
     def in_time(
         self, publication: Publication, since: float, now: float
     ) -> tuple[Publication, float]:
@@ -468,6 +472,7 @@ class Outgoing:
         parked = self._parked.setdefault(queue, [])
         parked.append(entry)
         self._parked_count += 1
+        self._ways.expect(queue, entry.publication)
         if len(parked) == 1:
             self.wanted.append(queue)
 

@@ -38,12 +38,14 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Barrier(msgspec.Struct, frozen=True):
     """A chord to be: where its parts gather, how many there are, and what follows.
 
-    ``plan`` is what the first message in the barrier's queue says: the body and all that comes after it.
+    ``plan`` is what the first message in the barrier's queue says: the body and all that comes after it. ``delay`` is for how many
+    seconds its parts are put off: as much longer it may be that none ends.
     """
 
     group: str
     size: int
     plan: Mapping[str, object]
+    delay: float = 0.0
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

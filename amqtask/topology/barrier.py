@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from amqtask.settings import Settings
 from amqtask.topology.plan import NO_DELIVERY_LIMIT, DeclareQueue
 
-Barriers = Callable[[str], DeclareQueue]
-"""Says how the barrier's queue of a name is declared."""
+Barriers = Callable[[str, float], DeclareQueue]
+"""Says how the barrier's queue of a name is declared, whose parts are put off for so many seconds."""
+
+LONGEST = 315_360_000.0  # seconds: the broker takes no longer x-expires
 
 
 def barrier_queue(name: str, expires: float, kind: str = "classic") -> DeclareQueue:
@@ -26,7 +27,7 @@ def barrier_queue(name: str, expires: float, kind: str = "classic") -> DeclareQu
     arguments: dict[str, object] = {
         "x-queue-type": kind,
         "x-single-active-consumer": True,
-        "x-expires": max(1, int(expires * 1000)),
+        "x-expires": max(1, int(min(expires, LONGEST) * 1000)),
     }
     if kind == "quorum":
         arguments["x-delivery-limit"] = NO_DELIVERY_LIMIT
@@ -35,6 +36,5 @@ def barrier_queue(name: str, expires: float, kind: str = "classic") -> DeclareQu
 
 def barriers_of(settings: Settings) -> Barriers:
     """How the barriers of an app's chords are declared."""
-    return partial(
-        barrier_queue, expires=settings.result_chord_expires, kind=settings.chord_queue_type
-    )
+    expires, kind = settings.result_chord_expires, settings.chord_queue_type
+    return lambda name, delay: barrier_queue(name, expires + delay, kind)

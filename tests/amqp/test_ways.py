@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amqtask.amqp.ways import Refusal, Ways
-from amqtask.core.barrier import queue_name
+from amqtask.core.barrier import plan_message, queue_name
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.refusals import Refusals, target_of
+from amqtask.core.workflow import Barrier
 from amqtask.errors import OperationRefused, TopologyConflict
 from amqtask.topology.barrier import barrier_queue
 from amqtask.topology.ladder import STEPS, TICK, Ladder
@@ -86,8 +87,25 @@ def test_what_goes_past_the_ladder_is_told_apart_by_its_key() -> None:
 # ---------------------------------------------------------------- barriers
 
 
-def barrier(name: str) -> DeclareQueue:
-    return barrier_queue(name, 60.0, "quorum")
+def barrier(name: str, delay: float = 0.0) -> DeclareQueue:
+    return barrier_queue(name, 60.0 + delay, "quorum")
+
+
+def test_a_barrier_lasts_longer_when_its_parts_are_put_off() -> None:
+    ways, name = Ways(LADDER, barrier), queue_name("G")
+    plan = plan_message(Barrier("G", 2, {}, delay=29.5))
+    ways.expect(name, plan)
+    for _ in range(2):  # the connection was lost in between
+        _, paving = ways.begin([name], 0.0)
+        assert next(paving) == (barrier(name, 30.0),)
+    text = (
+        "PRECONDITION_FAILED - inequivalent arg 'x-expires' for queue 'amqtask.join.G' in vhost '/': "
+        "received the value '90000' of type 'signedint' but current is the value '91000' of type 'signedint'"
+    )
+    with pytest.raises(StopIteration) as end:  # it is there from an earlier try
+        paving.send((OperationRefused(406, text), barrier(name, 30.0)))
+    assert end.value.value == {}
+    assert next(ways.begin([name], 0.0)[1]) == (barrier(name),)
 
 
 def test_barriers_are_declared_each_time_together_and_nothing_of_the_ladder() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -501,3 +502,18 @@ def test_a_chain_of_chords_grows_with_the_number_of_chords() -> None:
     ten, hundred = linked(10), linked(100)
     assert sizes(ten)[0] == sizes(hundred)[0]  # the header carries nothing of what follows
     assert 9 < sizes(hundred)[-1] / sizes(ten)[-1] < 12
+
+
+def test_a_barrier_knows_for_how_long_its_parts_are_put_off() -> None:
+    def delay(header: Any, **options: Any) -> float:
+        made = launched(chord(header, task("body")), **options)
+        return max(barrier.delay for barrier in made.barriers)
+
+    late, later = task("a", countdown=5), task("b", countdown=timedelta(seconds=30))
+    assert delay([task("a"), task("b")]) == 0
+    assert delay([late, later]) == 30
+    assert delay([chain(late, later), later]) == 35
+    assert delay([chord([late, later], task("inner", countdown=2)), task("a")]) == 32
+    assert delay([task("a")], options={"countdown": 7}) == 7
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    assert 3500 < delay([task("a", eta=soon), task("b", eta=soon.isoformat())]) <= 3600

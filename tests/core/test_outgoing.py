@@ -22,6 +22,8 @@ class Ladder:
     def open(self, queue: str, _now: float) -> bool:
         return queue in self.opened
 
+    def expect(self, queue: str, publication: Publication) -> None: ...
+
     def in_time(
         self, publication: Publication, since: float, now: float
     ) -> tuple[Publication, float]:
