@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from amqtask.amqp.ports import Publisher
@@ -143,6 +144,13 @@ class Batch:
                 self._void += 1
             self.ended(None)
             raise
+
+    def hold(self) -> Callable[[], None]:
+        """Have the wait go on until what this returns is called, once: something else is on its way. Any thread; never waits."""
+        with self._lock:
+            self._total += 1
+            self._void += 1
+        return partial(self.ended, None)
 
     def ended(self, error: AmqtaskError | None) -> None:
         """One of them has ended."""

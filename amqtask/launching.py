@@ -150,6 +150,7 @@ class Launching:
         # Held here until there are handles, so that a failure which comes before them is not lost.
         self._awaited: dict[str, Awaited] = {}
         self._publish: Callable[[Publication, Settled], None] | None = None
+        self._hold: Callable[[], Callable[[], None]] | None = None
         self._told: set[str] = set()  # barriers that a worker is asked to look at
 
     def send(self, publisher: Publisher, batch: Batch, explain: Explain) -> None:
@@ -160,6 +161,7 @@ class Launching:
         """
         timeout = self._sender.settings.publish_timeout
         self._publish = lambda what, settled: publisher.submit(what, settled, timeout)
+        self._hold = batch.hold
         for plans, calls in self.rounds():
             if plans:
                 publisher.publish_many(
@@ -176,6 +178,7 @@ class Launching:
         """``send`` for coroutines."""
         timeout = self._sender.settings.publish_timeout
         self._publish = lambda what, settled: publisher.submit(what, settled, timeout)
+        self._hold = batch.hold
         for plans, calls in self.rounds():
             if plans:
                 await publisher.publish_many(
@@ -228,27 +231,31 @@ class Launching:
             self._told.add(group)
             barrier = self._barriers.get(group)
             body = None if barrier is None else first_task(barrier.plan["body"])
-            self._stand_in(part, [*([] if body is None else [body]), None])
+            assert self._hold is not None  # confirms come only of what was sent
+            # Whoever waits for the batch may end the process after it.
+            self._stand_in(part, [*([] if body is None else [body]), None], self._hold())
 
-    def _stand_in(self, part: Part, places: Sequence[Sig | None]) -> None:
+    def _stand_in(
+        self, part: Part, places: Sequence[Sig | None], on_end: Callable[[], None]
+    ) -> None:
         """Send what fails in a part's place, to where the first of these tasks goes; ``None`` is the default queue."""
         place, *others = places
 
         def settled(error: object) -> None:
-            if error is None:
-                return
             if others and isinstance(error, Unroutable):
-                self._stand_in(part, others)
-            else:
+                self._stand_in(part, others, on_end)
+                return
+            if error is not None:
                 log.warning(
                     "a chord with a part that could not be sent ends only when another part does",
                     group=part.group,
                     reason=str(error),
                 )
+            on_end()
 
         try:
-            for publication, _ in self._sender.compose(self._failing(part, place)):
-                self._submit(publication, settled)
+            ((publication, _),) = self._sender.compose(self._failing(part, place))
+            self._submit(publication, settled)
         except Exception as error:  # noqa: BLE001  # whatever it is, confirms must go on
             settled(error)
 

@@ -6,7 +6,7 @@ The one module through which a service loads asyncio and aio-pika, so it is impo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.publisher import AioPublisher
@@ -181,8 +181,16 @@ class AsyncBatch:
         if error is not None:
             self._failed += 1
             self._first = self._first or error
-        self._left -= 1
         self._permits.release()
+        self._one_less()
+
+    def hold(self) -> Callable[[], None]:
+        """``Batch.hold``, in the loop's thread."""
+        self._left += 1
+        return self._one_less
+
+    def _one_less(self) -> None:
+        self._left -= 1
         if self._left <= self._wake_at:
             self._wake_at = -1  # who waits for fewer says so again
             waiting, self._waiting = self._waiting, []

@@ -339,6 +339,28 @@ def test_what_could_not_be_sent_is_not_waited_for(broker: Broker, declared: str)
             assert part[1]["result"]["exc_type"] == "Unroutable"
 
 
+@pytest.mark.parametrize("body_queue", [None, "nor-is-there-such-a-queue"])
+def test_a_task_that_fails_takes_the_place_of_parts_that_are_refused(
+    broker: Broker, declared: str, send: Send, body_queue: str | None
+) -> None:
+    with app_on(broker, declared) as app:
+        add, total = tasks(app, "add", "total")
+        refused = [add.s(n).set(queue="there-is-no-such-queue") for n in range(3)]
+        workflow = chord(refused, total.s().set(queue=body_queue))
+        with pytest.raises(Unroutable):
+            send(workflow)
+        eventually(lambda: waiting(broker, declared) == 1)
+
+    ((properties, (args, _, embed)),) = taken(broker, declared)
+    with broker.channel() as channel:
+        channel.queue_delete(barrier_name(embed["chord"]["options"]["barrier"]))
+    assert properties.headers["task"] == "amqtask.refused"
+    assert args[0]["exc_type"] == "Unroutable"
+    assert properties.headers["group"] == embed["chord"]["options"]["barrier"]
+    assert properties.headers["group_index"] in range(3)
+    assert not properties.reply_to
+
+
 def test_a_generators_group_is_sent_while_it_is_made(broker: Broker, declared: str) -> None:
     with app_on(broker, declared) as app:
         (add,) = tasks(app, "add")
