@@ -28,7 +28,15 @@ from amqtask.core.codec import Limits
 from amqtask.core.message import Properties, Publication
 from amqtask.core.outcome import Send, Sequel
 from amqtask.core.workflow import Part
-from amqtask.errors import AmqtaskError, ConnectionLost, DecodeError, OperationRefused
+from amqtask.errors import (
+    AmqtaskError,
+    ConfigurationError,
+    ConnectionLost,
+    DecodeError,
+    MessageError,
+    OperationRefused,
+    Unroutable,
+)
 from amqtask.log import get_logger
 
 log = get_logger("amqtask.amqp")
@@ -76,8 +84,13 @@ class Context(Protocol):
         """Make sure that a queue can be reached through the delay ladder."""
         ...
 
-    def plan(self, send: Send, on_settled: Callable[[Exception | None], None]) -> None:
-        """Publish a plan of another barrier by the publisher, confirmed."""
+    def plan(
+        self,
+        send: Send,
+        on_settled: Callable[[Exception | None], None],
+        wanted: Callable[[], bool],
+    ) -> None:
+        """Publish a plan of another barrier by the publisher until it is confirmed, refused for good, or not wanted any more."""
         ...
 
     def outside(self, drain: Drain, parts: Sequence[Part], then: Callable[[], None]) -> None:
@@ -151,6 +164,7 @@ class Drain:
         drop: bool = False,
         on_end: Callable[[Result], None],
     ) -> None:
+        self.counts = False  # among those that go on, for whoever limits their number
         self._context = context
         self._io = context.io
         self._queue = queue_name(group)
@@ -221,7 +235,7 @@ class Drain:
             return
         if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             self._end(Interrupted())
-        elif self._filling and reason.reply_code == failures.NOT_FOUND:
+        elif self._filling and _gone(reason):
             self._end(Concluded())
         elif self._committing is not None and PARTIAL in reason.reply_text:
             self._end(Torn(self._committing))
@@ -509,7 +523,7 @@ class Drain:
             one()
 
         for send in sequel.plans:
-            self._context.plan(send, partial(planned, send))
+            self._context.plan(send, partial(planned, send), lambda: not self._over)
         for queue in wanted:
             assert queue is not None
             self._context.pave(queue, partial(paved, queue))
@@ -623,3 +637,16 @@ class Drain:
         self._filling = False
         self._wait(ANSWER_WITHIN, self._overdue)
         self._channel.queue_delete(self._queue, callback=lambda _frame: self._end(Concluded()))
+
+
+def _gone(reason: pika.exceptions.ChannelClosedByBroker) -> bool:
+    """Whether a queue is not there; one that cannot be reached at present has the same code."""
+    refused = OperationRefused(reason.reply_code, reason.reply_text)
+    return refused.code == failures.NOT_FOUND and not failures.absent(refused)
+
+
+def final(error: Exception) -> bool:
+    """Whether what could not be published will not be taken another time either."""
+    if isinstance(error, OperationRefused):
+        return not failures.absent(error)
+    return isinstance(error, MessageError | ConfigurationError | Unroutable)

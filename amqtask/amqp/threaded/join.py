@@ -23,6 +23,7 @@ from amqtask.amqp.threaded.drain import (
     Refused,
     Result,
     Torn,
+    final,
 )
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.paver import Paver
@@ -38,19 +39,15 @@ from amqtask.errors import (
     AmqtaskError,
     BrokerError,
     ConnectionLost,
-    MessageError,
     OperationRefused,
-    PublishNacked,
-    Unroutable,
 )
 from amqtask.log import get_logger
 from amqtask.topology.ladder import Ladder
 
 log = get_logger("amqtask.amqp")
 
-REOPEN_CAP = (
-    0.02  # seconds: a chord that is over closes the channel, which must not hold up the others
-)
+# Seconds: a chord that is over closes the channel, which must not hold up the others; what is asked again pauses by itself.
+REOPEN_CAP = 0.0
 LOOK_WITHIN = 20.0  # seconds the broker gets for a count
 PAUSE = 0.1  # seconds before another look when the broker could not or would not answer; doubles
 PAUSE_CAP = 5.0
@@ -307,6 +304,7 @@ class Joiner:
         def begin() -> None:
             if chord.drain is drain:
                 self._draining += 1
+                drain.counts = True
                 drain.begin()
 
         if self._draining < MOST_DRAINS:
@@ -318,8 +316,9 @@ class Joiner:
         self._by_channel = {
             number: drain for number, drain in self._by_channel.items() if drain is not chord.drain
         }
+        if chord.drain is not None:
+            self._make_room(chord.drain)
         chord.drain = None
-        self._draining -= 1
         match result:
             case Concluded():
                 self._over(chord)
@@ -330,6 +329,10 @@ class Joiner:
             case _:
                 self._interrupted(chord, result)
         self._fill()
+
+    def _make_room(self, drain: Drain) -> None:
+        self._draining -= drain.counts
+        drain.counts = False
 
     def _fill(self) -> None:
         while self._full and self._draining < MOST_DRAINS and self.connection.connected:
@@ -367,11 +370,11 @@ class Joiner:
             "a queue did not take what follows a chord; it is sent again until one does",
             group=chord.group,
         )
-        left = len(sequel.sends) + len(sequel.results) + len(sequel.parts) + 1
+        left, outer = 1, list[Part]()
 
         def end() -> None:
             channel = self.connection.channel
-            if channel is not None and channel.is_open:
+            if channel is not None and channel.is_open and self.connection.connected:
                 channel.queue_delete(queue_name(chord.group))
             self._over(chord)
 
@@ -379,48 +382,50 @@ class Joiner:
             nonlocal left
             left -= 1
             if not left and not self._closing:
-                self._look_outside([each.part for each in sequel.parts], end)
+                self._look_outside(outer, end)
 
-        def start(send: Send, tries: int = 0) -> None:
-            def settled(error: Exception | None) -> None:
-                if isinstance(error, Unroutable | MessageError | OperationRefused):
-                    instead = (
-                        Sequel()
-                        if send.started is None
-                        else self.concluder.refused(send.started, error)
-                    )
-                    for each in (*instead.sends, *map(Send, instead.results)):
-                        add(each)
-                    one()
-                elif isinstance(error, PublishNacked):
-                    pause = exponential(tries, PAUSE, PAUSE_CAP)
-                    self.io.call_later(pause, partial(start, send, tries + 1))
-                elif error is None:
-                    one()
-                # else we are closing
+        def settled(send: Send, then: Callable[[], None], error: Exception | None) -> None:
+            if isinstance(error, ConnectionLost):
+                return  # we are closing
+            if error is not None and send.started is not None:
+                carry(self.concluder.refused(send.started, error))
+            then()
 
-            self.plan(send, settled)
-
-        def add(send: Send) -> None:
+        def carry(what: Sequel) -> None:
             nonlocal left
             left += 1
-            start(send)
+            plans = len(what.plans) + 1
 
-        for send in sequel.sends:
-            start(send)
-        for publication in (*sequel.results, *(part.publication for part in sequel.parts)):
-            start(Send(publication))
+            def go_on() -> None:
+                nonlocal left, plans
+                plans -= 1
+                if plans:
+                    return
+                outer.extend(each.part for each in what.parts)
+                rest = (*what.results, *(each.publication for each in what.parts))
+                sends = (*what.sends, *map(Send, rest))
+                left += len(sends)
+                for send in sends:
+                    self.plan(send, partial(settled, send, one), _yes)
+                one()
+
+            for plan in what.plans:
+                self.plan(plan, partial(settled, plan, go_on), _yes)
+            go_on()
+
+        carry(sequel)
         one()
 
     # ------------------------------------------------------------ what drains need
 
     def outside(self, drain: Drain, parts: Sequence[Part], then: Callable[[], None]) -> None:
         """Have the barriers of outer chords looked at. Those may have to be drained, too: the drain that asks makes room."""
-        self._draining -= 1
+        self._make_room(drain)
 
         def go_on() -> None:
             if not drain.over:
                 self._draining += 1
+                drain.counts = True
                 then()
 
         self._look_outside(parts, go_on)
@@ -448,12 +453,31 @@ class Joiner:
         if drain is not None:
             drain.delivered(deliver)
 
-    def plan(self, send: Send, on_settled: Callable[[Exception | None], None]) -> None:
-        """Publish a plan of another barrier by the publisher, confirmed."""
+    def plan(self, send: Send, on_settled: OnDone, wanted: Callable[[], bool]) -> None:
+        """Publish by the publisher until it is confirmed, refused for good, or not wanted any more."""
+        self._plan(send, on_settled, wanted, 0)
+
+    def _plan(self, send: Send, on_settled: OnDone, wanted: Callable[[], bool], tries: int) -> None:
+        def settled(error: Exception | None) -> None:
+            if error is None or isinstance(error, ConnectionLost) or final(error):
+                on_settled(error)
+            elif self._closing or not wanted():
+                on_settled(ConnectionLost("Nobody waits any more for what follows a chord."))
+            else:
+                if not tries:
+                    log.warning(
+                        "what follows a chord could not be published; it is sent again until it is",
+                        routing_key=send.publication.routing_key,
+                        reason=str(error),
+                    )
+                pause = exponential(tries, PAUSE, PAUSE_CAP)
+                again = partial(self._plan, send, on_settled, wanted, tries + 1)
+                self.io.call_later(pause, again)
+
         try:
-            self._publisher.submit(send.publication, on_settled, due_in=send.due_in)
+            self._publisher.submit(send.publication, settled, due_in=send.due_in)
         except AmqtaskError as error:
-            on_settled(error)
+            settled(error)
 
     def pave(self, queue: str, on_end: Callable[[AmqtaskError | None], None]) -> None:
         """Make sure that a queue can be reached through the delay ladder."""
@@ -503,3 +527,7 @@ class Joiner:
                 other.again = True
                 other.failed |= other.failing
                 self._once_more(other, 0)
+
+
+def _yes() -> bool:
+    return True

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pika
@@ -21,6 +22,7 @@ import pytest
 
 from amqtask.amqp.address import parse_addresses
 from amqtask.amqp.declaration import call_of
+from amqtask.amqp.threaded.drain import Concluded, Drain, Interrupted, Result
 from amqtask.amqp.threaded.join import MOST_DRAINS, Joiner
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher, pika_properties
@@ -178,6 +180,18 @@ class Stage:
         channel.tx_commit()
         channel.close()
         return groups
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[str]:
+        """A queue that takes nothing until it is purged, and one message then."""
+        name = f"{self.body_queue}.full"
+        limits = {"x-queue-type": "classic", "x-max-length": 1, "x-overflow": "reject-publish"}
+        self.channel.queue_declare(name, durable=True, arguments=limits)
+        self.put(message(name, "in the way"))
+        try:
+            yield name
+        finally:
+            self.channel.queue_delete(name)
 
     def put(self, publication: Publication) -> None:
         with self.connection_for_confirms() as channel:
@@ -425,6 +439,116 @@ def test_a_body_whose_queue_is_full_goes_when_there_is_room(
     assert stage.bodies() == [[[0, 1]]]
     assert not stage.there(group)
     assert not stage.there(outer)
+
+
+def test_what_follows_a_body_that_a_full_queue_delays_is_carried_out(
+    stage: Stage, sites: Callable[..., Site], queue_name: str
+) -> None:
+    """Plans before the rest, parts with a look, and a plan whose queue differs is refused for good."""
+    outer = stage.barrier(1)
+    differs = stage.barrier(1, expires=77)
+
+    class Several(Bodies):
+        def conclude(self, ending: Ending) -> Sequel:
+            if "torn" not in ending.plan:
+                return super().conclude(ending)
+            missing = message(f"{queue_name}.missing", None, "lost")
+            return Sequel(
+                sends=(Send(message(full, "body")), Send(missing, None, "no queue")),
+            )
+
+        def refused(self, started: object, error: Exception) -> Sequel:
+            rest = super().refused(started, error)
+            if started != "no queue":
+                return rest
+            plan = plan_message(Barrier(differs, 1, {}))
+            failed = part(outer, 0, 1, {"exc_type": "E"}, "FAILURE")
+            sent = (PartSent(part_message(failed), failed),)
+            return rest + Sequel(plans=(Send(plan, plan.routing_key, "plan"),), parts=sent)
+
+    with stage.full() as full:
+        group = stage.barrier(1, torn=True)
+        site = sites(Several(queue_name))
+        told: list[Exception | None] = []
+        site.io.post(lambda: site.end_part(part(group, 0, 1), told.append, False))
+        eventually(lambda: stage.count(outer) == 2)
+        stage.channel.queue_purge(full)
+        eventually(lambda: told == [None])
+
+    assert sorted(stage.bodies()) == ["failed 0", "refused no queue", "refused plan"]
+    assert not stage.there(group)
+
+
+def test_a_plan_that_is_refused_once_is_sent_again(
+    stage: Stage, sites: Callable[..., Site], queue_name: str
+) -> None:
+    class Planning(Bodies):
+        def conclude(self, ending: Ending) -> Sequel:
+            return Sequel(plans=(Send(message(full, "plan")),)) + super().conclude(ending)
+
+    with stage.full() as full:
+        bodies = Planning(queue_name)
+        group = stage.barrier(1)
+        site = sites(bodies)
+        told: list[Exception | None] = []
+        site.io.post(lambda: site.end_part(part(group, 0, 1, 0), told.append, False))
+        eventually(lambda: bool(bodies.endings))
+        site.end_parts(parts_of(stage.barrier(2), 1))  # the broker has said no meanwhile
+        assert stage.bodies() == []
+        stage.channel.queue_purge(full)
+        eventually(lambda: told == [None])
+
+    assert stage.bodies() == [[0]]
+    assert not stage.there(group)
+
+
+def test_a_drain_whose_channel_closes_while_it_looks_outside_makes_room_once(
+    stage: Stage, sites: Callable[..., Site], broker: Broker
+) -> None:
+    outer = stage.barrier(1)
+    inner = stage.barrier(1, outer=outer)
+    holder = broker.connect()
+    held: list[Any] = []
+    holder.channel().basic_consume(queue_name(outer), lambda *args: held.append(args))
+
+    def holds_both() -> bool:
+        holder.process_data_events(0.02)
+        return len(held) == 2
+
+    site = sites()
+    told: list[Exception | None] = []
+    site.io.post(lambda: site.end_part(part(inner, 0, 1, 0), told.append, False))
+    eventually(holds_both)
+    chords = site.joiner._chords
+    eventually(lambda: outer in chords and chords[outer].drain is not None)
+    drain: Any = chords[inner].drain
+    site.io.post(lambda: drain._channel.queue_declare(uuid.uuid4().hex, passive=True))
+    eventually(lambda: drain.over)
+    holder.close()
+    eventually(lambda: told == [None])
+
+    assert site.joiner._draining == 0
+    assert stage.bodies() == [[0], [[0]]]
+
+
+@pytest.mark.parametrize(
+    ("text", "ending"),
+    [
+        ("NOT_FOUND - no queue 'q' in vhost '/'", Concluded),
+        ("NOT_FOUND - home node 'a' of durable queue 'q' in vhost '/' is down", Interrupted),
+    ],
+)
+def test_a_queue_whose_node_is_down_has_not_been_concluded(text: str, ending: type[Result]) -> None:
+    channel = mock.Mock(is_open=False)
+    context = mock.Mock(io=mock.Mock(), connection=mock.Mock(connected=True))
+    context.connection.raw.channel.return_value = channel
+    ends: list[Result] = []
+    Drain(context, "g", 2, peek=False, on_end=ends.append).begin()
+
+    closed = channel.add_on_close_callback.call_args.args[0]
+    closed(channel, pika.exceptions.ChannelClosedByBroker(404, text))
+
+    assert [type(each) for each in ends] == [ending]
 
 
 def test_results_too_large_for_one_message_fail_the_body(
