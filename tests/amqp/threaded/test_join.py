@@ -484,7 +484,9 @@ def test_a_plan_that_is_refused_once_is_sent_again(
 ) -> None:
     class Planning(Bodies):
         def conclude(self, ending: Ending) -> Sequel:
-            return Sequel(plans=(Send(message(full, "plan"), None, "plan"),)) + super().conclude(ending)
+            return Sequel(plans=(Send(message(full, "plan"), None, "plan"),)) + super().conclude(
+                ending
+            )
 
     with stage.full() as full:
         bodies = Planning(queue_name)
