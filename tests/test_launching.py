@@ -144,7 +144,7 @@ def test_a_chord_is_its_barrier_first_and_then_its_header(
         declared_again(
             broker,
             barrier,
-            **{"x-queue-type": "classic", "x-single-active-consumer": True, "x-expires": 60_000},
+            **{"x-queue-type": "classic", "x-expires": 60_000},
         )
         ((properties, plan),) = taken(broker, barrier)
     assert properties.headers == {PLAN: 2}

@@ -16,8 +16,9 @@ LONGEST = 315_360_000.0  # seconds: the broker takes no longer x-expires
 def barrier_queue(name: str, expires: float, kind: str = "classic") -> DeclareQueue:
     """The declaration of a barrier's queue of this type, which goes when no part has ended for so long.
 
-    One consumer is active at a time: whoever drains it has all that is in it, or nothing. What is given back is never
-    counted: at a limit a quorum queue would drop it.
+    Whoever drains it has all that is in it, or nothing: of a classic queue by an exclusive consumer, of a quorum queue, which
+    knows none, by its single active consumer. (RabbitMQ 3.10 ends a classic queue's process when a message comes as one
+    active consumer takes over from another.) What is given back is never counted: at a limit a quorum queue would drop it.
 
     Args:
         name: ``amqtask.join.`` and the group's id.
@@ -26,10 +27,10 @@ def barrier_queue(name: str, expires: float, kind: str = "classic") -> DeclareQu
     """
     arguments: dict[str, object] = {
         "x-queue-type": kind,
-        "x-single-active-consumer": True,
         "x-expires": max(1, int(min(expires, LONGEST) * 1000)),
     }
     if kind == "quorum":
+        arguments["x-single-active-consumer"] = True
         arguments["x-delivery-limit"] = NO_DELIVERY_LIMIT
     return DeclareQueue(name, arguments=arguments)
 

@@ -145,7 +145,7 @@ class Child:
             accept=self._executor.accept,
             limits=self._executor.sizes,
             fast=job.settings.broker_fast_frames,
-            marks=job.settings.chord_queue_type != "quorum",
+            classic=job.settings.chord_queue_type != "quorum",
         )
         self._settler.joins = self._joiner
         self._pool = choice.make(job.pool, context.slots)

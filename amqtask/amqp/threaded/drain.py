@@ -52,6 +52,7 @@ ROUNDS = 3  # transactions, for what could not be routed and for what could not 
 
 # What the broker says when a queue has refused part of a transaction (it is full, or its node is down) or went in that moment.
 PARTIAL = "partial tx completion"
+IN_USE = "in exclusive use"
 
 PROBE = "amqtask-probe"
 PROBE_TTL = "60000"  # ms
@@ -78,7 +79,7 @@ class Context(Protocol):
     accept: frozenset[str]
     limits: Limits
     ghost_within: float
-    marks: bool
+    classic: bool
 
     def pave(self, queue: str, on_end: Callable[[AmqtaskError | None], None]) -> None:
         """Make sure that a queue can be reached through the delay ladder."""
@@ -124,6 +125,10 @@ class GivenBack(Result):
 
 class Interrupted(Result):
     """Nothing has been done, or nobody knows whether it has: begin anew."""
+
+
+class Occupied(Result):
+    """Somebody else drains it."""
 
 
 class Refused(Result):
@@ -237,6 +242,8 @@ class Drain:
             self._end(Interrupted())
         elif self._filling and _gone(reason):
             self._end(Concluded())
+        elif self._filling and IN_USE in reason.reply_text:
+            self._end(Occupied())
         elif self._committing is not None and PARTIAL in reason.reply_text:
             self._end(Torn(self._committing))
         elif PARTIAL in reason.reply_text:
@@ -272,7 +279,10 @@ class Drain:
         if self._peek:
             channel.basic_qos(prefetch_count=1)
         self._tag = channel.basic_consume(
-            self._queue, self._delivered_by_pika, callback=self._consumes
+            self._queue,
+            self._delivered_by_pika,
+            exclusive=self._context.classic,
+            callback=self._consumes,
         )
 
     def _consumes(self, _frame: object) -> None:
@@ -584,7 +594,7 @@ class Drain:
                     "what follows a chord cannot be sent", group=self._group, reason=str(error)
                 )
         self._outer += [part.part for part in sequel.parts]
-        if self._context.marks and not self._told:
+        if self._context.classic and not self._told:
             self._told = True
             add(done_message(self._group, self._outer))
         self._wait(COMMIT_WITHIN, self._overdue)

@@ -20,6 +20,7 @@ from amqtask.amqp.threaded.drain import (
     Concluder,
     Drain,
     GivenBack,
+    Occupied,
     Refused,
     Result,
     Torn,
@@ -51,6 +52,8 @@ REOPEN_CAP = 0.0
 LOOK_WITHIN = 20.0  # seconds the broker gets for a count
 PAUSE = 0.1  # seconds before another look when the broker could not or would not answer; doubles
 PAUSE_CAP = 5.0
+TURN = 0.01  # seconds before another look when somebody else drains the barrier; doubles
+TURN_CAP = 0.25
 MOST_DRAINS = 8  # at a time, each with the results of a chord in memory; more wait
 REFUSALS = 2  # of what follows a chord, before it is dropped
 
@@ -74,6 +77,7 @@ class _Chord:
         self.error: Exception | None = None  # why the body cannot be started
         self.refusals = 0  # of what follows it
         self.troubles = 0  # looks and drains without an end
+        self.waits = 0  # for somebody else who drains it
 
 
 class Joiner:
@@ -95,8 +99,8 @@ class Joiner:
         limits: sizes that a message may have.
         fast: whether amqtask's frame codec is used.
         ghost_within: seconds after which the broker has noticed that a process vanished; four heartbeats by default.
-        marks: whether a barrier is told that it is over. Not a quorum queue: it would keep that when the broker is killed, and
-            the body in the same transaction might be lost.
+        classic: whether barriers are classic queues: those are drained by exclusive consumers, and told that they are over. A
+            quorum queue is not: it would keep that when the broker is killed, and the body in the same transaction might be lost.
     """
 
     def __init__(
@@ -114,14 +118,14 @@ class Joiner:
         limits: codec.Limits = codec.LIMITS,
         fast: bool = True,
         ghost_within: float | None = None,
-        marks: bool = True,
+        classic: bool = True,
     ) -> None:
         self.io = io
         self.concluder = concluder
         self.accept = accept
         self.limits = limits
         self.ghost_within = 4.0 * (heartbeat or 15) if ghost_within is None else ghost_within
-        self.marks = marks
+        self.classic = classic
         self._publisher = publisher
         self._fast = fast
         # I/O thread, all of these
@@ -326,6 +330,8 @@ class Joiner:
                 self._gave_back(chord, result)
             case Torn():
                 self._mend(chord, result.sequel)
+            case Occupied():
+                self._wait_for_other(chord)
             case _:
                 self._interrupted(chord, result)
         self._fill()
@@ -347,6 +353,14 @@ class Joiner:
             self._drain(chord, result.ready, peek=False)
         else:
             self._end_look(chord)
+
+    def _wait_for_other(self, chord: _Chord) -> None:
+        """Somebody else has the parts: look again soon, until the chord is concluded or they are given back."""
+        chord.again = True
+        chord.failed |= chord.failing
+        pause = exponential(chord.waits, TURN, TURN_CAP)
+        chord.waits += 1
+        self._once_more(chord, pause)
 
     def _interrupted(self, chord: _Chord, result: Result) -> None:
         """Nothing has been done, or nobody knows."""
