@@ -173,7 +173,6 @@ def test_a_barrier_outlasts_parts_that_are_put_off(
                 barrier,
                 **{
                     "x-queue-type": "classic",
-                    "x-single-active-consumer": True,
                     "x-expires": 1_060_000,
                 },
             )
