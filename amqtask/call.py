@@ -177,9 +177,7 @@ def make_call(
     links: dict[str, object] = {}
     for name, value in options.items():
         if name not in _KNOWN:
-            near = difflib.get_close_matches(name, _KNOWN, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{function}() got an unexpected option {name!r}.{hint}")
+            raise unexpected(name, function)
         if value is None:
             continue
         if name == "task_id":
@@ -222,6 +220,13 @@ def _linked(name: str, value: object) -> list[object]:
                 f"{name} takes a signature or a list of them, not {type(each).__name__}; write task.s(…)."
             )
     return [plain(each) for each in found]
+
+
+def unexpected(name: str, function: str) -> TypeError:
+    """The error of an option that nobody knows, with the nearest known one."""
+    near = difflib.get_close_matches(name, _KNOWN, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return TypeError(f"{function}() got an unexpected option {name!r}.{hint}")
 
 
 def positional(args: object, function: str) -> Sequence[object]:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from amqtask.call import Call, SendOptions, make_call, new_id
+from amqtask.call import Call, SendOptions, make_call, new_id, unexpected
 from amqtask.core.workflow import (
     MAPS,
     Barrier,
@@ -149,7 +149,7 @@ def stream(
     Arguments and errors as ``launch``; errors of members come while iterating.
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    reader = _Reader(ids, given.pop("reply_to", None) or reply_to, header_errbacks)  # type: ignore[arg-type]  # a text
+    reader = _Reader(ids, given.pop("reply_to", None) or reply_to, header_errbacks, strict)  # type: ignore[arg-type]  # a text
     stages = reader.stages(sig, given)
     if not stages:
         raise ValueError("This signature holds nothing to run: an empty chain.")
@@ -287,7 +287,8 @@ def _changed(
 class _Reader:
     """Reads signatures into stages and writes stages as signatures."""
 
-    def __init__(self, ids: Ids, reply_to: str | None, header_errbacks: bool) -> None:
+    def __init__(self, ids: Ids, reply_to: str | None, header_errbacks: bool, strict: bool) -> None:
+        self._strict = strict
         self._ids = ids
         self._reply_to = reply_to
         self._header_errbacks = header_errbacks
@@ -344,6 +345,8 @@ class _Reader:
         for name in ("link", "link_error"):
             if name in options:
                 options[name] = listed(options[name])
+        if self._strict:
+            _refuse_unknown(options)
         self.tasks[options["task_id"]] = Said(
             str(node["task"]), options.get("reply_to"), options.get("ignore_result")
         )
@@ -811,6 +814,29 @@ class _Sender:
             elif self._strict and name not in _CELERYS:
                 sending[name] = value
         return sending
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    """Refuse an option that nobody knows, also of what is called after the task.
+
+    Raises:
+        TypeError: it names the nearest known one.
+    """
+    stamps = options.get("stamped_headers") or ()
+    for name, value in options.items():
+        if name in ("link", "link_error"):
+            for each in value or ():
+                if not _is_signature(each):
+                    raise TypeError(
+                        f"{name} takes signatures, not {_shown(each)}; write task.s(…)."
+                    )
+                if kind_of(each) == "task":
+                    own = each.get("options") or {}
+                    _refuse_unknown({**own, "link": (), "link_error": ()})
+        elif value is not None and not (
+            name in _SENT or name in _STRUCTURE or name in _CELERYS or name in stamps
+        ):
+            raise unexpected(name, "apply_async")
 
 
 _NO_WORKFLOW: Final = Workflow()

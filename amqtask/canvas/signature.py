@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
-from amqtask.call import new_id
+from amqtask.call import named, new_id, positional
 from amqtask.canvas.stamping import STAMPED, StampingVisitor, joined
 from amqtask.core.workflow import listed
 from amqtask.errors import ConfigurationError
@@ -352,9 +352,11 @@ class Signature(dict[str, Any], Generic[R_co]):
 
         Raises:
             ConfigurationError: the signature belongs to no app.
+            TypeError: arguments that are no sequence or mapping, or an option that nobody knows, of it or of what follows it.
             AmqtaskError: as ``Task.delay``.
         """
-        return cast("AsyncResult[R_co]", self.app.launch(self, args or (), kwargs or {}, options))
+        given, keywords = positional(args, "apply_async"), named(kwargs, "apply_async")
+        return cast("AsyncResult[R_co]", self.app.launch(self, given, keywords, options))
 
     async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R_co]:
         """``delay`` for coroutines."""
@@ -367,7 +369,8 @@ class Signature(dict[str, Any], Generic[R_co]):
         **options: Any,
     ) -> AsyncResult[R_co]:
         """``apply_async`` for coroutines."""
-        result = await self.app.alaunch(self, args or (), kwargs or {}, options)
+        given, keywords = positional(args, "apply_async"), named(kwargs, "apply_async")
+        result = await self.app.alaunch(self, given, keywords, options)
         return cast("AsyncResult[R_co]", result)
 
     # ------------------------------------------------------------ other signatures of it

@@ -90,6 +90,28 @@ def test_a_task_is_one_call_with_partial_arguments_before_its_own() -> None:
     assert not made.barriers
 
 
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        task("a", cuntdown=1),
+        chain(task("a"), task("b", cuntdown=1)),
+        chord([task("a")], task("b", cuntdown=1)),
+        chord([chain(task("a"), task("b", cuntdown=1))], task("c")),
+        task("a", link=[task("b", cuntdown=1)]),
+        group(task("a"), task("b", link_error=[task("c", cuntdown=1)])),
+    ],
+)
+def test_an_option_that_nobody_knows_is_refused_wherever_it_is(workflow: Sig) -> None:
+    with pytest.raises(TypeError, match=r"'cuntdown'\. Did you mean 'countdown'\?"):
+        launched(workflow, strict=True)
+    launched(workflow)  # what comes by message is taken as it is
+
+
+def test_a_callback_is_a_signature() -> None:
+    with pytest.raises(TypeError, match="link takes signatures, not a value of type int"):
+        launched(task("a", link=[5]), strict=True)
+
+
 def test_an_immutable_task_ignores_partial_arguments() -> None:
     (call,) = launched(task("add", 2, immutable=True), 1).calls
     assert call.args == (2,)
