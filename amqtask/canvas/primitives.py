@@ -187,6 +187,10 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
 
         They are the links themselves, not copies. A chain of nothing but empty groups keeps one.
         """
+        return self._links()[0]
+
+    def _links(self) -> tuple[Members, bool]:
+        """``links``, and whether a group was made a chord."""
         flat: Members = []
         empty: Signature[Any] | None = None
         waiting = list(reversed(self.tasks))
@@ -199,14 +203,16 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
             else:
                 flat.append(task)
         if not flat and empty is not None:
-            return [empty]
+            return [empty], False
+        upgraded = False
         joined: Members = []
         for task in reversed(flat):
             if isinstance(task, group) and joined:
                 task = chord(task, joined.pop(), app=self.own_app)
+                upgraded = True
             joined.append(task)
         joined.reverse()
-        return joined
+        return joined, upgraded
 
     def freeze(
         self,
@@ -224,9 +230,13 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         Raises:
             ValueError: it is empty.
         """
-        self.steps = self.links()
+        self.steps, upgraded = self._links()
         if not self.steps:
             raise ValueError("An empty chain has no result.")
+        if upgraded:
+            self.tasks = (
+                self.steps
+            )  # the ids of a group that is now a header are the chord's to keep
         last = after = self.steps[-1].freeze(
             _id, group_id, chord, root_id, group_index=group_index, ids=ids
         )

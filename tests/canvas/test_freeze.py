@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from amqtask import signature
 from amqtask.canvas.launch import launch
 from tests.canvas.test_eager_celery import OURS, PLANS, Plan, built
+
+TASK: Plan = ("task", "t.pair", [], False)
 
 
 def ids() -> Callable[[], str]:
@@ -31,6 +33,7 @@ def nested(form: Any) -> Any:
 
 @settings(max_examples=60, deadline=None)
 @given(PLANS)
+@example(("chain", [TASK, ("group", [TASK, TASK], False), ("group", [TASK, TASK], False)]))
 def test_what_is_sent_has_the_ids_it_was_frozen_with(plan: Plan) -> None:
     sig = built(OURS, plan)
 

@@ -167,6 +167,23 @@ def theirs(plan: Plan) -> Any:
         assume(False)
 
 
+def header_to_be(sig: Any) -> bool:
+    """Whether a link of a chain is a group that only `freeze` makes a chord: Celery's keeps the ids of its members nowhere."""
+
+    def ends_in_group(link: Any) -> bool:
+        tasks = link["kwargs"].get("tasks")
+        if link["subtask_type"] == "chain" and tasks:
+            return ends_in_group(tasks[-1])
+        return bool(link["subtask_type"] == "group")
+
+    return any(
+        ends_in_group(link)
+        for part in parts_of(sig)
+        if part["subtask_type"] == "chain"
+        for link in part["kwargs"]["tasks"][:-1]
+    )
+
+
 def swallows(sig: Any) -> bool:
     """Whether a chord's header is an empty group: Celery makes one of an empty group in the middle of a chain, and loses what came before."""
     headers = [
@@ -225,6 +242,7 @@ def groups_in_groups(sig: Any) -> bool:
 def test_frozen_alike(plan: Plan, given_ids: dict[str, Any]) -> None:
     their, our = theirs(plan), built(OURS, plan)
     assume(not groups_in_groups(form(their)) and not swallows(form(their)))
+    assume(not header_to_be(form(their)))
     try:
         their_result = their.freeze(**given_ids)
     except Exception:  # noqa: BLE001  # as above
