@@ -788,20 +788,6 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         result.first.parent = parts
         return result
 
-    def unroll_body(self) -> Members:
-        """The chord with the first link of its body, and the other links: what follows a chord is not part of it.
-
-        Only a body that is a chain, and begins with something else than a group, is taken apart; copies.
-        """
-        sig = self.clone()
-        body = sig.body
-        if not isinstance(body, chain) or not body.tasks or isinstance(body.tasks[0], group):
-            return [sig]
-        first, *rest = body.unchain_tasks()
-        kept = {name: value for name, value in body.options.items() if name not in _CHAINS_OWN}
-        sig.body = first.clone(**kept)
-        return [sig, *rest]
-
     def set_immutable(self, immutable: bool) -> None:
         """Choose whether its parts ignore partial arguments."""
         header = self.header
@@ -873,15 +859,6 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
 
 
 _CHORD_PARTS = ("header", "body")
-
-# What a chain uses itself instead of passing it to its first task.
-_CHAINS_OWN = frozenset(
-    {
-        *("task_id", "chord", "group_id", "group_index"),
-        *("link", "link_error", "parent_id", "root_id"),
-    }
-)
-
 
 # Options of a chain that are its last link's.
 _OF_LAST = ("task_id", "group_id", "group_index")

@@ -4,12 +4,12 @@ A task carries its continuation in its message: callbacks and errbacks, the rest
 a part of. When it has succeeded the continuation is started; when it has failed for good, everything that was to come is reported as
 failed, so that nobody waits for it.
 
-Pure: how a signature becomes calls is ``Start``, handed in. Any thread.
+Pure, but for a line in the log about an error callback that makes no sense: how a signature becomes calls is ``Start``, handed
+in. Any thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -19,8 +19,11 @@ import msgspec
 from amqtask.call import Call
 from amqtask.canvas.within import part_index
 from amqtask.core.codec import Head
-from amqtask.core.result import FAILURE, REVOKED, SUCCESS
+from amqtask.core.result import FAILURE, REVOKED, SUCCESS, safe_text
 from amqtask.core.workflow import Barrier, More, Part, Sig
+from amqtask.log import get_logger
+
+log = get_logger("amqtask.worker")
 
 ERRBACK = "amqtask-errback"
 """Header of an errback whose first arguments are the request, the exception and the traceback, to be rebuilt before the call."""
@@ -321,8 +324,7 @@ def _errbacks(
 ) -> list[Started]:
     called = []
     for n, sig in enumerate(sigs):
-        # Whatever is wrong with it, the failure itself must be told.
-        with contextlib.suppress(Exception):
+        try:
             args: tuple[object, ...] = (after.id,)
             options: dict[str, object] = {}
             if takes_details(sig):
@@ -332,6 +334,14 @@ def _errbacks(
                     own = headers if isinstance(headers, Mapping) else {}
                     options["headers"] = {**own, ERRBACK: 1}
             called.append(_start(after, sig, args, options, start, f"errback{n}"))
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the failure itself must be told
+            log.error(
+                "an error callback cannot be started",
+                errback=n,
+                task_name=after.task,
+                task_id=after.id,
+                reason=safe_text(error),
+            )
     return called
 
 

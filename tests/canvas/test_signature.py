@@ -450,17 +450,6 @@ def test_callbacks_of_a_group_and_a_chord() -> None:
     assert joined.tasks[1].body.options == {"link_error": [told_id.s()]}
 
 
-def test_the_links_after_a_chord_are_taken_out_of_its_body() -> None:
-    sig: Any = chord([add.s(1)], chain(total.s(), add.s(2), add.s(3)).set(queue="q"))
-    sig.body.link(note.s())
-
-    joined, *rest = sig.unroll_body()
-
-    assert joined.body == total.s().set(queue="q")
-    assert rest == [add.s(2), add.s(3).set(link=[note.s()])]
-    assert chord([add.s(1)], total.s()).unroll_body() == [chord([add.s(1)], total.s())]
-
-
 def test_delays_of_a_group_grow_up_to_the_last() -> None:
     sig = group(add.s(n) for n in range(4)).skew(start=1, stop=2, step=0.5)
 
