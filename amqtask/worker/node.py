@@ -80,7 +80,7 @@ def prepare(options: WorkerOptions) -> Node:
     queues = _queues(topology, options, settings)
     addresses = app.addresses
     declarations = plan.declarations(topology) if options.declare else ()
-    _check_limits(app, options)
+    _check_pool(app, options)
 
     def look(session: Session) -> tuple[ServerInfo, str]:
         lacking = plan.unsupported(topology, session.server.release)
@@ -207,8 +207,13 @@ def _prefetch(single_active: bool, options: WorkerOptions) -> int | None:
     return options.prefetch
 
 
-def _check_limits(app: App, options: WorkerOptions) -> None:
-    """Refuse, or warn of, limits that the pool cannot keep."""
+def _check_pool(app: App, options: WorkerOptions) -> None:
+    """Refuse, or warn of, what the pool cannot do: limits it cannot keep, and tasks side by side in one that has one slot."""
+    if options.more_than_one is not None:
+        log.warning(
+            "the solo pool runs one task at a time, whatever is asked; use --pool prefork or threads",
+            asked=options.more_than_one,
+        )
     soft = app.settings.task_soft_time_limit or options.soft_time_limit
     if options.pool == "solo":
         if options.time_limit is not None:

@@ -70,14 +70,14 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def parse(cls, **values: object) -> WorkerOptions:
         """Check and complete what the command line gave.
 
-        A ``concurrency`` of None becomes the number of CPUs this process may use, ``node`` is expanded (``node_name``), and a
-        value of None for anything that has a default means that default.
+        A ``concurrency`` of None becomes the number of CPUs this process may use (one where the pool runs one task at a time,
+        whatever is asked), ``node`` is expanded (``node_name``), and a value of None for anything that has a default means that
+        default.
 
         Raises:
             ConfigurationError: one sentence that names the option and the remedy.
         """
         given = {name: value for name, value in values.items() if value is not None}
-        given.setdefault("concurrency", _cpus())
         given["node"] = node_name(str(given.get("node", "")))
         pool = given.get("pool", "prefork")
         if pool not in POOLS:
@@ -85,6 +85,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 f"There is no pool {pool!r}: choose one of {', '.join(POOLS)}."
             )
         require(str(pool))
+        given.setdefault("concurrency", 1 if POOLS[pool].children == 0 else _cpus())
         try:
             options = msgspec.convert(given, cls, strict=True)
         except msgspec.ValidationError as error:
@@ -126,6 +127,14 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def in_process(self) -> bool:
         """Whether tasks run in the worker's own process."""
         return POOLS[self.pool].children == 0
+
+    @property
+    def more_than_one(self) -> str | None:
+        """The options that ask for more tasks at a time than a pool in the worker's own process runs; None where none does."""
+        if not self.in_process:
+            return None
+        asked = (("--concurrency", self.concurrency), ("--processes", self.processes))
+        return " and ".join(f"{name} {count}" for name, count in asked if count > 1) or None
 
     @property
     def one_slot(self) -> bool:

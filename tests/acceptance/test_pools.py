@@ -55,6 +55,7 @@ KINDS = [
     Kind("gevent"),
     Kind("eventlet"),
 ]
+ALONE = "the solo pool runs one task at a time, whatever is asked; use --pool prefork or threads"
 LATE = "a soft time limit does not interrupt a system call in a thread; use --pool prefork where it must"
 FORMS = ["", "a"]  # before a task's name: the function, the coroutine function
 
@@ -535,11 +536,13 @@ def test_a_child_is_replaced_after_so_many_tasks(kind: Kind, at: Place) -> None:
 
 
 def test_a_child_is_replaced_when_it_is_too_large(kind: Kind, at: Place) -> None:
-    limits = ["--time-limit", "50", "--soft-time-limit", "40"] if kind.children else []
+    limits = ["--time-limit", "50", "--soft-time-limit", "40"] if kind.children else ["-c", "4"]
     most = ["--max-memory-per-child", str(200 << 10)]
     node = at.node(*flags(kind, 1), *most, *limits, "-Q", at.queue)
     case = Case(kind, at, node)
     # what a pool cannot do, it says at start
+    alone = [told["asked"] for told in node.records(ALONE)]
+    assert alone[:1] == ([] if kind.children else ["--concurrency 4"])
     assert bool(node.records(LATE)) == (kind.pool in ("threads", "asyncio"))
     first = case.send("grow", 1).get(timeout=10)
     assert case.send("grow", 300).get(timeout=10) == first

@@ -46,6 +46,22 @@ def test_processes_and_slots(
 
 
 @pytest.mark.parametrize(
+    ("pool", "asked", "more"),
+    [
+        ("solo", {}, None),
+        ("solo", {"concurrency": 1, "processes": 1}, None),
+        ("solo", {"concurrency": 4}, "--concurrency 4"),
+        ("solo", {"concurrency": 4, "processes": 2}, "--concurrency 4 and --processes 2"),
+        ("prefork", {"concurrency": 4, "processes": 2}, None),
+    ],
+)
+def test_more_than_a_pool_runs_at_a_time_is_named(
+    pool: str, asked: dict[str, int], more: str | None
+) -> None:
+    assert WorkerOptions.parse(app="shop", pool=pool, **asked).more_than_one == more
+
+
+@pytest.mark.parametrize(
     ("pattern", "name"),
     [
         ("", "amqtask@box.example.org"),
