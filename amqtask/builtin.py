@@ -16,7 +16,7 @@ REFUSED: Final = "amqtask.refused"
 """Stands in for a part of a chord that could not be sent, and fails with the reason, so that a worker ends the chord."""
 
 
-class Registry(Sender, Protocol):
+class Owner(Sender, Protocol):
     """What the built-in tasks need of their app."""
 
     settings: Settings
@@ -30,7 +30,7 @@ class Registry(Sender, Protocol):
         ...
 
 
-def builtins(app: Registry) -> Mapping[str, Task[..., Any]]:
+def builtins(app: Owner) -> Mapping[str, Task[..., Any]]:
     """The built-in tasks of an app, by name.
 
     ``celery.group``, ``celery.chain``, ``celery.chord`` and ``celery.chunks`` are sent by nobody but by name: they put in their
@@ -73,7 +73,7 @@ def builtins(app: Registry) -> Mapping[str, Task[..., Any]]:
     return made
 
 
-def _caller(app: Registry, sig: Any) -> Callable[..., Any]:
+def _caller(app: Owner, sig: Any) -> Callable[..., Any]:
     """What to call for a signature, one coroutine at a time if it is a coroutine function."""
     task = app.registered(str(sig["task"] if isinstance(sig, Mapping) else sig))
     if not task.is_coroutine:

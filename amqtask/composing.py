@@ -8,17 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from amqtask.call import Call, due_at, expires_at, message_of
 from amqtask.core import codec
 from amqtask.core.message import Envelope, Message, Publication
 from amqtask.core.onward import onward
 from amqtask.errors import AmqtaskError, ConfigurationError, Unroutable
+from amqtask.place import Place
 from amqtask.request import Request, current
 from amqtask.settings import Settings
-from amqtask.topology.ladder import Ladder
-from amqtask.topology.model import Topology
 from amqtask.topology.names import did_you_mean
 from amqtask.topology.routes import MAX_REMEMBERED, Route, Router
 from amqtask.topology.simulate import reach
@@ -29,30 +28,6 @@ if TYPE_CHECKING:
 
 Sending: TypeAlias = tuple[Publication, str | None]
 """A publication, and the queue it is due in when something must be declared for it."""
-
-
-class Place(Protocol):
-    """Where an app's tasks go. Each is read when it is first needed."""
-
-    @property
-    def topology(self) -> Topology:
-        """The topology."""
-        ...
-
-    @property
-    def has_topology_file(self) -> bool:
-        """Whether it has a name by which it can be applied."""
-        ...
-
-    @property
-    def router(self) -> Router:
-        """Finds the route of a task."""
-        ...
-
-    @property
-    def ladder(self) -> Ladder:
-        """What waits for later waits there."""
-        ...
 
 
 def inherited_priority(settings: Settings, parent: Request | None) -> int | None:

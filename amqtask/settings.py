@@ -1,7 +1,7 @@
 """One typed settings object, with Celery's names where Celery has the setting.
 
 ``Settings.parse(mapping)`` reads what a user wrote: an unknown name or a wrong type is an error that names it and suggests
-the nearest. No file and no environment is read here; ``broker_url`` is resolved by ``amqtask.app``.
+the nearest. No file and no environment is read here; ``broker_url`` is resolved by ``amqtask.place``.
 """
 
 from __future__ import annotations

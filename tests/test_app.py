@@ -527,15 +527,15 @@ def test_results_cross_between_threads_and_loops(broker: Broker, queue_name: str
 def test_a_loop_can_be_left_while_the_app_goes_on(broker: Broker, queue_name: str) -> None:
     with answering(broker, queue_name, total), app_on(broker, queue_name) as app:
         app.send_task("t.add", (1,))  # opens the connections of the process
-        client = app._client
+        client = app._connections._client
 
         async def scenario() -> None:
             await app.asend_task("t.add", (2,))
             await app.leave_loop()
-            assert not app._loop_clients
+            assert not app._connections._loop_clients
 
         asyncio.run(scenario())
-        assert app._client is client
+        assert app._connections._client is client
         app.send_task("t.add", (3,))
 
 

@@ -85,8 +85,8 @@ def _findings(target: Target, file: Path | None, management: str | None) -> Iter
 def _addresses(target: Target, app: App | None, topology: Topology | None) -> tuple[Address, ...]:
     """Where the broker is; an app that cannot be imported is told of already, and then has no say."""
     from amqtask.amqp.address import in_vhost, parse_addresses
-    from amqtask.app import DEFAULT_BROKER_URL
     from amqtask.cli.target import BROKER_VARIABLE
+    from amqtask.place import DEFAULT_BROKER_URL
 
     if app is not None:
         url = app.broker_url

@@ -177,7 +177,7 @@ class Target:
             ConfigurationError: the URL has a mistake, or the app that should tell it cannot be imported.
         """
         from amqtask.amqp.address import in_vhost, parse_addresses
-        from amqtask.app import DEFAULT_BROKER_URL
+        from amqtask.place import DEFAULT_BROKER_URL
 
         url = self.broker or os.environ.get(BROKER_VARIABLE)
         if not url:

@@ -40,7 +40,7 @@ async def main():
     assert len(asyncio.all_tasks()) == tasks
     assert threading.active_count() == threads
     assert descriptors() == files
-    waiting = [entry for entry in app._pending._awaited.values() if entry._waiters]
+    waiting = [entry for entry in app._connections.pending._awaited.values() if entry._waiters]
     assert not waiting, waiting
     await app.aclose()
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -94,7 +94,7 @@ for turn in range(5):
     threads = [threading.Thread(target=asyncio.run, args=(main(100 * number),)) for number in range(4)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
-assert len(app._loop_clients) <= 4, len(app._loop_clients)
+assert len(app._connections._loop_clients) <= 4, len(app._connections._loop_clients)
 app.close()
 print("fine")
 """
@@ -130,9 +130,9 @@ async def main():
     for n, value in enumerate(ended):
         expected = n + (1 if n % 2 else 2)
         assert value == expected or (n in doomed and isinstance(value, asyncio.CancelledError)), (n, value)
-    publisher = next(iter(app._loop_clients.values())).publisher
+    publisher = next(iter(app._connections._loop_clients.values())).publisher
     assert publisher._open == 0 and not publisher._outgoing.backlog and not len(publisher._outgoing.in_flight)
-    assert not [entry for entry in app._pending._awaited.values() if entry._waiters]
+    assert not [entry for entry in app._connections.pending._awaited.values() if entry._waiters]
     assert len(asyncio.all_tasks()) == tasks
     await app.aclose()
     print(sum(isinstance(value, asyncio.CancelledError) for value in ended) > 0)

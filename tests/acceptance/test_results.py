@@ -90,7 +90,7 @@ def test_ignored_results_need_no_reply_queue(at: Place) -> None:
     names = at.send_notes(50)
     at.everything_done(names)
     if at.broker.management_url is not None:
-        assert not [q for q in at.broker.queues() if at.app._id in q["name"]]
+        assert not [q for q in at.broker.queues() if at.app._connections._id in q["name"]]
     # with the first result that is wanted there is one
     assert at.send("add", 1, 2).get(timeout=10) == 3
 
