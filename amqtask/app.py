@@ -2,6 +2,9 @@
 
 An ``App`` is explicit: nothing is global but the list of apps that ``atexit`` and ``fork`` must reach. Creating one costs
 nothing: the topology is read, and a connection made, when first needed.
+
+Its parts are values of their own: the tasks are in ``registry``, brokers, topology and routes in ``place``, what a process holds
+at the broker in ``connections``, and what is sent goes through ``dispatching``.
 """
 
 from __future__ import annotations
