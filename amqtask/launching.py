@@ -15,8 +15,11 @@ from amqtask.amqp.ports import Publisher
 from amqtask.batch import DELAYED_WINDOW, Awaits, Batch, Explain
 from amqtask.builtin import REFUSED
 from amqtask.call import Call, make_call
-from amqtask.canvas.launch import PLACE, Said, Stream, first_task, only_child, stream
-from amqtask.canvas.successors import barrier_of, unreached
+from amqtask.canvas.continuation import barrier_of
+from amqtask.canvas.failure import unreached
+from amqtask.canvas.launch import Stream, only_child, stream
+from amqtask.canvas.options import PLACE
+from amqtask.canvas.stages import Said, first_task
 from amqtask.canvas.within import part_index
 from amqtask.composing import Sending, inherited_priority
 from amqtask.core import codec

@@ -2,7 +2,7 @@
 
 It is a dictionary in Celery's form, so that it travels in messages as it is. The app it belongs to is an attribute, never in the
 dictionary: a signature read from a message gets one from whoever reads it. ``chain``, ``group`` and ``chord`` are in
-``primitives``, ``xmap``, ``xstarmap`` and ``chunks`` in ``maps``.
+``chains``, ``groups`` and ``chords``, ``xmap``, ``xstarmap`` and ``chunks`` in ``maps``.
 
 Signatures are values of one thread: nothing guards them against two that change the same one.
 """
@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from amqtask.call import named, new_id, positional
+from amqtask.canvas.form import Form
+from amqtask.canvas.freezing import Expected, Ids, Place
 from amqtask.canvas.stamping import STAMPED, StampingVisitor, joined
 from amqtask.core.workflow import listed
 from amqtask.errors import ConfigurationError
@@ -30,9 +32,6 @@ else:
     R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 Kind = TypeVar("Kind", bound="type[Signature[Any]]")
-
-Ids = Callable[[], str]
-"""Where the ids of frozen signatures come from."""
 
 
 class Launcher(Protocol):
@@ -63,55 +62,6 @@ class Launcher(Protocol):
         ...
 
 
-class Expected:
-    """What a frozen signature will come to: the id of its result, those it follows from, and its members if it is a group.
-
-    Attributes:
-        id: the id of the task, or of the group.
-        parent: what it follows from, if anything.
-        children: the members of a group, ``None`` for a task.
-    """
-
-    __slots__ = ("children", "id", "parent")
-
-    def __init__(
-        self,
-        task_id: str,
-        parent: Expected | None = None,
-        children: Sequence[Expected] | None = None,
-    ) -> None:
-        self.id = task_id
-        self.parent = parent
-        self.children = children
-
-    @property
-    def task_id(self) -> str:
-        """The same as ``id``."""
-        return self.id
-
-    @property
-    def first(self) -> Expected:
-        """The one without a parent that this one follows from; itself when it has none."""
-        node = self
-        while node.parent is not None:
-            node = node.parent
-        return node
-
-    def as_tuple(self) -> tuple[Any, Any]:
-        """Celery's form: ``((id, parent or None), None or [children])``, each of the same form."""
-        line = [self]  # from here to the first: chains are longer than Python's stack is deep
-        while line[-1].parent is not None:
-            line.append(line[-1].parent)
-        form: tuple[Any, Any] | None = None
-        for node in reversed(line):
-            members = None if node.children is None else [one.as_tuple() for one in node.children]
-            form = ((node.id, form), members)
-        return cast("tuple[Any, Any]", form)
-
-    def __repr__(self) -> str:
-        return f"<Expected {self.id}>"
-
-
 _ALWAYS_FIRST = frozenset({"group_id", STAMPED})
 """Options that keep their first value: a task that changed its group would be missed there."""
 
@@ -123,7 +73,7 @@ _EAGER = (
 """Options that ``Task.apply`` takes."""
 
 
-class Signature(dict[str, Any], Generic[R_co]):
+class Signature(Form, Generic[R_co]):
     """A call of a task: its name, arguments and options. Made by ``task.s(…)``, ``task.signature(…)``, ``signature(…)``.
 
     Partial arguments, given when it is sent or called, come **before** its own; an immutable signature ignores them.
@@ -189,81 +139,7 @@ class Signature(dict[str, Any], Generic[R_co]):
             immutable=immutable,
         )
 
-    # ------------------------------------------------------------ what it says
-
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        return cast(str, self["task"])
-
-    @task.setter
-    def task(self, name: str) -> None:
-        self["task"] = name
-
-    @property
-    def name(self) -> str:
-        """The same as ``task``."""
-        return cast(str, self["task"])
-
-    @property
-    def args(self) -> Sequence[Any]:
-        """Positional arguments."""
-        return cast("Sequence[Any]", self["args"])
-
-    @args.setter
-    def args(self, args: Sequence[Any]) -> None:
-        self["args"] = args
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments."""
-        return cast("dict[str, Any]", self["kwargs"])
-
-    @kwargs.setter
-    def kwargs(self, kwargs: Mapping[str, Any]) -> None:
-        self["kwargs"] = kwargs
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options, as ``apply_async`` takes them."""
-        return cast("dict[str, Any]", self["options"])
-
-    @options.setter
-    def options(self, options: Mapping[str, Any]) -> None:
-        self["options"] = options
-
-    @property
-    def subtask_type(self) -> str | None:
-        """``None`` for a plain signature, else the kind: ``chain``, ``group``, ``chord``, ``xmap``, ``xstarmap``, ``chunks``."""
-        return cast("str | None", self["subtask_type"])
-
-    @subtask_type.setter
-    def subtask_type(self, kind: str | None) -> None:
-        self["subtask_type"] = kind
-
-    @property
-    def immutable(self) -> bool:
-        """Whether it ignores partial arguments."""
-        return cast(bool, self["immutable"])
-
-    @immutable.setter
-    def immutable(self, immutable: bool) -> None:
-        self["immutable"] = immutable
-
-    @property
-    def id(self) -> str | None:
-        """The id it was frozen with."""
-        return self.options.get("task_id")
-
-    @property
-    def root_id(self) -> str | None:
-        """The id of the task that began the workflow."""
-        return self.options.get("root_id")
-
-    @property
-    def parent_id(self) -> str | None:
-        """The id of the task it follows from."""
-        return self.options.get("parent_id")
+    # ------------------------------------------------------------ whose it is
 
     @property
     def app(self) -> Any:
@@ -493,23 +369,6 @@ class Signature(dict[str, Any], Generic[R_co]):
         self.link_error(errback)
         return self
 
-    def append_to_list_option(self, name: str, value: S) -> S:
-        """Put a value into an option that is a list, unless it is there; return the value."""
-        items = self._list_option(name)
-        if value not in items:
-            items.append(value)
-        return value
-
-    def extend_list_option(self, name: str, value: Any) -> None:
-        """Put a value, or each of a list of them, into an option that is a list."""
-        self._list_option(name).extend(listed(value))
-
-    def _list_option(self, name: str) -> list[Any]:
-        items = self.options.setdefault(name, [])
-        if not isinstance(items, list):
-            items = self.options[name] = listed(items)
-        return items
-
     def flatten_links(self) -> list[Any]:
         """Itself, its callbacks, theirs, and so on."""
         found: list[Any] = [self]
@@ -541,20 +400,34 @@ class Signature(dict[str, Any], Generic[R_co]):
             group_index: its place in the group.
             ids: where new ids come from. The same sequence of ids gives the same frozen signature.
         """
+        return self.frozen_at(
+            Place(
+                ids=ids,
+                id=_id,
+                group_id=group_id,
+                group_index=group_index,
+                chord=chord,
+                root_id=root_id,
+                parent_id=parent_id,
+            )
+        )
+
+    def frozen_at(self, place: Place) -> Expected:
+        """``freeze`` where it belongs; what each kind of signature does for it."""
         options = self.options
         task_id = options.get("task_id")
         if task_id is None:
-            task_id = options["task_id"] = _id or ids()
-        if root_id:
-            options["root_id"] = root_id
-        if parent_id:
-            options["parent_id"] = parent_id
-        if group_id and "group_id" not in options:
-            options["group_id"] = group_id
-        if chord:
-            options["chord"] = chord
-        if group_index is not None:
-            options["group_index"] = group_index
+            task_id = options["task_id"] = place.id or place.ids()
+        if place.root_id:
+            options["root_id"] = place.root_id
+        if place.parent_id:
+            options["parent_id"] = place.parent_id
+        if place.group_id and "group_id" not in options:
+            options["group_id"] = place.group_id
+        if place.chord:
+            options["chord"] = place.chord
+        if place.group_index is not None:
+            options["group_index"] = place.group_index
         return Expected(task_id)
 
     # ------------------------------------------------------------ stamps

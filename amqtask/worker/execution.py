@@ -21,7 +21,8 @@ from typing import Any, NoReturn, Protocol
 import msgspec
 
 from amqtask.amqp.ports import Delivery
-from amqtask.canvas.successors import ERRBACK, continuation
+from amqtask.canvas.continuation import continuation
+from amqtask.canvas.failure import ERRBACK
 from amqtask.core import codec, dead, result, serialization
 from amqtask.core.codec import Head
 from amqtask.core.onward import FIRST_TIME, KOMBU, senders_own

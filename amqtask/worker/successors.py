@@ -1,4 +1,4 @@
-"""From a task's end to what has to be published for its workflow: the shell around ``canvas.successors``. Any thread.
+"""From a task's end to what has to be published for its workflow: the shell around ``canvas.success``, ``failure`` and ``chord_end``. Any thread.
 
 Nothing is sent here: a ``Sequel`` is handed to the I/O thread with the task's settlement, or to the drainer of a barrier.
 """
@@ -16,26 +16,22 @@ import msgspec
 from amqtask.amqp.ports import Delivery
 from amqtask.app import App
 from amqtask.call import Call
-from amqtask.canvas.eager import takes_details
-from amqtask.canvas.launch import launch
-from amqtask.canvas.successors import (
+from amqtask.canvas.chord_end import after_failed_parts, after_parts
+from amqtask.canvas.continuation import (
     Continuation,
     Ended,
     Follows,
     Gone,
     Start,
     Started,
-    added,
-    after_failed_parts,
-    after_failure,
-    after_parts,
-    after_replacement,
-    after_success,
-    bare_errback,
     barrier_of,
     continuation,
     continuation_of_call,
 )
+from amqtask.canvas.eager import takes_details
+from amqtask.canvas.failure import after_failure, bare_errback
+from amqtask.canvas.launch import launch
+from amqtask.canvas.success import added, after_replacement, after_success
 from amqtask.composing import inherited_priority
 from amqtask.core import codec, result, serialization
 from amqtask.core.barrier import Broken, Complete, Ending, more_message, part_message, plan_message

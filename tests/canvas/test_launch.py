@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from amqtask.call import Call, message_of
+from amqtask.canvas.chord_end import shaped
 from amqtask.canvas.launch import Launch, launch, stream
-from amqtask.canvas.successors import shaped
 from amqtask.core import codec
 from amqtask.core.workflow import Barrier
 

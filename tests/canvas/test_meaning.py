@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from amqtask import App, chain, chord, group
 from amqtask.call import Call
+from amqtask.canvas.chord_end import shaped
 from amqtask.canvas.launch import Launch, launch
-from amqtask.canvas.successors import shaped
 from amqtask.core.workflow import plain
 
 app = App("meaning")

@@ -8,24 +8,17 @@ from typing import Any
 import pytest
 
 from amqtask.call import Call
-from amqtask.canvas.successors import (
-    ERRBACK,
+from amqtask.canvas.chord_end import after_failed_parts, after_parts, shaped
+from amqtask.canvas.continuation import (
     Continuation,
     Ended,
     Started,
-    added,
-    after_failed_parts,
-    after_failure,
-    after_parts,
-    after_replacement,
-    after_success,
-    bare_errback,
     continuation,
     continuation_of_call,
     ids_of,
-    shaped,
-    unreached,
 )
+from amqtask.canvas.failure import ERRBACK, after_failure, bare_errback, unreached
+from amqtask.canvas.success import added, after_replacement, after_success
 from amqtask.core.barrier import ADDED
 from amqtask.core.codec import Head
 from amqtask.core.workflow import Workflow

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from amqtask import App, ChordError
 from amqtask.canvas import primitives
+from amqtask.canvas.continuation import continuation
+from amqtask.canvas.failure import ERRBACK
 from amqtask.canvas.launch import launch
-from amqtask.canvas.successors import ERRBACK, continuation
 from amqtask.core import codec, serialization
 from amqtask.core.barrier import Broken, Complete, Unable
 from amqtask.core.codec import Head

@@ -1,0 +1,364 @@
+"""``chain``: tasks that run one after the other; and what ``|`` makes of signatures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar, cast
+
+from amqtask.canvas.chords import chord
+from amqtask.canvas.freezing import Expected, Place
+from amqtask.canvas.groups import group, is_empty
+from amqtask.canvas.members import Members, app_of, first_of, given_app, signed
+from amqtask.canvas.signature import (
+    Launcher,
+    R_co,
+    Signature,
+    copied,
+    maybe_signature,
+    shortened,
+)
+from amqtask.canvas.stamping import StampingVisitor
+from amqtask.core.result import IGNORED, REJECTED
+from amqtask.core.workflow import listed
+from amqtask.results.handle import EagerResult
+
+S = TypeVar("S")
+
+
+@Signature.register_type("chain")
+class chain(Signature[R_co]):  # noqa: N801  # Celery's name
+    """Tasks one after the other, each called with the result of the one before; its result is the last one's.
+
+    ``chain(a, b, c)`` is ``a | b | c``, and may therefore be something else than a chain: a group followed by a task is a
+    chord. Callbacks (``link``) are the last task's, error callbacks are every task's.
+
+    Args:
+        tasks: signatures, or one iterable of them.
+        options: options of ``apply_async``, for the first task; with any, the signatures are taken as they are.
+    """
+
+    __slots__ = ("steps",)
+
+    steps: Members
+    """After ``freeze``: the frozen links in the order they run, where a group followed by another is a chord."""
+
+    def __new__(cls, *tasks: Any, **options: Any) -> Any:
+        """Join the signatures, or take them as they are."""
+        several = len(tasks) == 1 and not isinstance(tasks[0], (Mapping, str))
+        items = list(tasks[0]) if several else list(tasks)
+        if tasks and not options and (several or len(items) > 1):
+            return _folded(cls, items)
+        return cls.of(items, **options)
+
+    def __init__(self, *tasks: Any, **options: Any) -> None:
+        """Nothing is left to do: ``__new__`` may answer with another kind."""
+
+    @classmethod
+    def of(cls, tasks: Iterable[Any], app: Any = None, **options: Any) -> Self:
+        """A chain of these signatures as they are."""
+        made = dict.__new__(cls)
+        made.steps = []
+        Signature.__init__(
+            made,
+            "celery.chain",
+            (),
+            {"tasks": [signed(task) for task in tasks]},
+            subtask_type="chain",
+            app=app,
+            options=options,
+        )
+        return made
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], app: Any = None) -> Any:
+        """A chain of its dictionary form."""
+        tasks = [maybe_signature(task, app) for task in d["kwargs"]["tasks"] or ()]
+        made = cls.of(tasks, app)
+        made.options.update(d.get("options") or {})
+        made["immutable"] = bool(d.get("immutable"))
+        if d.get("args") and not made["immutable"]:
+            _give(made.tasks, d["args"], {})
+        return made
+
+    @property
+    def tasks(self) -> Members:
+        """Its links."""
+        return cast("Members", self["kwargs"]["tasks"])
+
+    @tasks.setter
+    def tasks(self, tasks: Iterable[Signature[Any]]) -> None:
+        self["kwargs"]["tasks"] = list(tasks)
+
+    def known_app(self) -> Launcher | None:
+        """Its app, or one of its links'."""
+        return self.own_app or app_of(self.tasks)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Send it; ``None`` when it is empty."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Send it; ``None`` when it is empty."""
+        return super().apply_async(args, kwargs, **options) if self.tasks else None
+
+    async def aapply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """``apply_async`` for coroutines."""
+        return await super().aapply_async(args, kwargs, **options) if self.tasks else None
+
+    def clone(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
+        """A copy, its links copied too. Partial arguments are the first link's."""
+        _, _, merged = self.merged(None, None, options)
+        made = type(self).of([task.clone() for task in self.tasks], self.own_app, **copied(merged))
+        made["immutable"] = self["immutable"]
+        if (args or kwargs) and not self["immutable"]:
+            _give(made.tasks, args or (), kwargs or {})
+        return made
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run its links here, one after the other; the outcome is the last one's. ``None`` when it is empty.
+
+        A link that ends in ``Ignore`` or ``Reject`` is the last.
+
+        Raises:
+            Exception: what a link that is not the last has raised.
+        """
+        given = {**self.options, **{k: v for k, v in options.items() if v is not None}}
+        of_last = {name: given.pop(name) for name in _OF_LAST if given.get(name) is not None}
+        callbacks, errbacks = listed(given.pop("link", None)), listed(given.pop("link_error", None))
+        app = self.known_app()
+        links = [given_app(task.clone(), app) for task in self.links()]
+        for task in links:
+            for errback in errbacks:
+                task.link_error(errback)
+        before: Any = None
+        for task in links:
+            if task is links[-1]:
+                for callback in callbacks:
+                    task.link(callback)
+                given.update(of_last)
+            if before is not None:
+                args, kwargs, given["parent_id"] = (before.get(),), None, before.id
+                given.setdefault("root_id", first_of(before).id)
+            result = task.apply(args, kwargs, **given)
+            first_of(result).parent = before
+            before = result
+            if isinstance(result, EagerResult) and result.state in (IGNORED, REJECTED):
+                break
+        return before
+
+    def unchain_tasks(self) -> Members:
+        """Copies of its links that have its own callbacks: ``link`` the last, ``link_error`` every one."""
+        tasks = [task.clone() for task in self.tasks]
+        if tasks:
+            for callback in listed(self.options.get("link")):
+                tasks[-1].link(callback)
+        for errback in listed(self.options.get("link_error")):
+            for task in tasks:
+                task.link_error(errback)
+        return tasks
+
+    def links(self) -> Members:
+        """Its links as they run: inner chains opened, empty groups left out, a group followed by another made a chord.
+
+        They are the links themselves, not copies. A chain of nothing but empty groups keeps one.
+        """
+        return self._links()[0]
+
+    def _links(self) -> tuple[Members, bool]:
+        """``links``, and whether a group was made a chord."""
+        flat: Members = []
+        empty: Signature[Any] | None = None
+        waiting = list(reversed(self.tasks))
+        while waiting:
+            task = maybe_signature(waiting.pop(), self.own_app).unrolled()
+            if isinstance(task, chain):
+                waiting += reversed(task.tasks)
+            elif is_empty(task):
+                empty = task
+            else:
+                flat.append(task)
+        if not flat and empty is not None:
+            return [empty], False
+        upgraded = False
+        joined: Members = []
+        for task in reversed(flat):
+            if isinstance(task, group) and joined:
+                task = chord(task, joined.pop(), app=self.own_app)
+                upgraded = True
+            joined.append(task)
+        joined.reverse()
+        return joined, upgraded
+
+    def frozen_at(self, place: Place) -> Expected:
+        """Freeze every link, the last one first; group, chord and id are the last one's. See ``Signature.freeze``.
+
+        Raises:
+            ValueError: it is empty.
+        """
+        self.steps, upgraded = self._links()
+        if not self.steps:
+            raise ValueError("An empty chain has no result.")
+        if upgraded:
+            # The ids of a group that is now a header are the chord's to keep.
+            self.tasks = self.steps
+        last = after = self.steps[-1].frozen_at(dataclasses.replace(place, parent_id=None))
+        of_others = Place(ids=place.ids, root_id=place.root_id)
+        for step in reversed(self.steps[:-1]):
+            after = after.first
+            after.parent = before = step.frozen_at(of_others)
+            after = before
+        self.options["task_id"] = last.id
+        return last
+
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> None:
+        """Stamp every link. See ``Signature.stamp``."""
+        visited = None if visitor is None else visitor.on_chain_start(self, **headers) or {}
+        stamps = self._stamps(visited, append_stamps, headers)
+        self.stamp_links(visitor, append_stamps, **stamps)
+        for task in self.tasks:
+            task.stamp(visitor, append_stamps, **stamps)
+        if visitor is not None:
+            visitor.on_chain_end(self, **stamps)
+
+    # ------------------------------------------------------------ together
+
+    @classmethod
+    def after(cls, first: Signature[Any], second: Signature[Any]) -> Any:
+        """What ``|`` makes of two signatures of which the first is neither a chain nor a group."""
+        if isinstance(second, chain):
+            return cls.of([first, *second.unchain_tasks()], first.own_app)
+        second = second.unrolled()
+        return cls.of([first, second], first.own_app)
+
+    def __or__(self, other: Signature[S]) -> chain[S]:  # type: ignore[override]  # as Signature
+        """Append a signature: after a group it makes a chord, after a chord it joins the chord's body."""
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return cast("chain[S]", self._with(other))
+
+    def _with(self, other: Signature[Any]) -> Any:
+        if is_empty(other):
+            return self
+        other = other.unrolled()
+        if isinstance(other, chain):
+            result: Any = self
+            for task in other.unchain_tasks():
+                result = result | task
+            return result
+        last: Any = self.tasks[-1] if self.tasks else None
+        if isinstance(last, group) and not isinstance(other, group):
+            made = self.clone()
+            if len(made.tasks) > 1 and is_empty(last):
+                # Not the header of a chord: what came before it would never arrive.
+                made.tasks.pop()
+                return made | other
+            joined: chord[Any] = chord(made.tasks.pop(), other, app=self.own_app)
+            before = made.tasks[-1] if made.tasks else None
+            if isinstance(before, chord):
+                before.body = _or(before.body, joined)
+            else:
+                made.tasks.append(joined)
+            return made
+        if isinstance(last, chord) and not isinstance(other, (group, chord)):
+            made = self.clone()
+            last = made.tasks[-1]
+            last.body = _or(last.body, other)
+            return made
+        tasks = self.unchain_tasks()
+        if isinstance(other, group):
+            if not tasks:
+                return other
+            if isinstance(tasks[-1], chord):
+                tasks[-1].body = _or(tasks[-1].body, other)
+                return type(self).of(tasks, self.own_app)
+        return type(self).of([*tasks, other], self.own_app)
+
+    def __repr__(self) -> str:
+        if not self.tasks:
+            return "<chain: empty>"
+        return shortened(self.tasks[0]["task"], " | ".join(map(repr, self.tasks)))
+
+
+# Options of a chain that are its last link's.
+_OF_LAST = ("task_id", "group_id", "group_index")
+
+
+def _or(body: Any, other: Signature[Any]) -> Any:
+    return other if body is None else body | other
+
+
+def _give(tasks: Members, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Give partial arguments to the first link that runs."""
+    for index, task in enumerate(tasks):
+        if not is_empty(task):
+            tasks[index] = task.clone(args, kwargs)
+            return
+
+
+def _folded(kind: type[chain[Any]], tasks: Members) -> Any:
+    """``a | b | c`` of many, in one go: each is looked at once.
+
+    All but the last are copied.
+    """
+    steps: Members = []
+    for position, task in enumerate(tasks):
+        result = _put(steps, signed(task), position != len(tasks) - 1)
+        if result is not None:  # it stopped being a chain: a group comes first
+            for left in tasks[position + 1 :]:
+                result = result | signed(left)
+            return result
+    return kind.of(steps)
+
+
+def _put(steps: Members, other: Signature[Any], copy: bool) -> Any:
+    """Append a link by the rules of ``|``; a result when that is no chain."""
+    if is_empty(other):
+        return None
+    other = other.unrolled() if isinstance(other, group) else other
+    if isinstance(other, chain):
+        inner = other.unchain_tasks()
+        for position, task in enumerate(inner):
+            result = _put(steps, task, False)
+            if result is not None:
+                for left in inner[position + 1 :]:
+                    result = result | left
+                return result
+        return None
+    last = steps[-1] if steps else None
+    if isinstance(other, group):
+        if last is None:
+            return other
+        if isinstance(last, chord):
+            last.body = _or(last.body, other)
+            return None
+    elif isinstance(last, group):
+        steps[-1] = chord(last, other.clone() if copy else other)
+        return None
+    elif isinstance(last, chord) and not isinstance(other, chord):
+        last.body = _or(last.body, other)
+        return None
+    steps.append(other.clone() if copy else other)
+    return None
