@@ -117,6 +117,77 @@ class Interruptible(Generator[Any, Any, object]):
         return error
 
 
+class Driven:
+    """The coroutine that an asyncio task is made of, where everything about it happens on the loop.
+
+    It is the outermost: what the loop sends goes into the coroutine without a step of ours, and what is thrown takes the way
+    through ``throw``. So it costs nothing at an ``await``, but must be there when the task is made.
+
+    Args:
+        coroutine: not begun yet.
+    """
+
+    __slots__ = ("_coroutine", "_meant", "send")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._coroutine: Any = coroutine
+        self._meant: BaseException | None = None  # what the next cancellation stands for
+        self.send = coroutine.send
+
+    def interrupt(self, task: asyncio.Task[None], error: BaseException) -> None:
+        """Have the coroutine get ``error`` at its ``await``. In a callback of its event loop.
+
+        Args:
+            task: what was made of it.
+            error: for the coroutine.
+        """
+        if not task.done():
+            self._meant = error
+            task.cancel()
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
+        """Let the coroutine go on with an exception: a cancellation may stand for the one that was meant."""
+        error = typ if val is None else val
+        if self._meant is not None and isinstance(error, asyncio.CancelledError):
+            error, self._meant = self._meant, None
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+        return self._coroutine.throw(error)
+
+    def close(self) -> None:
+        """End the coroutine where it is."""
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self._coroutine.__await__()
+
+    # What asyncio shows of a task: its stack, and where it was made.
+
+    @property
+    def cr_code(self) -> Any:
+        """The coroutine's own, as the others."""
+        return self._coroutine.cr_code
+
+    @property
+    def cr_frame(self) -> Any:
+        """Where it is; ``None`` when it has ended."""
+        return self._coroutine.cr_frame
+
+    @property
+    def cr_running(self) -> bool:
+        """Whether it runs just now."""
+        return bool(self._coroutine.cr_running)
+
+    @property
+    def cr_await(self) -> Any:
+        """What it waits for."""
+        return self._coroutine.cr_await
+
+
+Coroutine.register(Driven)  # by inheritance, a class may not have ``send`` as a value
+
+
 class SlotLoop:
     """An event loop for the coroutine tasks of one slot, which run one at a time. The slot's thread only.
 

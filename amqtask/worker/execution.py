@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, NoReturn, Protocol
@@ -177,7 +177,7 @@ class Executor:
 
 
 class Runner:
-    """One slot. ``admit``, ``execute``, ``run`` and ``arun`` belong to the slot, and never raise.
+    """One slot. ``admit``, ``execute``, ``run``, ``start`` and its ends belong to the slot, and never raise.
 
     ``take`` and what follows it belong to the I/O thread.
 
@@ -217,6 +217,8 @@ class Runner:
         self._rules: dict[str, tuple[bool, float | None, float | None]] = {}  # by name, as needed
         # What runs now, its hard limit (or 0) and whether it is acked already; read by whoever took the run.
         self._current: tuple[Work, float, bool] | None = None
+        # The work, number and request of the run that ``start`` has begun.
+        self._awaited: tuple[Work, int, Request]
         # What comes after that: ``None`` when nothing does.
         self._ran: Run | Unread | None = UNREAD
         self._released = threading.Event()  # who takes a run is through with the slot
@@ -271,15 +273,59 @@ class Runner:
         except BaseException as error:  # noqa: BLE001  # as in ``admit``
             self._broken(work[0], error)
 
-    async def arun(self, work: Work) -> None:
-        """``run`` for a coroutine task on the event loop that the caller is a task of, in a context of its own."""
+    def start(self, work: Work) -> Coroutine[Any, Any, object] | None:
+        """``run`` for a coroutine task on the event loop that the caller is a task of, in a context of its own: its first half.
+
+        What is returned is to be awaited there, and then ``returned`` or ``raised`` is to be called. ``None``: it has ended.
+        Three plain calls, because each coroutine more between the loop and the task's own costs the task a microsecond.
+        """
         try:
             run, started, soft, hard = self._begin(work)
             self.limits.begin(run, soft, hard)
-            outcome = await self._acall(work, started)
+            prepared = self._prepare(work, started)
+            if not isinstance(prepared, Request):
+                self._finish(work, run, prepared, self.limits.end())
+                return None
+            self._awaited = (work, run, prepared)
+            current.set(prepared)
+            try:
+                value = work[2].run(*prepared.args, **prepared.kwargs)
+            except BaseException as error:  # noqa: BLE001  # as in ``_call``
+                self.raised(error)
+                return None
+        except BaseException as error:  # noqa: BLE001  # as in ``admit``
+            self._broken(work[0], error)
+            return None
+        if type(value) is CoroutineType:
+            return value
+        self.returned(value)
+        return None
+
+    def returned(self, value: object) -> None:
+        """The run that ``start`` began has returned: post its settlement."""
+        work, run, request = self._awaited
+        try:
+            if self.executor.copied:
+                _end_copy()
+            runtime = time.monotonic() - request.started
+            if request.asked.changes:
+                outcome = _asked(request.asked, value, runtime)
+            else:
+                outcome = Succeeded(value, runtime)
             self._finish(work, run, outcome, self.limits.end())
         except BaseException as error:  # noqa: BLE001  # as in ``admit``
             self._broken(work[0], error)
+
+    def raised(self, error: BaseException) -> None:
+        """The run that ``start`` began has raised: post its settlement."""
+        work, run, request = self._awaited
+        try:
+            if self.executor.copied:
+                _end_copy()
+            outcome = self._raised(error, work[2], request, time.monotonic() - request.started)
+            self._finish(work, run, outcome, self.limits.end())
+        except BaseException as broken:  # noqa: BLE001  # as in ``admit``
+            self._broken(work[0], broken)
 
     def close(self) -> None:
         """End the slot's event loop, if it has one. The slot's thread."""
@@ -387,27 +433,6 @@ class Runner:
             finally:
                 self.limits.carried = None
         return value
-
-    async def _acall(self, work: Work, started: float) -> Outcome:
-        """``_call`` for a coroutine task; the caller's context is the run's own."""
-        prepared = self._prepare(work, started)
-        if not isinstance(prepared, Request):
-            return prepared
-        task = work[2]
-        current.set(prepared)
-        try:
-            value = task.run(*prepared.args, **prepared.kwargs)
-            if type(value) is CoroutineType:
-                value = await self.limits.carry(value)
-        except BaseException as error:  # noqa: BLE001  # as in ``_call``
-            return self._raised(error, task, prepared, time.monotonic() - started)
-        finally:
-            self.limits.carried = None
-            if self.executor.copied:
-                _end_copy()
-        if prepared.asked.changes:
-            return _asked(prepared.asked, value, time.monotonic() - started)
-        return Succeeded(value, time.monotonic() - started)
 
     def _prepare(self, work: Work, started: float) -> Request | Failed:
         """Decode the arguments: what the running task knows of itself, or why it cannot run."""

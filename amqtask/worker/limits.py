@@ -16,13 +16,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
-from amqtask.worker.coroutines import Evicted, Interruptible
+from amqtask.worker.coroutines import Driven, Evicted, Interruptible
 
 SOFT_SIGNAL = signal.SIGRTMIN + 5  # real-time signals have no other meaning to a program
 
@@ -299,6 +300,18 @@ class LoopLimits(Limits):
     ) -> None:
         super().__init__(io, on_hard)
         self._loop = loop
+        # What the slot does now, and the asyncio task that was made of it: the loop keeps no hold of that.
+        self._driven: tuple[Driven, asyncio.Task[None]] | None = None
+
+    def drive(self, coroutine: Coroutine[Any, Any, None], context: Context) -> None:
+        """Run a coroutine on the loop, in which a run of the slot begins, waits and ends. On the loop.
+
+        Args:
+            coroutine: not begun yet. It waits for nothing but the task's own coroutine.
+            context: of the run.
+        """
+        driven = Driven(coroutine)
+        self._driven = (driven, self._loop.create_task(cast(Any, driven), context=context))
 
     def evict(self, run: int) -> None:
         """Raise ``Evicted`` in a run that was taken."""
@@ -309,10 +322,11 @@ class LoopLimits(Limits):
         self._loop.call_soon_threadsafe(self._throw, run, error)
 
     def _throw(self, run: int, error: BaseException) -> None:
-        # on the loop, where the run cannot end at the same time
+        # on the loop, where the run cannot end at the same time: it is at an `await` of the task's
         number, claims = self._run
-        if number == run and _SLOT not in claims and self.carried is not None:
-            self.carried.interrupt_on_loop(error)
+        if number == run and _SLOT not in claims and self._driven is not None:
+            driven, task = self._driven
+            driven.interrupt(task, error)
 
 
 def _throw(thread: int, error: type[BaseException] | None) -> None:

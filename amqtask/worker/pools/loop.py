@@ -51,9 +51,6 @@ class LoopSlots:
         # All that follows belongs to the loop.
         self._free: list[Runner] = []
         self._abandoned: set[int] = set()
-        self._tasks: dict[
-            int, asyncio.Task[None]
-        ] = {}  # of each slot: the loop keeps no hold of it
         self._threads: ThreadPoolExecutor | None = None  # for plain functions, when there is one
         self._flushing = False  # what has ended in this turn of the loop is settled after it
         self._looked = 0.0  # when we last looked at the signal handlers
@@ -128,35 +125,39 @@ class LoopSlots:
     def _pump(self) -> None:
         """Start what there are free slots for."""
         self._called = False  # first: what comes from now on calls again
-        inbox, free = self._inbox, self._free
+        inbox, free, host = self._inbox, self._free, self._host
+        assert host is not None
         while free and not self._stopped:
             try:
                 delivery = inbox.popleft()
             except IndexError:
                 break
-            runner = free[-1]
-            news = runner.news
-            work = runner.admit(delivery)
-            if work is None:
-                self._flush_soon()
-            else:
-                free.pop()
-                self._start(runner, work, news)
+            runner = free.pop()
+            self._limits[runner.number][0].drive(self._serve(runner, delivery), host.context())
 
-    def _start(self, runner: Runner, work: Work, news: int) -> None:
-        host = self._host
-        assert host is not None
-        of_coroutine, of_function = self._limits[runner.number]
-        if work[2].is_coroutine:
-            runner.limits = of_coroutine
-            self._tasks[runner.number] = self._loop.create_task(
-                self._serve(runner, work, news), context=host.context()
-            )
-        else:
-            runner.limits = of_function
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self._slots, "amqtask-slot")
-            self._submit(self._serve_in_thread, runner, work, news)
+    async def _serve(self, runner: Runner, delivery: Delivery) -> None:
+        """What a slot does with a delivery. Only the task's own coroutine is waited for: see ``LoopLimits.drive``."""
+        work = runner.admit(delivery)
+        if work is not None:
+            if not work[2].is_coroutine:
+                self._start_thread(runner, work)
+                return
+            coroutine = runner.start(work)
+            if coroutine is not None:
+                try:
+                    value = await coroutine
+                except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task end that task only
+                    runner.raised(error)
+                else:
+                    runner.returned(value)
+        self._done(runner)
+
+    def _start_thread(self, runner: Runner, work: Work) -> None:
+        """Have a plain function run in a thread."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._slots, "amqtask-slot")
+        runner.limits = self._limits[runner.number][1]
+        self._submit(self._serve_in_thread, runner, work, runner.news)
 
     def _submit(self, call: Callable[..., object], *args: object) -> None:
         """Have a thread do something."""
@@ -168,18 +169,17 @@ class LoopSlots:
             log.warning("no thread can be started for a plain function", reason=str(error))
             self._loop.call_later(THREAD_AGAIN, self._submit, _nothing)
 
-    async def _serve(self, runner: Runner, work: Work, news: int) -> None:
-        if runner.readmit(work, news):  # others may have kept the loop for long
-            await runner.arun(work)
-        self._done(runner)
-
     def _serve_in_thread(self, runner: Runner, work: Work, news: int) -> None:
         limits = runner.limits
         assert isinstance(limits, ThreadLimits)
         limits.adopt()
-        if runner.readmit(work, news):
+        if runner.readmit(work, news):  # it may have waited long for a thread
             runner.run(work)
-        self._call(self._done, runner)
+        self._call(self._done_in_thread, runner)
+
+    def _done_in_thread(self, runner: Runner) -> None:
+        runner.limits = self._limits[runner.number][0]
+        self._done(runner)
 
     def _done(self, runner: Runner) -> None:
         """A slot is free again."""
