@@ -11,6 +11,7 @@ code: a thread of its own does that.
 
 from __future__ import annotations
 
+import enum
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,6 @@ from amqtask.core.workflow import Part
 from amqtask.errors import (
     AmqtaskError,
     ConfigurationError,
-    ConnectionLost,
     DecodeError,
     MessageError,
     OperationRefused,
@@ -53,6 +53,8 @@ ROUNDS = 3  # transactions, for what could not be routed and for what could not 
 # What the broker says when a queue has refused part of a transaction (it is full, or its node is down) or went in that moment.
 PARTIAL = "partial tx completion"
 IN_USE = "in exclusive use"
+OVERDUE = "delivery acknowledgement"  # how it begins to say that a message was held for too long
+
 
 PROBE = "amqtask-probe"
 PROBE_TTL = "60000"  # ms
@@ -81,17 +83,17 @@ class Context(Protocol):
     ghost_within: float
     classic: bool
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker holds publishers back: then it reads, and answers, nothing on our connection."""
+        ...
+
     def pave(self, queue: str, on_end: Callable[[AmqtaskError | None], None]) -> None:
         """Make sure that a queue can be reached through the delay ladder."""
         ...
 
-    def plan(
-        self,
-        send: Send,
-        on_settled: Callable[[Exception | None], None],
-        wanted: Callable[[], bool],
-    ) -> None:
-        """Publish a plan of another barrier by the publisher until it is confirmed, refused for good, or not wanted any more."""
+    def plan(self, send: Send, on_settled: Callable[[Exception | None], None]) -> None:
+        """Publish a plan of another barrier by the publisher, once."""
         ...
 
     def outside(self, drain: Drain, parts: Sequence[Part], then: Callable[[], None]) -> None:
@@ -126,6 +128,9 @@ class GivenBack(Result):
 class Interrupted(Result):
     """Nothing has been done, or nobody knows whether it has: begin anew."""
 
+    def __init__(self, why: str = "") -> None:
+        self.why = why
+
 
 class Occupied(Result):
     """Somebody else drains it."""
@@ -139,10 +144,28 @@ class Refused(Result):
 
 
 class Torn(Result):
-    """A queue did not take what the transaction published to it; the others have. Nobody knows which."""
+    """Only part of what follows has been published, or all of it, and the queue is there still.
 
-    def __init__(self, sequel: Sequel) -> None:
+    ``sequel`` is to be published outside of a transaction: what a queue did not take of one, and nobody knows which, or what had
+    to follow another that did take place. ``outer`` are the parts among what has been published.
+    """
+
+    def __init__(self, sequel: Sequel, outer: Sequence[Part] = ()) -> None:
         self.sequel = sequel
+        self.outer = tuple(outer)
+
+
+class _Phase(enum.Enum):
+    """How far a drain is. What its channel's end means depends on that."""
+
+    FILLING = "filling"  # it takes what is there
+    LEAVING = "leaving"  # and gives it back
+    MAKING = (
+        "making"  # what follows is made, and the plans of it confirmed: nothing has been published
+    )
+    PUBLISHING = "publishing"  # nothing is committed, so a refusal now is of what was published
+    COMMITTING = "committing"  # nobody knows
+    ENDING = "ending"  # only the queue is left
 
 
 class Drain:
@@ -155,6 +178,7 @@ class Drain:
         peek: only look whether the plan is there, and give it back: then nobody else holds the parts.
         unable: why the body cannot be started, when the broker has said so before.
         drop: nothing that follows can be sent, not even that: only end it.
+        ended: what follows has been published: only delete the queue.
         on_end: told the end.
     """
 
@@ -167,6 +191,7 @@ class Drain:
         peek: bool,
         unable: Exception | None = None,
         drop: bool = False,
+        ended: bool = False,
         on_end: Callable[[Result], None],
     ) -> None:
         self.counts = False  # among those that go on, for whoever limits their number
@@ -178,6 +203,7 @@ class Drain:
         self._peek = peek
         self._unable = unable
         self._drop = drop
+        self._ended = ended
         self._on_end = on_end
         self._tally = Tally(group, context.limits)
         self._channel: Any = None
@@ -189,11 +215,11 @@ class Drain:
         self._pause = ASK_AGAIN
         self._since = 0.0  # when the first message came
         self._counting = False
-        self._filling = True
-        self._leaving = False
+        self._phase = _Phase.FILLING
         self._over = False
         self._rounds = 0
-        self._committing: Sequel | None = None
+        self._pending = Sequel()  # to be published, or perhaps it is
+        self._published = False  # a transaction has taken place
         self._told = False  # the barrier, that it is over
         self._returned: list[tuple[str, str, str | None, str]] = []
         self._outer: list[Part] = []
@@ -219,6 +245,11 @@ class Drain:
         """Whether it has ended or was dropped."""
         return self._over
 
+    @property
+    def torn(self) -> Torn | None:
+        """What is left to be done if it ends now, when a transaction has taken place."""
+        return Torn(self._pending, self._outer) if self._published else None
+
     def _end(self, result: Result) -> None:
         if self._over:
             return
@@ -238,24 +269,34 @@ class Drain:
     def _closed(self, channel: Any, reason: Exception) -> None:
         if self._over or channel is not self._channel or not self._connected:
             return
-        if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
-            self._end(Interrupted())
-        elif self._filling and _gone(reason):
+        text = ""
+        if isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            text = reason.reply_text
+        if torn := self.torn:
+            self._end(torn)
+        elif self._phase is _Phase.FILLING and _gone(reason):
             self._end(Concluded())
-        elif self._filling and IN_USE in reason.reply_text:
+        elif self._phase is _Phase.FILLING and IN_USE in text:
             self._end(Occupied())
-        elif self._committing is not None and PARTIAL in reason.reply_text:
-            self._end(Torn(self._committing))
-        elif PARTIAL in reason.reply_text:
-            self._end(Interrupted())  # the queue went at this moment
-        elif self._filling or self._leaving:
-            log.warning("a barrier cannot be drained", queue=self._queue, reason=reason.reply_text)
-            self._end(Interrupted())
+        elif self._phase is _Phase.COMMITTING and PARTIAL in text:
+            self._end(Torn(self._pending))
+        elif self._phase is _Phase.ENDING and _refused(reason):
+            # It may not be deleted, and goes when its time is over.
+            log.warning("the queue of a chord stays", queue=self._queue, reason=text.strip())
+            self._end(Concluded())
+        elif self._phase is _Phase.PUBLISHING and text and OVERDUE not in text:
+            assert isinstance(reason, pika.exceptions.ChannelClosedByBroker)
+            self._end(Refused(OperationRefused(reason.reply_code, text)))
         else:
-            self._end(Refused(OperationRefused(reason.reply_code, reason.reply_text)))
+            # Of what comes in the middle of a commit nobody knows whether it took place. A barrier that was told does.
+            self._end(Interrupted("" if PARTIAL in text else text.strip()))
 
     def _overdue(self) -> None:
-        self._context.connection.drop()  # which ends all drains, and begins them anew
+        if self._context.blocked:
+            # It would carry out what it has not read yet, though we had gone.
+            self._wait(ANSWER_WITHIN, self._overdue)
+        else:
+            self._context.connection.drop()  # which ends all drains, and begins them anew
 
     def _wait(self, seconds: float, callback: Callable[[], None]) -> None:
         self._stop_timer()
@@ -275,6 +316,9 @@ class Drain:
         self._context.started(int(channel.channel_number), self)
         channel.add_on_cancel_callback(self._cancelled)
         channel.add_on_return_callback(self._on_return)
+        if self._ended:
+            self._delete()
+            return
         channel.tx_select()
         if self._peek:
             channel.basic_qos(prefetch_count=1)
@@ -286,12 +330,12 @@ class Drain:
         )
 
     def _consumes(self, _frame: object) -> None:
-        if not self._over and self._filling:
+        if not self._over and self._phase is _Phase.FILLING:
             self._wait(QUIET, self._quiet)
 
     def _cancelled(self, _frame: object) -> None:
         """The queue has gone, most often because somebody else has concluded the chord."""
-        if self._filling or self._leaving:
+        if self._phase is _Phase.FILLING or self._phase is _Phase.LEAVING:
             self._end(Interrupted())  # the next look tells
 
     def _delivered_by_pika(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -308,8 +352,8 @@ class Drain:
     def _took(self, tag: int, properties: Properties, body: bytes) -> None:
         if self._over:
             return
-        if not self._filling:
-            if self._leaving:
+        if self._phase is not _Phase.FILLING:
+            if self._phase is _Phase.LEAVING:
                 self._late.append(tag)
             return  # else: what comes after the end counts no more, and goes with the queue
         if not self._last:
@@ -373,14 +417,27 @@ class Drain:
     def _probe(self) -> None:
         channel: Any = self._context.connection.channel
         if channel is not None and channel.is_open:
-            header = frames.encode_properties(
-                Properties(headers={PROBE: self._group}, expiration=PROBE_TTL)
+            self._publish_probe(channel)
+
+    def _publish_probe(self, channel: Any) -> None:
+        properties = Properties(headers={PROBE: self._group}, expiration=PROBE_TTL)
+        header = frames.encode_properties(properties)
+        raw = self._context.connection.raw
+        raw.send(
+            frames.encode_publish(
+                int(channel.channel_number),
+                "",
+                self._queue,
+                header,
+                b"",
+                raw.params.frame_max,
+                mandatory=False,
             )
-            self._publish(int(channel.channel_number), self._queue, header, b"")
+        )
 
     def _counted(self, frame: Any) -> None:
         self._counting = False
-        if self._over or not self._filling:
+        if self._over or self._phase is not _Phase.FILLING:
             return
         if frame.method.message_count or self._tally.held != self._seen:
             self._wait(QUIET, self._quiet)  # there are more on their way
@@ -408,7 +465,7 @@ class Drain:
 
         The cancel goes first: between it and the rest we hold all there is, or nothing.
         """
-        self._filling, self._leaving = False, True
+        self._phase = _Phase.LEAVING
         channel = self._channel
         self._wait(ANSWER_WITHIN, self._overdue)
         channel.basic_cancel(self._tag, callback=self._left)
@@ -429,11 +486,13 @@ class Drain:
         self._channel.tx_commit(callback=self._gave_back)
 
     def _gave_back(self, _frame: object) -> None:
-        """A quorum queue counts what was given back a moment later; a message behind it has its confirm when that is over."""
+        """A quorum queue counts what was given back a moment later; a message behind it has its confirm when that is over.
+
+        It must be among those that are counted, so it stays for a while; for whoever drains next it counts for nothing.
+        """
         if self._over:
             return
-        header = frames.encode_properties(Properties(headers={PROBE: self._group}, expiration="0"))
-        self._publish(int(self._channel.channel_number), self._queue, header, b"")
+        self._publish_probe(self._channel)
         self._channel.tx_commit()
         self._channel.queue_declare(self._queue, passive=True, callback=self._remain)
 
@@ -447,18 +506,10 @@ class Drain:
             needed = max(needed, tally.held - len(tally.spare) + 1)
         self._end(GivenBack(ready, needed, peeked=self._peek))
 
-    def _publish(self, channel: int, queue: str, header: bytes, body: bytes) -> None:
-        raw = self._context.connection.raw
-        raw.send(
-            frames.encode_publish(
-                channel, "", queue, header, body, raw.params.frame_max, mandatory=False
-            )
-        )
-
     # ------------------------------------------------------------ concluding
 
     def _conclude(self) -> None:
-        self._filling = False
+        self._phase = _Phase.MAKING
         self._stop_timer()
         threading.Thread(
             target=self._think, name=f"amqtask-join-{self._group[:8]}", daemon=True
@@ -493,17 +544,18 @@ class Drain:
         """Have the plans of inner barriers confirmed and the ways of delayed sends open, then commit."""
         if self._over:
             return
+        self._phase, self._pending = _Phase.MAKING, sequel
         wanted = {send.due_in: None for send in sequel.sends if send.due_in}
         pending = len(sequel.plans) + len(wanted) + 1
-        instead, lost = Sequel(), False
+        instead, trouble = Sequel(), ""
 
         def one() -> None:
             nonlocal pending
             pending -= 1
             if pending or self._over:
                 return
-            if lost:
-                self._end(Interrupted())
+            if trouble:  # others may have its place meanwhile
+                self._end(self.torn or Interrupted(trouble))
             elif instead:
                 kept = tuple(send for send in sequel.sends if send.due_in not in broken)
                 rest = Sequel((), kept, sequel.results, sequel.parts)
@@ -514,17 +566,17 @@ class Drain:
         broken: dict[str | None, AmqtaskError] = {}
 
         def planned(send: Send, error: Exception | None) -> None:
-            nonlocal instead, lost
-            if isinstance(error, ConnectionLost):
-                lost = True
-            elif error is not None:
+            nonlocal instead, trouble
+            if error is not None and final(error):
                 instead += self._instead(send, error)
+            elif error is not None:
+                trouble = str(error)
             one()
 
         def paved(queue: str, error: AmqtaskError | None) -> None:
-            nonlocal instead, lost
-            if isinstance(error, ConnectionLost):
-                lost = True
+            nonlocal instead, trouble
+            if error is not None and not final(error):
+                trouble = str(error)
             elif error is not None:
                 broken[queue] = error
                 for send in sequel.sends:
@@ -533,7 +585,7 @@ class Drain:
             one()
 
         for send in sequel.plans:
-            self._context.plan(send, partial(planned, send), lambda: not self._over)
+            self._context.plan(send, partial(planned, send))
         for queue in wanted:
             assert queue is not None
             self._context.pave(queue, partial(paved, queue))
@@ -593,16 +645,24 @@ class Drain:
                 log.error(
                     "what follows a chord cannot be sent", group=self._group, reason=str(error)
                 )
-        self._outer += [part.part for part in sequel.parts]
+        parts = [part.part for part in sequel.parts]
         if self._context.classic and not self._told:
             self._told = True
-            add(done_message(self._group, self._outer))
+            add(done_message(self._group, parts))
         self._wait(COMMIT_WITHIN, self._overdue)
-        self._committing = Sequel((), tuple(sends), sequel.results, sequel.parts)
+        self._phase = _Phase.PUBLISHING
+        self._pending = Sequel((), tuple(sends), sequel.results, sequel.parts)
         self._returned = []
         for data in frames.joined(chunks):
             raw.send(data)
-        channel.tx_commit(callback=lambda _frame: self._committed(sends))
+
+        def read(_frame: object) -> None:
+            """The broker has read all of it and takes none of it for an error."""
+            if not self._over and self._connected:
+                self._phase = _Phase.COMMITTING
+                channel.tx_commit(callback=lambda _frame: self._committed(sends, parts))
+
+        channel.basic_qos(prefetch_count=0, callback=read)
 
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
         self._returned.append(
@@ -614,11 +674,12 @@ class Drain:
             )
         )
 
-    def _committed(self, sends: list[Send]) -> None:
+    def _committed(self, sends: Sequence[Send], parts: Sequence[Part]) -> None:
         """It is done. What no queue took cannot be taken back any more: what that means is told in another transaction."""
         if self._over:
             return
-        self._committing = None
+        self._published, self._pending = True, Sequel()
+        self._outer += parts
         returned = {(exchange, key, task): why for exchange, key, task, why in self._returned}
         instead = Sequel()
         for send in sends:
@@ -634,7 +695,7 @@ class Drain:
 
     def _finish(self) -> None:
         """Look at outer chords while the queue is there still: killed before that, our task would find it gone, and look no more."""
-        self._filling = False
+        self._phase = _Phase.ENDING
         self._stop_timer()
         if self._outer:
             self._context.outside(self, self._outer, self._delete)
@@ -644,15 +705,24 @@ class Drain:
     def _delete(self) -> None:
         if self._over or not self._connected:
             return
-        self._filling = False
+        self._phase = _Phase.ENDING
         self._wait(ANSWER_WITHIN, self._overdue)
         self._channel.queue_delete(self._queue, callback=lambda _frame: self._end(Concluded()))
 
 
-def _gone(reason: pika.exceptions.ChannelClosedByBroker) -> bool:
+def _gone(reason: Exception) -> bool:
     """Whether a queue is not there; one that cannot be reached at present has the same code."""
+    if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+        return False
     refused = OperationRefused(reason.reply_code, reason.reply_text)
     return refused.code == failures.NOT_FOUND and not failures.absent(refused)
+
+
+def _refused(reason: Exception) -> bool:
+    """Whether the user lacks a permission."""
+    if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+        return False
+    return bool(reason.reply_code == failures.ACCESS_REFUSED)
 
 
 def final(error: Exception) -> bool:

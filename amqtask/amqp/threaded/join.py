@@ -20,6 +20,7 @@ from amqtask.amqp.threaded.drain import (
     Concluder,
     Drain,
     GivenBack,
+    Interrupted,
     Occupied,
     Refused,
     Result,
@@ -74,9 +75,11 @@ class _Chord:
         self.again = False  # somebody who drained it may have vanished
         self.queued = False
         self.drain: Drain | None = None
+        self.ended = False  # what follows has been published: only the queue is left
         self.error: Exception | None = None  # why the body cannot be started
         self.refusals = 0  # of what follows it
         self.troubles = 0  # looks and drains without an end
+        self.why = ""  # the last one had none
         self.waits = 0  # for somebody else who drains it
 
 
@@ -141,6 +144,7 @@ class Joiner:
         self._paving: dict[str, list[Callable[[AmqtaskError | None], None]]] = {}
         self._opened = False
         self._closing = False
+        self.blocked = False
         self.connection = Connection(
             io,
             addresses,
@@ -150,6 +154,7 @@ class Joiner:
             fast=fast,
             on_open=self._open,
             on_lost=self._lost,
+            on_blocked=self._hold,
             reopen_cap=REOPEN_CAP,
         )
         self._paver = Paver(io, self.connection, Ways(ladder or Ladder()), self._paved)
@@ -227,10 +232,16 @@ class Joiner:
         chord = self._asking = self._looks.popleft()
         chord.queued = False
         chord.asked, chord.fresh = chord.fresh, []
-        self._timer = self.io.call_later(LOOK_WITHIN, self.connection.drop)
+        self._timer = self.io.call_later(LOOK_WITHIN, self._overdue)
         channel.queue_declare(
             queue_name(chord.group), passive=True, callback=partial(self._counted, chord)
         )
+
+    def _overdue(self) -> None:
+        if self.blocked:  # by what a drain publishes on the same connection
+            self._timer = self.io.call_later(LOOK_WITHIN, self._overdue)
+        else:
+            self.connection.drop()
 
     def _counted(self, chord: _Chord, frame: Any) -> None:
         if self._asking is not chord:
@@ -243,7 +254,7 @@ class Joiner:
         """So many messages wait in the barrier."""
         needed = chord.needed or (1 if chord.size is None else chord.size + 1)
         again, chord.again = chord.again, False
-        if chord.failed or ready >= needed:
+        if chord.ended or chord.failed or ready >= needed:
             self._drain(chord, ready, peek=False)
         elif again:
             self._drain(chord, ready, peek=True)
@@ -300,6 +311,7 @@ class Joiner:
             peek=peek,
             unable=chord.error,
             drop=chord.refusals > REFUSALS,
+            ended=chord.ended,
             on_end=lambda result: self._drained(chord, result),
         )
         chord.drain = drain
@@ -329,7 +341,7 @@ class Joiner:
             case GivenBack():
                 self._gave_back(chord, result)
             case Torn():
-                self._mend(chord, result.sequel)
+                self._mend(chord, result)
             case Occupied():
                 self._wait_for_other(chord)
             case _:
@@ -368,6 +380,14 @@ class Joiner:
         chord.failed |= chord.failing
         pause = exponential(chord.troubles, PAUSE, PAUSE_CAP) if chord.troubles else 0.0
         chord.troubles += 1
+        if isinstance(result, Interrupted) and result.why != chord.why:
+            chord.why = result.why  # told once, however often it is so
+            if result.why:
+                log.warning(
+                    "a chord could not be concluded; it is tried until it can",
+                    group=chord.group,
+                    reason=result.why,
+                )
         if isinstance(result, Refused):
             chord.refusals += 1
             chord.error = result.error
@@ -378,19 +398,18 @@ class Joiner:
             )
         self._once_more(chord, pause)
 
-    def _mend(self, chord: _Chord, sequel: Sequel) -> None:
-        """Publish what follows by the publisher, all of it: what was taken before is there twice, with the same ids."""
-        log.warning(
-            "a queue did not take what follows a chord; it is sent again until one does",
-            group=chord.group,
-        )
-        left, outer = 1, list[Part]()
+    def _mend(self, chord: _Chord, torn: Torn) -> None:
+        """Publish what is left by the publisher, all of it: what was taken before is there twice, with the same ids."""
+        if torn.sequel:
+            log.warning(
+                "what follows a chord has been published in part; the rest is sent until it is taken",
+                group=chord.group,
+            )
+        left, outer = 1, list(torn.outer)
 
         def end() -> None:
-            channel = self.connection.channel
-            if channel is not None and channel.is_open and self.connection.connected:
-                channel.queue_delete(queue_name(chord.group))
-            self._over(chord)
+            chord.ended = True
+            self._once_more(chord, 0)
 
         def one() -> None:
             nonlocal left
@@ -420,14 +439,14 @@ class Joiner:
                 sends = (*what.sends, *map(Send, rest))
                 left += len(sends)
                 for send in sends:
-                    self.plan(send, partial(settled, send, one), _yes)
+                    self._send(send, partial(settled, send, one))
                 one()
 
             for plan in what.plans:
-                self.plan(plan, partial(settled, plan, go_on), _yes)
+                self._send(plan, partial(settled, plan, go_on))
             go_on()
 
-        carry(sequel)
+        carry(torn.sequel)
         one()
 
     # ------------------------------------------------------------ what drains need
@@ -467,31 +486,26 @@ class Joiner:
         if drain is not None:
             drain.delivered(deliver)
 
-    def plan(self, send: Send, on_settled: OnDone, wanted: Callable[[], bool]) -> None:
-        """Publish by the publisher until it is confirmed, refused for good, or not wanted any more."""
-        self._plan(send, on_settled, wanted, 0)
+    def plan(self, send: Send, on_settled: OnDone) -> None:
+        """Publish by the publisher, once."""
+        try:
+            self._publisher.submit(send.publication, on_settled, due_in=send.due_in)
+        except AmqtaskError as error:
+            on_settled(error)
 
-    def _plan(self, send: Send, on_settled: OnDone, wanted: Callable[[], bool], tries: int) -> None:
+    def _send(self, send: Send, on_settled: OnDone, tries: int = 0) -> None:
+        """Publish by the publisher until it is confirmed or refused for good."""
+
         def settled(error: Exception | None) -> None:
             if error is None or isinstance(error, ConnectionLost) or final(error):
                 on_settled(error)
-            elif self._closing or not wanted():
+            elif self._closing:
                 on_settled(ConnectionLost("Nobody waits any more for what follows a chord."))
             else:
-                if not tries:
-                    log.warning(
-                        "what follows a chord could not be published; it is sent again until it is",
-                        routing_key=send.publication.routing_key,
-                        reason=str(error),
-                    )
                 pause = exponential(tries, PAUSE, PAUSE_CAP)
-                again = partial(self._plan, send, on_settled, wanted, tries + 1)
-                self.io.call_later(pause, again)
+                self.io.call_later(pause, partial(self._send, send, on_settled, tries + 1))
 
-        try:
-            self._publisher.submit(send.publication, settled, due_in=send.due_in)
-        except AmqtaskError as error:
-            settled(error)
+        self.plan(send, settled)
 
     def pave(self, queue: str, on_end: Callable[[AmqtaskError | None], None]) -> None:
         """Make sure that a queue can be reached through the delay ladder."""
@@ -510,6 +524,9 @@ class Joiner:
             raw.on_deliver = self._delivered
         self._paver.resume()
         self._ask_next()
+
+    def _hold(self, reason: str | None) -> None:
+        self.blocked = reason is not None
 
     def _lost(self, error: BrokerError) -> None:
         if self._closing:
@@ -537,11 +554,10 @@ class Joiner:
         for other in list(self._chords.values()):
             if other.drain is not None:
                 other.drain.drop()
-                other.drain = None
+                torn, other.drain = other.drain.torn, None
                 other.again = True
                 other.failed |= other.failing
-                self._once_more(other, 0)
-
-
-def _yes() -> bool:
-    return True
+                if torn is None:
+                    self._once_more(other, 0)
+                else:
+                    self._mend(other, torn)
