@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from amqtask.amqp import frames
 from amqtask.amqp.mould import Moulds
+from amqtask.core import codec
+from amqtask.core.codec import Head, Limits
 from amqtask.core.message import Properties
 
 _moulds = Moulds()
@@ -60,3 +64,19 @@ class Delivery:
         if self._properties is None:
             self._properties = _moulds.decode(self.header)
         return self._properties
+
+    def head(self, accept: Container[str], limits: Limits) -> Head:
+        """Everything but the arguments, as ``codec.read_header`` reads it. The properties are decoded only if they must be.
+
+        Args:
+            accept: as there.
+            limits: as there.
+
+        Raises:
+            DecodeError, ContentRefused: as there.
+        """
+        if self._properties is None and self.body[:1] == b"[":
+            head = _moulds.head(self.header)
+            if head is not None:
+                return head
+        return codec.read_header(self.properties, self.body, accept=accept, limits=limits)

@@ -7,7 +7,10 @@ bytes are kept, cut where the id and the time stand; a block that has the same b
 from __future__ import annotations
 
 from amqtask.amqp import frames
+from amqtask.core import codec
+from amqtask.core.codec import Head, Pattern
 from amqtask.core.message import Properties
+from amqtask.errors import MessageError
 
 _ID = b"\x02idS\x00\x00\x00\x24"  # the header ``id``, a text of 36 bytes: a UUID
 _ID_BYTES = 36
@@ -26,7 +29,16 @@ class Mould:
         known: one of them, decoded.
     """
 
-    __slots__ = ("_after", "_before", "_between", "_known", "_length", "_timed", "misfits")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_between",
+        "_known",
+        "_length",
+        "_pattern",
+        "_timed",
+        "misfits",
+    )
 
     def __init__(self, pieces: tuple[bytes, bytes, bytes], known: Properties) -> None:
         self._before, self._between, after = pieces
@@ -34,10 +46,39 @@ class Mould:
         self._after = after[:-_TIME_BYTES] if self._timed else after
         self._length = sum(map(len, pieces)) + 2 * _ID_BYTES
         self._known = known
+        self._pattern = _pattern_of(known)
         self.misfits = 0
 
     def cast(self, block: bytes, at: int) -> Properties | None:
         """Decode a block whose id stands at ``at``; ``None`` when it is of another kind."""
+        task_id = self._id_of(block, at)
+        if task_id is None:
+            return None
+        known = self._known
+        return Properties(
+            content_type=known.content_type,
+            content_encoding=known.content_encoding,
+            headers={**(known.headers or {}), "id": task_id},
+            delivery_mode=known.delivery_mode,
+            priority=known.priority,
+            correlation_id=task_id,
+            reply_to=known.reply_to,
+            message_id=known.message_id,
+            timestamp=int.from_bytes(block[-_TIME_BYTES:]) if self._timed else None,
+        )
+
+    def head(self, block: bytes, at: int) -> Head | None:
+        """What the properties of a block say of its task; ``None`` when it is of another kind, or says nothing."""
+        pattern = self._pattern
+        if pattern is None:
+            return None
+        task_id = self._id_of(block, at)
+        if task_id is None:
+            return None
+        return pattern.head(task_id, int.from_bytes(block[-_TIME_BYTES:]) if self._timed else None)
+
+    def _id_of(self, block: bytes, at: int) -> str | None:
+        """The id of a block of this kind, ``None`` for any other."""
         if len(block) != self._length:
             return None
         end = at + _ID_BYTES
@@ -51,19 +92,17 @@ class Mould:
             or block[:at] != self._before
         ):
             return None
-        known = self._known
-        task_id = raw.decode()
-        return Properties(
-            content_type=known.content_type,
-            content_encoding=known.content_encoding,
-            headers={**(known.headers or {}), "id": task_id},
-            delivery_mode=known.delivery_mode,
-            priority=known.priority,
-            correlation_id=task_id,
-            reply_to=known.reply_to,
-            message_id=known.message_id,
-            timestamp=int.from_bytes(block[-_TIME_BYTES:]) if self._timed else None,
-        )
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return None
+
+
+def _pattern_of(known: Properties) -> Pattern | None:
+    try:
+        return Pattern(codec.read_header(known))
+    except MessageError:  # no task's, or one that is refused
+        return None
 
 
 class Moulds:
@@ -83,10 +122,7 @@ class Moulds:
             return frames.decode_properties(block)
         mould = self._moulds.get(block[:at])
         if mould is not None:
-            try:
-                properties = mould.cast(block, at)
-            except UnicodeDecodeError:
-                properties = None
+            properties = mould.cast(block, at)
             if properties is not None:
                 mould.misfits = 0
                 return properties
@@ -95,6 +131,12 @@ class Moulds:
         if mould is None or mould.misfits > STALE:
             self._learn(block, at, properties)
         return properties
+
+    def head(self, block: bytes) -> Head | None:
+        """What ``codec.read_header`` would make of a block and a body that is a list; ``None`` when no mould knows it."""
+        at = block.find(_ID) + len(_ID)
+        mould = self._moulds.get(block[:at])
+        return None if mould is None else mould.head(block, at)
 
     def _learn(self, block: bytes, at: int, known: Properties) -> None:
         """Make a mould of a block, if it is of a kind that has one."""

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
+from amqtask.core.codec import Head, Limits
 from amqtask.core.message import Properties, Publication
 from amqtask.core.outcome import Verdict
 from amqtask.errors import BrokerError
@@ -31,6 +32,10 @@ class Delivery(Protocol):
     @property
     def properties(self) -> Properties:
         """Decoded on first use; raises ``DecodeError`` for a property block that is malformed."""
+        ...
+
+    def head(self, accept: Container[str], limits: Limits) -> Head:
+        """Everything but the arguments, as ``codec.read_header`` reads it, and raises."""
         ...
 
 

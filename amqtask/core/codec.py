@@ -444,17 +444,21 @@ class Content(NamedTuple):
     embed: dict[str, Any]
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class Head(msgspec.Struct, frozen=True):
     """All of a task message that is not in its body; the fields mean what they mean in ``Message``.
 
-    ``eta`` and ``expires`` always carry an offset and ``root_id`` and ``correlation_id`` are always set. ``content`` is
-    there only for messages whose body had to be parsed to learn the rest (protocol 1).
+    ``eta`` and ``expires`` always carry an offset and ``root_id`` and ``correlation_id`` are always set. ``sent`` is the AMQP
+    timestamp. ``plain`` says that the body is JSON and not compressed. ``content`` is there only for messages whose body had to
+    be parsed to learn the rest (protocol 1).
+
+    Give arguments by name; only ``Pattern``, where it counts, goes by their order.
     """
 
     id: str
     task: str
     correlation_id: str
     root_id: str
+    sent: int | None = None
     reply_to: str | None = None
     priority: int | None = None
     retries: int = 0
@@ -474,6 +478,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     stamped_headers: Sequence[str] | None = None
     stamps: Mapping[str, object] | None = None
     headers: Headers = {}
+    plain: bool = False
     content: Content | None = None
 
     def eta_at(self) -> float | None:
@@ -483,6 +488,32 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     def expires_at(self) -> float | None:
         """``expires`` as seconds since the epoch."""
         return None if self.expires is None else moment(self.expires)
+
+
+class Pattern:
+    """The headers of messages that are like one that was read, but for id and time: most of those of one task.
+
+    Args:
+        known: that one's. Its id is its correlation id too, and none of its headers can be changed by who has them.
+    """
+
+    __slots__ = ("_own_root", "_rest", "_root_id", "_task")
+
+    def __init__(self, known: Head) -> None:
+        self._task = known.task
+        self._own_root = known.root_id == known.id
+        self._root_id = known.root_id
+        self._rest = msgspec.structs.astuple(known)[5:]  # from ``reply_to`` on
+
+    def head(self, task_id: str, sent: int | None) -> Head:
+        """What ``read_header`` would make of one of them.
+
+        Args:
+            task_id: its id.
+            sent: its timestamp.
+        """
+        root_id = task_id if self._own_root else self._root_id
+        return Head(task_id, self._task, task_id, root_id, sent, *self._rest)
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -596,6 +627,8 @@ def _head(
             task=task,
             correlation_id=correlation_id,
             root_id=task_id,
+            sent=properties.timestamp,
+            plain=_plain(properties),
             reply_to=reply_to,
             priority=priority,
             ignore_result=None if ignore_result is None else _flag("ignore_result", ignore_result),
@@ -616,11 +649,22 @@ def _head(
         task=task,
         correlation_id=correlation_id,
         root_id=found.pop("root_id", None) or task_id,
+        sent=properties.timestamp,
+        plain=_plain(properties),
         reply_to=reply_to,
         priority=priority,
         headers=_foreign(headers),
         content=content,
         **found,
+    )
+
+
+def _plain(properties: Properties) -> bool:
+    """Whether a body is JSON and not compressed."""
+    return (
+        properties.content_type == serialization.JSON
+        and properties.content_encoding == "utf-8"
+        and (properties.headers is None or properties.headers.get("compression") is None)
     )
 
 
@@ -744,6 +788,21 @@ _READERS: dict[str, Callable[[str, object], object]] = {
 
 
 # ---------------------------------------------------------------- decode: the body
+
+
+def read_plain(head: Head, body: bytes, limits: Limits = LIMITS) -> Content | None:
+    """What ``read_body`` makes of a body that is as nearly all are, in a fraction of the time; ``None`` for all others.
+
+    Args:
+        head: what ``read_header`` returned.
+        body: the body as received. JSON must be accepted.
+        limits: sizes that a body may have.
+    """
+    if head.plain and head.content is None and len(body) <= limits.message_max_bytes:
+        found = serialization.plain_arguments(body)
+        if found is not None and not found[2]:  # what follows in a workflow has more to be checked
+            return Content(*found)
+    return None
 
 
 def read_body(

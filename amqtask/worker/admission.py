@@ -85,9 +85,7 @@ class Admission:
         if self._stale(delivery):
             return None
         try:
-            head = codec.read_header(
-                delivery.properties, delivery.body, accept=self._accept, limits=self._sizes
-            )
+            head = delivery.head(self._accept, self._sizes)
         except MessageError as error:
             self._conclusion.refuse(delivery, error)
             return None
@@ -220,6 +218,4 @@ def key_of(delivery: Delivery, head: Head) -> Key:
     # the dead letters and sent again carries the time of that: it is to run though its first life has ended.
     # What has taken a task's place has its id, and is another execution.
     attempt = head.retries + (head.replaced_task_nesting << 32)
-    return head.id, mark_of(
-        (head.id, attempt, head.task, delivery.queue, delivery.properties.timestamp)
-    )
+    return head.id, mark_of((head.id, attempt, head.task, delivery.queue, head.sent))

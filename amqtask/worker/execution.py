@@ -121,6 +121,7 @@ class Executor:
         self.waker = waker
         self.journal = context.board.journal.seat(context.index)
         self.accept = serialization.accepted(settings.accept_content)
+        self.json = serialization.JSON in self.accept
         self.sizes = codec.Limits(
             message_max_bytes=settings.message_max_bytes,
             headers_max_bytes=settings.headers_max_bytes,
@@ -438,16 +439,19 @@ class Runner:
         """Decode the arguments: what the running task knows of itself, or why it cannot run."""
         delivery, head, task, _ = work
         executor = self.executor
-        try:
-            args, kwargs, embed = codec.read_body(
-                head,
-                delivery.properties,
-                delivery.body,
-                accept=executor.accept,
-                limits=executor.sizes,
-            )
-        except MessageError as error:
-            return Failed(error, None, reason_of(error))
+        content = codec.read_plain(head, delivery.body, executor.sizes) if executor.json else None
+        if content is None:
+            try:
+                content = codec.read_body(
+                    head,
+                    delivery.properties,
+                    delivery.body,
+                    accept=executor.accept,
+                    limits=executor.sizes,
+                )
+            except MessageError as error:
+                return Failed(error, None, reason_of(error))
+        args, kwargs, embed = content
         if embed and not any(embed.values()):
             embed = {}  # a Celery client names what a task has none of
         if embed:

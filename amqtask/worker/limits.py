@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
@@ -310,8 +310,10 @@ class LoopLimits(Limits):
             coroutine: not begun yet. It waits for nothing but the task's own coroutine.
             context: of the run.
         """
-        driven = Driven(coroutine)
-        self._driven = (driven, self._loop.create_task(cast(Any, driven), context=context))
+        driven: Any = Driven(
+            coroutine
+        )  # for asyncio's types, a coroutine is what inherits from one
+        self._driven = (driven, self._loop.create_task(driven, context=context))
 
     def evict(self, run: int) -> None:
         """Raise ``Evicted`` in a run that was taken."""

@@ -51,7 +51,11 @@ def test_the_messages_of_a_kind_are_decoded_as_by_the_codec(
         at = None if sent is None else sent + number * later
         block = frames.encode_properties(properties_of(new_id(), at, **fields))
 
-        assert moulds.decode(block) == frames.decode_properties(block)
+        expected = frames.decode_properties(block)
+        assert moulds.decode(block) == expected
+        head = moulds.head(block)
+        assert head in (None, codec.read_header(expected))
+        assert head is not None or {"headers", "shadow"} & fields.keys() or number == 0
 
 
 @given(fields=common, at=st.integers(0, 400), bit=st.integers(0, 7), cut=st.integers(0, 3))
@@ -66,6 +70,8 @@ def test_a_damaged_block_is_what_the_codec_takes_it_for(
     wrong = bytes(damaged[: len(damaged) - cut])
 
     assert outcome(moulds.decode, wrong) == outcome(frames.decode_properties, wrong)
+    head = moulds.head(wrong)
+    assert head is None or head == codec.read_header(frames.decode_properties(wrong))
 
 
 def test_the_second_of_a_kind_does_not_go_through_the_codec(
@@ -81,6 +87,18 @@ def test_the_second_of_a_kind_does_not_go_through_the_codec(
     monkeypatch.setattr(frames, "decode_properties", None)
 
     assert [moulds.decode(block) for block in blocks] == expected
+    assert [moulds.head(block) for block in blocks] == [codec.read_header(p) for p in expected]
+
+
+def test_what_is_no_tasks_has_no_head_of_its_kind() -> None:
+    moulds = Moulds()
+    for _ in range(2):
+        task_id = new_id()
+        properties = Properties(headers={"id": task_id, "task": 7}, correlation_id=task_id)
+        block = frames.encode_properties(properties)
+
+        assert moulds.decode(block) == properties
+        assert moulds.head(block) is None
 
 
 def test_messages_of_a_kind_share_no_table() -> None:

@@ -200,6 +200,43 @@ def test_round_trip_over_the_wire(message: Message) -> None:
     assert repr(decode(arrived, accept=ANY)) == repr(decode(envelope, accept=ANY))
 
 
+@given(messages, st.integers(0, 60))
+def test_a_plain_body_is_read_as_by_the_long_way(message: Message, cut: int) -> None:
+    envelope = encode(message, now=1.9e9)
+    head = read_header(envelope.properties, envelope.body, accept=ANY)
+    for body in (envelope.body, envelope.body[: len(envelope.body) - cut]):
+        found = codec.read_plain(head, body)
+        if found is not None:
+            assert repr(found) == repr(read_body(head, envelope.properties, body, accept=ANY))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[[],{}]",
+        b"{}",
+        b"[[],{},null]",
+        b"[{},{},{}]",
+        b"[[],[],{}]",
+        b"[[],{},{}",
+        b"",
+        b"[[1e999],{},{}]",
+    ],
+)
+def test_a_body_of_another_form_is_not_plain(body: bytes) -> None:
+    head = read_header(json_properties(V2), b"[")
+
+    assert head.plain
+    assert codec.read_plain(head, body) is None
+
+
+def test_a_body_above_the_limit_is_not_plain() -> None:
+    head = read_header(json_properties(V2), b"[")
+
+    assert codec.read_plain(head, b"[[],{},{}]") == ([], {}, {})
+    assert codec.read_plain(head, b"[[],{},{}]", Limits(message_max_bytes=9)) is None
+
+
 def test_priority_is_always_set() -> None:
     message = Message(id=ID, task="t")
 
