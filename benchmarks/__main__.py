@@ -20,8 +20,9 @@ import msgspec
 
 from amqtask.errors import AmqtaskError
 from benchmarks import chart, interleave, machine, report
+from benchmarks.arguments import at_least_one, unwritable
 from benchmarks.environments import PEERS, Missing
-from benchmarks.figures import FULL, OURS, LeftOut, Run, Sample, label_key
+from benchmarks.figures import FULL, OURS, SIZES, LeftOut, Run, Sample, label_key
 from benchmarks.frameworks import Framework
 from benchmarks.place import Place
 from benchmarks.system import (
@@ -34,7 +35,7 @@ from benchmarks.system import (
     sleeping,
     starting,
 )
-from benchmarks.system.jobs import Job, Size
+from benchmarks.system.jobs import Job
 
 WORKS = {
     module.WORK: module.jobs
@@ -48,10 +49,6 @@ WORKS = {
         starting,
         growing,
     )
-}
-SIZES = {
-    FULL: Size(),
-    "tiny": Size(tasks=500, calls=100, flight=200, group=100, naps=2_000, short=500, long=2_000),
 }
 PATIENCE = {FULL: 6.0, "tiny": 0.5}  # seconds for a broker to come to rest before a job
 
@@ -68,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left_out: list[LeftOut] = []
     code = 0
     with ExitStack() as stack:
+        if not stack.enter_context(machine.alone("benchmarks")):
+            _say("Another benchmark runs on this machine: the figures of both will mean little.")
         try:
             places = [
                 stack.enter_context(Place(url, PATIENCE[options.size])) for url in options.broker
@@ -79,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     place.expect(about["queues"], about["exchanges"])
             jobs = _jobs(frameworks, places, options, left_out)
             _say(
-                f"{len(jobs)} jobs, {options.reps} repetitions, on RabbitMQ "
+                f"{len(jobs)} jobs, {options.reps} {'repetition' if options.reps == 1 else 'repetitions'}, on RabbitMQ "
                 + " and ".join(place.version for place in places)
             )
             interleave.run(jobs, options.reps, rng, samples, left_out, _say)
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     def names(known: Sequence[str], text: str) -> list[str]:
-        given = [name for name in text.split(",") if name]
+        given = [name for name in map(str.strip, text.split(",")) if name]
         for name in given:
             if name not in known:
                 raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")
@@ -127,7 +126,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=["celery"],
         help=f"beside amqtask: {','.join(PEERS)}, or nothing (default: celery)",
     )
-    parser.add_argument("--reps", type=int, default=3, help="repetitions (default: 3)")
+    parser.add_argument("--reps", type=at_least_one, default=3, help="repetitions (default: 3)")
     parser.add_argument(
         "--broker",
         action="append",
@@ -149,6 +148,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--chart-of", type=Path, metavar="FILE", help="measure nothing: tell of a run by its JSON"
     )
     options = parser.parse_args(arguments)
+    if not options.jobs:
+        parser.error(f"--jobs names none: choose of {', '.join(WORKS)}")
+    for file in (options.json, options.chart, options.markdown):
+        if file is not None and (why := unwritable(file)):
+            parser.error(why)
     if options.broker is None:
         options.broker = [os.environ.get("AMQTASK_BROKER_URL", "amqp://guest:guest@127.0.0.1//")]
     return options
@@ -171,7 +175,7 @@ def _jobs(
     options: argparse.Namespace,
     left_out: list[LeftOut],
 ) -> list[Job]:
-    size: Size = SIZES[options.size]
+    size = SIZES[options.size]
     jobs: list[Job] = []
     for place in places:
         for work in options.jobs:

@@ -11,7 +11,7 @@ from benchmarks.figures import OURS, Key, Medians, Run, medians
 
 
 class Panel(NamedTuple):
-    """One panel: a figure of some jobs, larger is better."""
+    """One panel: a figure of some jobs, larger is better. The title may name an amount of ``Size`` in braces."""
 
     title: str
     work: str
@@ -22,7 +22,7 @@ class Panel(NamedTuple):
 PANELS = (
     Panel("Drain a queue of no-op tasks, tasks/s", "drain", ("drain", "best")),
     Panel("Publish from one process, tasks/s", "publish", ("many",)),
-    Panel("Results of 5,000 tasks in flight, results/s", "results", ("results",), "flight_rate"),
+    Panel("Results of {flight} tasks in flight, results/s", "results", ("results",), "flight_rate"),
     Panel(
         "1,000 slots, tasks that sleep 50 ms, tasks/s",
         "sleeping",
@@ -72,7 +72,7 @@ def svg(run: Run) -> str:
     for panel in PANELS:
         lines = rows(run, found, panel)
         if lines:
-            y = _panel(panel, lines, parts, y) + BETWEEN
+            y = _panel(run.sized(panel.title), lines, parts, y) + BETWEEN
     height = math.ceil(y - BETWEEN + MARGIN)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
@@ -98,8 +98,8 @@ def _legend(run: Run, parts: list[str], y: float) -> float:
     return y + TITLE
 
 
-def _panel(panel: Panel, lines: list[Row], parts: list[str], y: float) -> float:
-    parts.append(f'<text class="t" x="{MARGIN}" y="{y + 15:g}">{escape(panel.title)}</text>')
+def _panel(title: str, lines: list[Row], parts: list[str], y: float) -> float:
+    parts.append(f'<text class="t" x="{MARGIN}" y="{y + 15:g}">{escape(title)}</text>')
     y += TITLE
     left, room = MARGIN + NAMES, WIDTH - 2 * MARGIN - NAMES - VALUE
     most = max((_most(line.values) for line in lines), default=0.0) or 1.0

@@ -12,6 +12,24 @@ OURS = "amqtask"
 FULL = "full"
 
 
+class Size(NamedTuple):
+    """How much work a run has; the bars are for these numbers."""
+
+    tasks: int = 20_000  # of a drain, a batch, and between the two figures of memory
+    calls: int = 2_000  # one after another: sequential sends and round trips
+    flight: int = 5_000  # results awaited together
+    group: int = 1_000  # of a fan-out
+    naps: int = 40_000  # on 1,000 slots; a fifth of it on 200
+    short: int = 5_000  # backlogs that are compared
+    long: int = 200_000
+
+
+SIZES = {
+    FULL: Size(),
+    "tiny": Size(tasks=500, calls=100, flight=200, group=100, naps=2_000, short=500, long=2_000),
+}
+
+
 class Key(NamedTuple):
     """What was measured: a broker's version, a kind of work, a framework, and how it was set up."""
 
@@ -49,7 +67,7 @@ class LeftOut(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One interleaved run: everything a report needs.
 
-    ``size`` is of the work, and the bars are for ``FULL``. ``labels`` say for people what a framework's ``how`` is.
+    ``size`` is one of ``SIZES``, and the bars are for ``FULL``. ``labels`` say for people what a framework's ``how`` is.
     """
 
     started: str
@@ -61,6 +79,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     samples: list[Sample]
     left_out: list[LeftOut]
+
+    def sized(self, text: str) -> str:
+        """A text with its fields, named like those of ``Size``, filled in with what this run had."""
+        amounts = SIZES.get(self.size, SIZES[FULL])._asdict()
+        return text.format(**{name: f"{amount:,}" for name, amount in amounts.items()})
 
     def label(self, work: str, who: str, how: str) -> str:
         """How a framework was set up, in words."""

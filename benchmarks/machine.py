@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import platform
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +39,19 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
     }
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[bool]:
+    """Whether nobody else on this machine is in here under the same name, as far as this user can see."""
+    path = Path(tempfile.gettempdir(), f"amqtask-{name}-{os.getuid()}.lock")
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def cpu(pid: int) -> float:

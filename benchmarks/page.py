@@ -43,8 +43,12 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("use: python -m benchmarks.page RUN.json", file=sys.stderr)
         return 2
-    data = Path(arguments[0]).read_bytes()
-    run = msgspec.json.decode(data, type=Run)
+    try:
+        data = Path(arguments[0]).read_bytes()
+        run = msgspec.json.decode(data, type=Run)
+    except (OSError, msgspec.MsgspecError) as error:
+        print(f"{arguments[0]} cannot be read: {error}", file=sys.stderr)
+        return 1
     PAGE.write_text(page(PAGE.read_text(), run))
     PAGE.with_suffix(".svg").write_text(chart.svg(run))
     PAGE.with_suffix(".json").write_bytes(data)

@@ -10,7 +10,10 @@ from benchmarks.figures import FULL, OURS, Key, Medians, Run, Spread, medians, r
 
 
 class Column(NamedTuple):
-    """A figure in a table: its heading, how it is written, and whether more is better (``None``: not compared)."""
+    """A figure in a table: its heading, how it is written, and whether more is better (``None``: not compared).
+
+    Headings, and titles of tables, may name an amount of ``Size`` in braces.
+    """
 
     name: str
     heading: str
@@ -49,14 +52,14 @@ TABLES = (
             Column("p50_ms", "p50, ms", ".2f", more=False),
             Column("p95_ms", "p95, ms", ".2f", more=False, spread=False),
             Column("p99_ms", "p99, ms", ".2f", more=False, spread=False),
-            Column("group_s", "group of 1,000, s", ".3f", more=False, spread=False),
-            Column("flight_rate", "5,000 in flight, results/s"),
+            Column("group_s", "group of {group}, s", ".3f", more=False, spread=False),
+            Column("flight_rate", "{flight} in flight, results/s"),
         ),
     ),
     Table(
         "chords",
         ("chords",),
-        "A chord of 1,000 no-op parts",
+        "A chord of {group} no-op parts",
         (Column("chord_s", "call to value, s", ".3f", more=False),),
     ),
     Table(
@@ -89,8 +92,8 @@ TABLES = (
         ("drain",),
         "Growth of the backlog",
         (
-            Column("short_rate", "tasks/s at 5,000", more=None),
-            Column("long_rate", "tasks/s at 200,000", more=None),
+            Column("short_rate", "tasks/s at {short}", more=None),
+            Column("long_rate", "tasks/s at {long}", more=None),
             Column("share", "ratio", ".2f", more=None),
         ),
     ),
@@ -109,12 +112,18 @@ def text(run: Run) -> str:
                 machine["system"],
                 f"Python {machine['python']}",
                 f"RabbitMQ {' and '.join(run.brokers)}",
-                f"medians of up to {run.repetitions} interleaved repetitions (least–most)",
+                "one repetition"
+                if run.repetitions == 1
+                else f"medians of up to {run.repetitions} interleaved repetitions (least–most)",
                 "× is how many times better amqtask is.",
             ]
         ),
         versions(run),
     ]
+    if run.size != FULL:
+        parts.append(
+            f"Size {run.size}: these figures show that all works. They do not show how fast it is."
+        )
     for broker in run.brokers:
         parts.append(f"### RabbitMQ {broker}")
         parts += tables(run, found, broker)
@@ -149,7 +158,7 @@ def tables(run: Run, found: Medians, broker: str) -> list[str]:
         ]
         if rows:
             rows.sort(key=lambda key: _place(table, key))
-            parts.append(f"**{table.title}**\n\n{_table(run, found, table, rows)}")
+            parts.append(f"**{run.sized(table.title)}**\n\n{_table(run, found, table, rows)}")
     return parts
 
 
@@ -201,7 +210,7 @@ def _table(run: Run, found: Medians, table: Table, rows: Sequence[Key]) -> str:
     columns = [column for column in table.columns if any(column.name in found[key] for key in rows)]
     heading = ["framework"]
     for column in columns:
-        heading.append(column.heading)
+        heading.append(run.sized(column.heading))
         if column.more is not None and len(rows) > 1:
             heading.append("×")
     body = []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.arguments import at_least_one, unwritable
 from benchmarks.micro import board, codec, decide, frames, journal, ladder, ledger, routing
 from benchmarks.micro.timing import LEAST, REPETITIONS, Timing, measure
 
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line per case, in nanoseconds."""
     parser = argparse.ArgumentParser(prog="benchmarks.micro", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--reps", type=int, default=REPETITIONS, help="repetitions of each case")
+    parser.add_argument(
+        "--reps", type=at_least_one, default=REPETITIONS, help="repetitions of each case"
+    )
     parser.add_argument(
         "--least", type=float, default=LEAST, help="seconds of one repetition, about"
     )
@@ -38,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in options.parts:
         if part not in PARTS:
             parser.error(f"there is no part {part!r}: choose of {', '.join(PARTS)}")
+    if options.json is not None and (why := unwritable(options.json)):
+        parser.error(why)
     found: dict[str, dict[str, Timing]] = {}
     print(f"Python {platform.python_version()}, median of {options.reps} (least–most), ns")
     for part in options.parts or PARTS:

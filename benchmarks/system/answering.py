@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from benchmarks.figures import Size
 from benchmarks.frameworks import Framework
 from benchmarks.place import Place
-from benchmarks.system.jobs import Job, Size
+from benchmarks.system.jobs import Job
 
 WORK = "results"
 WARM = 200  # calls before anything is measured: processes, connections and prefetch are there

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.figures import OURS
+from benchmarks.figures import OURS, Size
 from benchmarks.frameworks import Framework
 from benchmarks.place import Place
-from benchmarks.system.jobs import Job, Size, drain
+from benchmarks.system.jobs import Job, drain
 
 WORK = "growth"
 HOW = "drain"

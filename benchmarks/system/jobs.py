@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from benchmarks.figures import Size
 from benchmarks.frameworks import Framework
 from benchmarks.place import Place
-
-
-class Size(NamedTuple):
-    """How much work there is; the bars are for these numbers."""
-
-    tasks: int = 20_000  # of a drain, a batch, and between the two figures of memory
-    calls: int = 2_000  # one after another: sequential sends and round trips
-    flight: int = 5_000  # results awaited together
-    group: int = 1_000  # of a fan-out
-    naps: int = 40_000  # on 1,000 slots; a fifth of it on 200
-    short: int = 5_000  # backlogs that are compared
-    long: int = 200_000
 
 
 class Job(NamedTuple):

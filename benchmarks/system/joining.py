@@ -9,11 +9,11 @@ import contextlib
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.figures import OURS
+from benchmarks.figures import OURS, Size
 from benchmarks.frameworks import Framework
 from benchmarks.place import Place
 from benchmarks.store import redis
-from benchmarks.system.jobs import Job, Size
+from benchmarks.system.jobs import Job
 
 WORK = "chords"
 ROUNDS = 5  # chords of one job, one after another

@@ -8,9 +8,10 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.environments import rabbitmq_c
+from benchmarks.figures import Size
 from benchmarks.frameworks import Framework, run
 from benchmarks.place import Place
-from benchmarks.system.jobs import Job, Size
+from benchmarks.system.jobs import Job
 
 WORK = "publish"
 LIMIT = "rabbitmq-c"

@@ -11,9 +11,10 @@ import time
 from functools import partial
 
 from benchmarks import machine
+from benchmarks.figures import Size
 from benchmarks.frameworks import Framework, Worker
 from benchmarks.place import Place
-from benchmarks.system.jobs import Job, Size
+from benchmarks.system.jobs import Job
 
 WORK = "memory"
 HOW = "eight"

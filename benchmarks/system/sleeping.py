@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.figures import OURS
+from benchmarks.figures import OURS, Size
 from benchmarks.frameworks import Framework
 from benchmarks.place import Place
-from benchmarks.system.jobs import Job, Size, drain
+from benchmarks.system.jobs import Job, drain
 
 WORK = "sleeping"
 FEWER = 5  # 200 threads get a fifth of the tasks of 1,000 slots

@@ -7,9 +7,10 @@ import time
 from functools import partial
 
 from benchmarks.environments import ROOT
+from benchmarks.figures import Size
 from benchmarks.frameworks import Framework, environment
 from benchmarks.place import Place
-from benchmarks.system.jobs import Job, Size
+from benchmarks.system.jobs import Job
 
 WORK = "start"
 HOW = "drain"

@@ -72,6 +72,25 @@ def test_a_report_names_versions_bars_and_what_was_left_out() -> None:
     assert "- taskiq, drain (best) on 4.3.6: the worker ended" in text
 
 
+def test_headings_name_the_amounts_of_the_run() -> None:
+    samples = [
+        Sample("3.10.8", "results", "amqtask", "results", {"flight_rate": 1.0, "group_s": 0.1}),
+        Sample("3.10.8", "growth", "amqtask", "drain", {"short_rate": 1.0, "long_rate": 2.0}),
+        Sample("3.10.8", "chords", "amqtask", "chords", {"chord_s": 1.0}),
+    ]
+    full, tiny = (a_run(samples=samples, size=size) for size in (FULL, "tiny"))
+    for text in (report.text(full), chart.svg(full)):
+        assert "5,000" in text
+    assert "group of 1,000, s" in report.text(full)
+    assert "at 200,000" in report.text(full)
+    for text in (report.text(tiny), chart.svg(tiny)):
+        assert "5,000" not in text
+        assert "200" in text
+    assert "A chord of 100 no-op parts" in report.text(tiny)
+    assert "at 2,000 " in report.text(tiny)
+    assert "Size tiny" in report.text(tiny)
+
+
 def test_columns_are_aligned() -> None:
     grid = report.grid(("a", "number"), [("long name", "1"), ("b", "22")])
     assert len({len(line) for line in grid.splitlines()}) == 1
