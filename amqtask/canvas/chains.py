@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, cast
 
 from amqtask.canvas.chords import chord
@@ -169,14 +169,21 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
 
     def unchain_tasks(self) -> Members:
         """Copies of its links that have its own callbacks: ``link`` the last, ``link_error`` every one."""
-        tasks = [task.clone() for task in self.tasks]
-        if tasks:
-            for callback in listed(self.options.get("link")):
+        made = type(self).of([task.clone() for task in self.tasks], self.own_app)
+        made.options.update({name: self.options.get(name) for name in ("link", "link_error")})
+        made.unchain()
+        return made.tasks
+
+    def unchain(self) -> None:
+        """Give its callbacks to its links and forget its other options, as ``|`` does."""
+        tasks = self.tasks
+        for callback in listed(self.options.get("link")):
+            if tasks:
                 tasks[-1].link(callback)
         for errback in listed(self.options.get("link_error")):
             for task in tasks:
                 task.link_error(errback)
-        return tasks
+        self.update(args=(), options={}, immutable=False)
 
     def links(self) -> Members:
         """Its links as they run: inner chains opened, empty groups left out, a group followed by another made a chord.
@@ -250,51 +257,18 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         """What ``|`` makes of two signatures of which the first is neither a chain nor a group."""
         if isinstance(second, chain):
             return cls.of([first, *second.unchain_tasks()], first.own_app)
-        second = second.unrolled()
-        return cls.of([first, second], first.own_app)
+        last = second.unrolled() if isinstance(second, group) else second
+        return cls.of([first, last], first.own_app)
 
     def __or__(self, other: Signature[S]) -> chain[S]:  # type: ignore[override]  # as Signature
         """Append a signature: after a group it makes a chord, after a chord it joins the chord's body."""
         if not isinstance(other, Signature):
             return NotImplemented
-        return cast("chain[S]", self._with(other))
-
-    def _with(self, other: Signature[Any]) -> Any:
         if is_empty(other):
-            return self
-        other = other.unrolled()
-        if isinstance(other, chain):
-            result: Any = self
-            for task in other.unchain_tasks():
-                result = result | task
-            return result
-        last: Any = self.tasks[-1] if self.tasks else None
-        if isinstance(last, group) and not isinstance(other, group):
-            made = self.clone()
-            if len(made.tasks) > 1 and is_empty(last):
-                # Not the header of a chord: what came before it would never arrive.
-                made.tasks.pop()
-                return made | other
-            joined: chord[Any] = chord(made.tasks.pop(), other, app=self.own_app)
-            before = made.tasks[-1] if made.tasks else None
-            if isinstance(before, chord):
-                before.body = _or(before.body, joined)
-            else:
-                made.tasks.append(joined)
-            return made
-        if isinstance(last, chord) and not isinstance(other, (group, chord)):
-            made = self.clone()
-            last = made.tasks[-1]
-            last.body = _or(last.body, other)
-            return made
-        tasks = self.unchain_tasks()
-        if isinstance(other, group):
-            if not tasks:
-                return other
-            if isinstance(tasks[-1], chord):
-                tasks[-1].body = _or(tasks[-1].body, other)
-                return type(self).of(tasks, self.own_app)
-        return type(self).of([*tasks, other], self.own_app)
+            return cast("chain[S]", self)
+        line = _Line(self.clone())
+        line.add(other)
+        return cast("chain[S]", line.result)
 
     def __repr__(self) -> str:
         if not self.tasks:
@@ -306,10 +280,6 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
 _OF_LAST = ("task_id", "group_id", "group_index")
 
 
-def _or(body: Any, other: Signature[Any]) -> Any:
-    return other if body is None else body | other
-
-
 def _give(tasks: Members, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Give partial arguments to the first link that runs."""
     for index, task in enumerate(tasks):
@@ -319,46 +289,113 @@ def _give(tasks: Members, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Non
 
 
 def _folded(kind: type[chain[Any]], tasks: Members) -> Any:
-    """``a | b | c`` of many, in one go: each is looked at once.
+    """``a | b | c`` of many, in one go. All but the last are copied."""
+    line = _Line(kind.of(()))
+    for position, task in enumerate(tasks, 1):
+        line.add(signed(task), copy=position < len(tasks))
+    return line.result
 
-    All but the last are copied.
+
+class _Line:
+    """What signatures come to that are joined with ``|`` one after the other; each is looked at once.
+
+    Args:
+        first: a chain, which is changed.
     """
-    steps: Members = []
-    for position, task in enumerate(tasks):
-        result = _put(steps, signed(task), position != len(tasks) - 1)
-        if result is not None:  # it stopped being a chain: a group comes first
-            for left in tasks[position + 1 :]:
-                result = result | signed(left)
-            return result
-    return kind.of(steps)
+
+    __slots__ = ("_at", "result")
+
+    def __init__(self, first: chain[Any]) -> None:
+        self.result: Any = first
+        # Where a link is appended that is no chord: the chain itself, or a chain in the body of its last link, and so on.
+        self._at = first
+
+    def add(self, sig: Signature[Any], copy: bool = False) -> None:
+        """``|`` one more, or a copy of it."""
+        if not isinstance(self.result, chain):
+            self._follow(sig.clone() if copy else sig)
+            return
+        for link, copied_already in _links_of(sig):
+            self._append(link.clone() if copy and not copied_already else link)
+
+    def _append(self, link: Signature[Any]) -> None:
+        if not isinstance(self.result, chain):
+            self._follow(link)
+        elif not isinstance(link, group):
+            self._put(link)
+        elif not self.result.tasks:
+            self.result = link
+        elif isinstance(self.result.tasks[-1], chord):
+            for inner, _ in _links_of(
+                link
+            ):  # it joins the chord's body, as one that is alone there does
+                self._put(inner)
+        else:
+            self._put(link)
+
+    def _put(self, link: Signature[Any]) -> None:
+        self._at = _appended(self.result if isinstance(link, chord) else self._at, link)
+
+    def _follow(self, sig: Signature[Any]) -> None:
+        """``|`` one more after a group or a chord."""
+        joins = sig.unrolled() if isinstance(sig, group) else sig
+        if isinstance(self.result, chord) and not isinstance(joins, (chain, group)):
+            _join_body(self.result, joins)
+            return
+        self.result = self.result | sig
+        if isinstance(self.result, chain):
+            self._at = self.result
 
 
-def _put(steps: Members, other: Signature[Any], copy: bool) -> Any:
-    """Append a link by the rules of ``|``; a result when that is no chain."""
-    if is_empty(other):
-        return None
-    other = other.unrolled() if isinstance(other, group) else other
-    if isinstance(other, chain):
-        inner = other.unchain_tasks()
-        for position, task in enumerate(inner):
-            result = _put(steps, task, False)
-            if result is not None:
-                for left in inner[position + 1 :]:
-                    result = result | left
-                return result
-        return None
-    last = steps[-1] if steps else None
-    if isinstance(other, group):
-        if last is None:
-            return other
-        if isinstance(last, chord):
-            last.body = _or(last.body, other)
-            return None
-    elif isinstance(last, group):
-        steps[-1] = chord(last, other.clone() if copy else other)
-        return None
-    elif isinstance(last, chord) and not isinstance(other, chord):
-        last.body = _or(last.body, other)
-        return None
-    steps.append(other.clone() if copy else other)
-    return None
+def _links_of(sig: Signature[Any]) -> Iterator[tuple[Signature[Any], bool]]:
+    """What a chain takes in the place of a signature, and whether it is a copy."""
+    if is_empty(sig):
+        return
+    sig = sig.unrolled() if isinstance(sig, group) else sig
+    if not isinstance(sig, chain):
+        yield sig, False
+        return
+    for task in sig.unchain_tasks():
+        for link, _ in _links_of(task):
+            yield link, True
+
+
+def _appended(line: chain[Any], link: Signature[Any]) -> chain[Any]:
+    """Put a link at the end of a chain, which is changed; return the chain where the next one goes if that is no chord."""
+    while True:
+        tasks = line.tasks
+        last: Any = tasks[-1] if tasks else None
+        if isinstance(last, group) and not isinstance(link, group):
+            tasks.pop()
+            if tasks and is_empty(last):
+                # Not the header of a chord: what came before it would never arrive.
+                continue
+            link = chord(last, link, app=line.own_app)
+            last = tasks[-1] if tasks else None
+            if not isinstance(last, chord):
+                tasks.append(link)
+                return line
+        elif not isinstance(last, chord) or isinstance(link, chord):
+            line.unchain()
+            tasks.append(link)
+            return line
+        elif isinstance(link, group):
+            line.unchain()
+        following = last.body
+        if not isinstance(following, chain) or (isinstance(link, group) and not following.tasks):
+            _join_body(last, link)
+            return line
+        line = following
+
+
+def _join_body(host: chord[Any], link: Signature[Any]) -> None:
+    """Put a link, which is no chain, at the end of a chord's body; the chord is changed."""
+    while isinstance(host.body, chord) and not isinstance(link, group):
+        host = host.body
+    body = host.body
+    if isinstance(body, chain) and (body.tasks or not isinstance(link, group)):
+        _appended(body, link)
+    elif body is None or isinstance(body, chain):
+        host.body = link
+    else:
+        host.body = body | link
