@@ -268,7 +268,7 @@ class Signature(Form, Generic[R_co]):
             options: partial options.
             force: take arguments although it is immutable.
         """
-        merged = self.options
+        own_args, own_kwargs, merged = self["args"], self["kwargs"], self["options"]
         if options:
             own, stamps = merged, merged.get(STAMPED) or ()
             merged = {
@@ -280,10 +280,10 @@ class Signature(Form, Generic[R_co]):
                 },
             }
         if self["immutable"] and not force:
-            return self.args, self.kwargs, merged
+            return own_args, own_kwargs, merged
         return (
-            (*args, *self.args) if args else self.args,
-            {**self.kwargs, **kwargs} if kwargs else self.kwargs,
+            (*args, *own_args) if args else own_args,
+            {**own_kwargs, **kwargs} if kwargs else own_kwargs,
             merged,
         )
 
@@ -293,9 +293,15 @@ class Signature(Form, Generic[R_co]):
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Self:
-        """A copy to be changed, with partial arguments and options. Arguments themselves are not copied."""
-        args, kwargs, merged = self.merged(args, kwargs, options)
-        return self._copy(args, kwargs, copied(merged))
+        """A copy to be changed, with partial arguments and options. Arguments themselves are not copied.
+
+        Raises:
+            TypeError: arguments that are no sequence or mapping.
+        """
+        given, keywords, merged = self.merged(
+            positional(args, "clone"), named(kwargs, "clone"), options
+        )
+        return self._copy(given, keywords, copied(merged) if merged else {})
 
     def partial(
         self,
@@ -311,21 +317,21 @@ class Signature(Form, Generic[R_co]):
     ) -> Self:
         form = {
             "task": self["task"],
-            "args": tuple(args),
+            "args": args if type(args) is tuple else tuple(args),
             "kwargs": dict(kwargs),
             "options": options,
             "subtask_type": self["subtask_type"],
             "immutable": self["immutable"],
         }
-        made: Signature[Any]
-        if self["subtask_type"] is None:
+        made: Any
+        if form["subtask_type"] is None:
             made = dict.__new__(type(self))
-            dict.__init__(made, form)
+            made.update(form)
             made.own_app = self.own_app
         else:
             made = Signature.from_dict(form, app=self.own_app)
         made.own_type = self.own_type
-        return cast(Self, made)
+        return cast("Self", made)
 
     def replace(
         self,
