@@ -81,7 +81,7 @@ def test_joining_changes_nothing_that_is_joined() -> None:
         for second in parts:
             for third in parts:
                 chain(first, second, third)
-                first | second | third  # noqa: B018  # what it does to its operands is looked at
+                first | second | third  # what it does to its operands is looked at
     assert json.dumps(parts) == before
 
 
