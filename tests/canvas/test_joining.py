@@ -50,7 +50,9 @@ def pairs(count: int) -> Signature[Any]:
     [
         pairs,
         lambda count: chain(note.s(n) for n in range(count)),
-        lambda count: chain(note.s(n) for n in range(count)) | chain(note.s() for _ in range(count)),
+        lambda count: (
+            chain(note.s(n) for n in range(count)) | chain(note.s() for _ in range(count))
+        ),
         lambda count: chain([group(note.s(), note.s()), *(note.s() for _ in range(count))]),
         lambda count: chain([chord([note.s()], note.s()), *(note.s() for _ in range(count))]),
     ],
