@@ -40,6 +40,11 @@ class Interruptible(Generator[Any, Any, object]):
         self._task: asyncio.Task[object] | None = None
         self._error: BaseException | None = None  # on its way to the coroutine
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has begun and not ended. Thread of the loop."""
+        return self._task is not None and not self._task.done()
+
     async def run(self) -> object:
         """Run the coroutine; its value or its exception. For who needs a coroutine and not something to await."""
         return await self
@@ -146,13 +151,20 @@ class Driven:
             task.cancel()
 
     def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
-        """Let the coroutine go on with an exception: a cancellation may stand for the one that was meant."""
+        """Let the coroutine go on with an exception: a cancellation may stand for the one that was meant.
+
+        One that comes before the coroutine has begun, from a task that cancels all there are, would be the end of the slot.
+        """
         error = typ if val is None else val
-        if self._meant is not None and isinstance(error, asyncio.CancelledError):
-            error, self._meant = self._meant, None
-            task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()
+        if isinstance(error, asyncio.CancelledError):
+            begun = self._coroutine.cr_suspended
+            if self._meant is not None or not begun:
+                error, self._meant = self._meant, None
+                task = asyncio.current_task()
+                if task is not None:
+                    task.uncancel()
+                if not begun:
+                    return self.send(None)
         return self._coroutine.throw(error)
 
     def close(self) -> None:
@@ -188,6 +200,9 @@ class Driven:
 Coroutine.register(Driven)  # by inheritance, a class may not have ``send`` as a value
 
 
+_TORN = (SoftTimeLimitExceeded, asyncio.CancelledError, SystemExit, KeyboardInterrupt)
+
+
 class SlotLoop:
     """An event loop for the coroutine tasks of one slot, which run one at a time. The slot's thread only.
 
@@ -208,14 +223,11 @@ class SlotLoop:
         try:
             # In a context of its own: the runner's is that of the first task it ran, whose request it would show.
             return self._runner.run(carried.run(), context=copy_context())
-        except (
-            SoftTimeLimitExceeded,
-            asyncio.CancelledError,
-            SystemExit,
-            KeyboardInterrupt,
-        ):
-            # What the coroutine had started on the loop would go on beside the next task.
-            self.close()
+        except BaseException as error:
+            # What the coroutine had started on the loop, or the coroutine itself where it stopped that, would go on beside the
+            # next task.
+            if isinstance(error, _TORN) or carried.goes_on:
+                self.close()
             raise
 
     def close(self) -> None:

@@ -102,6 +102,16 @@ async def astray() -> None:
 
 
 @app.task
+async def bully() -> None:
+    """Cancel every other asyncio task there is, and stop the event loop."""
+    loop = asyncio.get_running_loop()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    loop.stop()
+    await asyncio.sleep(0.01)
+
+
+@app.task
 def noop(number: int) -> None:
     write("noops", b"%08d" % number)
 

@@ -256,6 +256,24 @@ def test_what_a_task_starts_ends_no_process(case: Case) -> None:
     case.works()
 
 
+def test_what_a_task_does_to_the_event_loop_costs_no_process(case: Case) -> None:
+    others = [str(n) for n in range(case.kind.slots - 1)]
+    neighbours = case.hold("", *others)
+    for _ in range(2):
+        bully = case.send("bully")
+        if case.kind.pool in ("asyncio", "gevent", "eventlet"):  # the loop is not its own
+            assert bully.get(timeout=10) is None
+        else:
+            with pytest.raises(RuntimeError, match="stopped"):
+                bully.get(timeout=10)
+    case.release()
+    assert values(neighbours) == [case.name(what) for what in others]
+    if others:
+        case.once(*others)
+    assert not case.records("child crashed")
+    assert len(case.party("ameet", case.kind.slots)) == case.kind.slots
+
+
 @forms
 def test_retries_run_again(case: Case, form: str) -> None:
     asked, policy = (

@@ -54,7 +54,7 @@ class LoopSlots:
         self._threads: ThreadPoolExecutor | None = None  # for plain functions, when there is one
         self._flushing = False  # what has ended in this turn of the loop is settled after it
         self._looked = 0.0  # when we last looked at the signal handlers
-        self._ended = asyncio.Event()
+        self._over = False
         self._host: Host | None = None
         # Of each slot: those of a coroutine, and those of a plain function.
         self._limits: list[tuple[LoopLimits, ThreadLimits]] = []
@@ -99,26 +99,31 @@ class LoopSlots:
         self._free = list(reversed(host.runners))
         runner = asyncio.Runner(loop_factory=lambda: self._loop)
         loop = runner.get_loop()
-        main = loop.create_task(self._main(host))
-        while not main.done():
-            try:
-                loop.run_until_complete(main)
-            except (SystemExit, KeyboardInterrupt):
-                # Raised in an asyncio task that a task started: whoever awaits that one gets it, and nobody else.
-                log.warning("something that a task started has tried to end the process")
-                loop.call_soon(host.take_signals)  # the loop takes them with each beginning
+        loop.call_soon(self._pump)
+        loop.call_soon(self._look_for_the_end)
+        # No asyncio task of ours is on the loop, for one that a task can find it can also cancel.
+        self._turn(host, lambda: self._over)
+        host.idle()
+        leaving = loop.create_task(host.leave_loop())
+        leaving.add_done_callback(lambda _: loop.stop())
+        self._turn(host, leaving.done)
         if not self._abandoned:  # what does not end would keep the loop from closing
             runner.close()
             if self._threads is not None:
                 self._threads.shutdown()
 
-    async def _main(self, host: Host) -> None:
-        host.take_signals()  # the loop may have taken them
-        self._pump()
-        self._look_for_the_end()
-        await self._ended.wait()
-        host.idle()
-        await host.leave_loop()
+    def _turn(self, host: Host, over: Callable[[], bool]) -> None:
+        """Run the loop until it is over, whatever a task does to it."""
+        while not over():
+            self._loop.call_soon(host.take_signals)  # the loop takes them with each beginning
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # Raised in an asyncio task that a task started: whoever awaits that one gets it, and nobody else.
+                log.warning("something that a task started has tried to end the process")
+            else:
+                if not over():
+                    log.warning("a task has stopped the event loop, which goes on")
 
     # ------------------------------------------------------------ on the loop
 
@@ -218,7 +223,8 @@ class LoopSlots:
 
     def _look_for_the_end(self) -> None:
         if self._stopped and len(self._free) + len(self._abandoned) == self._slots:
-            self._ended.set()
+            self._over = True
+            self._loop.stop()
 
     # ------------------------------------------------------------ any thread
 

@@ -53,10 +53,15 @@ class LoopThread:
             finally:
                 gate.release()
 
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not ended:  # a task has cancelled all there are, and this one had not begun
+                start()
+
         def start() -> None:
             task = loop.create_task(whole(), context=context)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(over)
 
         loop.call_soon_threadsafe(start)
         try:

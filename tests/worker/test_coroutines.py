@@ -1,0 +1,111 @@
+"""What a task does to the other asyncio tasks of its loop ends no slot."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from amqtask.worker.coroutines import Driven, Interruptible, SlotLoop
+from amqtask.worker.pools.loop_thread import LoopThread
+
+
+async def leave() -> None:
+    """Nothing is held on the loop."""
+
+
+async def cancel_all() -> str:
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    return "cancelled"
+
+
+def test_a_cancellation_before_the_beginning_is_not_its_end() -> None:
+    async def slot() -> str:
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        return f"went on, {task.cancelling()}"
+
+    async def main() -> str:
+        driven: Any = Driven(slot())  # type: ignore[arg-type]  # of any value
+        task: asyncio.Task[str] = asyncio.get_running_loop().create_task(driven)
+        task.cancel()
+        return await task
+
+    assert asyncio.run(main()) == "went on, 0"
+
+
+def test_a_cancellation_after_it_is_the_tasks() -> None:
+    async def main() -> None:
+        driven: Any = Driven(asyncio.sleep(10))
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(driven)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+@contextmanager
+def a_loop() -> Iterator[LoopThread]:
+    loop = LoopThread(leave)
+    try:
+        yield loop
+    finally:
+        loop.close()
+
+
+def test_what_was_cancelled_before_it_began_begins_in_a_loop_for_all() -> None:
+    with a_loop() as loop:
+        loop.run(Interruptible(leave()))  # it turns
+        there = threading.Event()
+        first, last = threading.Event(), []
+
+        async def block() -> None:
+            first.set()
+            there.wait(
+                5
+            )  # both others are made in the next turn of the loop, and the first of them cancels the second
+
+        def run(coroutine: Any) -> None:
+            last.append(loop.run(Interruptible(coroutine)))
+
+        blocking = threading.Thread(target=run, args=(block(),))
+        blocking.start()
+        assert first.wait(5)
+        others = [
+            threading.Thread(target=run, args=(each,))
+            for each in (cancel_all(), asyncio.sleep(0, "begun"))
+        ]
+        for thread in others:
+            thread.start()
+        there.set()
+        for thread in (blocking, *others):
+            thread.join(5)
+            assert not thread.is_alive()
+        assert sorted(map(str, last)) == ["None", "begun", "cancelled"]
+
+
+def test_a_coroutine_that_stops_its_loop_does_not_go_on_beside_the_next() -> None:
+    seen: list[str] = []
+
+    async def stops() -> None:
+        asyncio.get_running_loop().stop()
+        try:
+            await asyncio.sleep(0.01)
+            seen.append("went on")
+        finally:
+            seen.append("ended")
+
+    loop = SlotLoop(leave)
+    with pytest.raises(RuntimeError, match="stopped"):
+        loop.run(Interruptible(stops()))
+    loop.run(Interruptible(asyncio.sleep(0.03)))
+    loop.close()
+    assert seen == ["ended"]
