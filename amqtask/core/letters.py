@@ -19,28 +19,12 @@ import msgspec
 
 from amqtask.core import codec, dead, serialization
 from amqtask.core.codec import is_broker_header
+from amqtask.core.dropped import REASONS, BrokerDeath, broker_deaths
 from amqtask.core.message import Properties
 from amqtask.errors import ContentRefused, MessageError
 
 SAFE = serialization.accepted(("json", "msgpack"))  # what may be decoded to be looked at
 MESSAGE_CHARACTERS = 1000
-
-# What RabbitMQ calls it, and what we do.
-_BROKER_REASONS = {
-    "delivery_limit": "delivery limit",
-    "expired": "expired",
-    "maxlen": "overflow",
-    "rejected": "rejected",
-}
-
-
-class BrokerDeath(msgspec.Struct, frozen=True):
-    """One entry of ``x-death``: that the broker itself dead-lettered the message from a queue."""
-
-    reason: str
-    queue: str
-    count: int
-    time: datetime | None
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +81,7 @@ def read(properties: Properties | None, body: bytes, queue: str) -> Letter:
     properties = properties or Properties()
     headers = properties.headers or {}
     known = codec.identify(properties)
-    broker = _broker_deaths(headers.get("x-death"), queue)
+    broker = broker_deaths(headers, queue.removesuffix(".dead"))
     task_id = known.id or fingerprint(properties, body)[:16]
     rounds = dead.rounds(headers)
     doubt = _text(headers, dead.DOUBT)
@@ -130,7 +114,7 @@ def read(properties: Properties | None, body: bytes, queue: str) -> Letter:
         return Letter(
             id=task_id,
             task=known.task,
-            reason=_BROKER_REASONS.get(newest.reason, newest.reason),
+            reason=REASONS.get(newest.reason, newest.reason),
             source=newest.queue,
             time=newest.time,
             first_time=first or newest.time,
@@ -158,27 +142,6 @@ def fingerprint(properties: Properties, body: bytes) -> str:
     digest = hashlib.sha256(body)
     digest.update(repr((rest, sorted(headers.items()))).encode(errors="backslashreplace"))
     return digest.hexdigest()
-
-
-def _broker_deaths(value: object, queue: str) -> tuple[BrokerDeath, ...]:
-    """Newest first. Times have whole seconds, and 3.10 keeps no order: of one second, the queue whose dead letters these
-    are comes first, because a message passes the delay queues before it gets there."""
-    found = []
-    for entry in value if isinstance(value, list) else ():
-        if not isinstance(entry, Mapping):
-            continue
-        count, time = entry.get("count"), entry.get("time")
-        found.append(
-            BrokerDeath(
-                reason=str(entry.get("reason") or "unknown"),
-                queue=str(entry.get("queue") or ""),
-                count=count if isinstance(count, int) else 1,
-                time=time if isinstance(time, datetime) else None,
-            )
-        )
-    oldest = datetime.min.replace(tzinfo=UTC)
-    found.sort(key=lambda d: (d.time or oldest, f"{d.queue}.dead" == queue), reverse=True)
-    return tuple(found)
 
 
 def _text(headers: Mapping[str, object], name: str) -> str | None:

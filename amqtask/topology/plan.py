@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from amqtask.errors import ConfigurationError
+from amqtask.topology.dropped import DROPPED, key_of
 from amqtask.topology.grammar import OWN_ARGUMENTS
 from amqtask.topology.keys import Shape, words
 from amqtask.topology.model import (
@@ -29,6 +30,9 @@ from amqtask.topology.names import did_you_mean
 from amqtask.topology.simulate import may_reach
 from amqtask.topology.units import milliseconds
 
+DROPPED_BYTES = (
+    2**30
+)  # of dropped messages that wait for a worker to tell of them; then the oldest go
 # For quorum queues whose messages have nowhere to go at the limit, where the broker would delete them without a word. Left
 # out it means 20 on RabbitMQ 4, and -1 means "at the first return" on 3.10; a number nobody reaches is the same everywhere.
 NO_DELIVERY_LIMIT = 2**31 - 1
@@ -132,6 +136,9 @@ def declarations(
         ConfigurationError: a name in ``queues`` is not in the topology; the message names the nearest.
     """
     wanted, exchanges = _needed(topology, queues)
+    telling = [
+        queue for name, queue in topology.queues.items() if name in wanted and queue.has_dead_queue
+    ]
     binding_exchanges: list[Declaration] = []
     binding_queues: list[Declaration] = []
     for link in topology.bindings:
@@ -158,10 +165,44 @@ def declarations(
             for name, exchange in topology.exchanges.items()
             if name in exchanges
         ),
+        *((DECLARE_EXCHANGE_OF_DROPPED,) if telling else ()),
         *(declare_queue(queue) for name, queue in topology.all_queues().items() if name in wanted),
+        *((DECLARE_QUEUE_OF_DROPPED,) if telling else ()),
+        *(each for queue in telling for each in _bind_dropped(queue)),
         *binding_exchanges,
         *binding_queues,
     )
+
+
+DECLARE_EXCHANGE_OF_DROPPED = DeclareExchange(DROPPED, "direct")
+# Always the same, whatever a topology says: programs of any name and version share it.
+DECLARE_QUEUE_OF_DROPPED = DeclareQueue(
+    DROPPED,
+    arguments={
+        "x-queue-type": "quorum",
+        "x-delivery-limit": NO_DELIVERY_LIMIT,
+        "x-max-length-bytes": DROPPED_BYTES,
+        "x-overflow": "drop-head",
+    },
+)
+
+
+def _bind_dropped(queue: Queue) -> tuple[BindQueue, BindQueue]:
+    """What the broker drops from a queue goes to its dead letters, and to those who tell of it."""
+    key = key_of(queue)
+    return (
+        BindQueue(dead_queue_name(queue.name), DROPPED, key),
+        BindQueue(DROPPED, DROPPED, key),
+    )
+
+
+def only_tells(declaration: Declaration) -> bool:
+    """Whether nothing but telling of dropped messages depends on a declaration, once the exchange of these is there."""
+    match declaration:
+        case DeclareExchange(name=name) | DeclareQueue(name=name) | BindQueue(queue=name):
+            return name == DROPPED
+        case _:
+            return False
 
 
 def declare_exchange(exchange: Exchange) -> DeclareExchange:
@@ -188,7 +229,11 @@ def declare_queue(queue: Queue) -> DeclareQueue:
     """
     arguments: dict[str, Any] = {"x-queue-type": queue.type}
     target = _target(queue)
-    if target is not None:
+    if queue.has_dead_queue:
+        # What a worker buries goes straight to the dead letters; what the broker drops has to be told, too.
+        arguments["x-dead-letter-exchange"] = DROPPED
+        arguments["x-dead-letter-routing-key"] = key_of(queue)
+    elif target is not None:
         arguments["x-dead-letter-exchange"] = target.exchange
         if target.routing_key is not None:
             arguments["x-dead-letter-routing-key"] = target.routing_key

@@ -212,10 +212,13 @@ class Admission:
         )
 
 
-def key_of(delivery: Delivery, head: Head) -> Key:
-    """What tells an execution from every other, in the processes of one node."""
+def key_of(delivery: Delivery, head: Head, queue: str | None = None) -> Key:
+    """What tells an execution from every other, in the processes of one node.
+
+    ``queue`` is where the message was when it was to run, if not where it came from now.
+    """
     # The queue, because each queue a message was routed to runs its own copy. The timestamp, because what is taken from
     # the dead letters and sent again carries the time of that: it is to run though its first life has ended.
     # What has taken a task's place has its id, and is another execution.
     attempt = head.retries + (head.replaced_task_nesting << 32)
-    return head.id, mark_of((head.id, attempt, head.task, delivery.queue, head.sent))
+    return head.id, mark_of((head.id, attempt, head.task, queue or delivery.queue, head.sent))

@@ -21,6 +21,7 @@ from functools import partial
 
 from amqtask.amqp import ports
 from amqtask.amqp.address import in_order
+from amqtask.amqp.threaded.aside import Aside
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.join import Joiner
 from amqtask.amqp.threaded.loop import IoThread
@@ -32,8 +33,11 @@ from amqtask.errors import BrokerError, DecodeError
 from amqtask.log import get_logger
 from amqtask.request import set_abort_lookup
 from amqtask.topology.barrier import barriers_of
+from amqtask.topology.dropped import DROPPED
+from amqtask.topology.holding import NEVER
 from amqtask.worker import collector
 from amqtask.worker.board import Ending
+from amqtask.worker.dropped import PREFETCH, Teller
 from amqtask.worker.execution import Executor, Runner, aborted, starved
 from amqtask.worker.followups import Key
 from amqtask.worker.held import Held
@@ -106,7 +110,9 @@ class Child:
             on_lost=self._io_lost,
             on_ready=self._io_ready,
             fast=job.settings.broker_fast_frames,
-            consumer_timeouts=job.consumer_timeouts,
+            # what the broker dropped may have to wait for a task that runs all the same
+            consumer_timeouts={**job.consumer_timeouts, DROPPED: NEVER},
+            aside=Aside(DROPPED, PREFETCH, self._io_dropped, self._io_cannot_tell),
         )
         journal = context.board.journal.seat(context.index)
         journal.open()
@@ -131,6 +137,14 @@ class Child:
             lambda delivery, key: self._io.post(lambda: self._io_hold_back(delivery, key)),
             self._io.waker,
             self._trial,
+        )
+        self._teller = Teller(
+            self._io,
+            job,
+            context.board,
+            self._executor,
+            self._consumer.settle,
+            self._consumer.stale,
         )
         # Connects when the first part of a chord ends here.
         self._joiner = Joiner(
@@ -364,6 +378,7 @@ class Child:
         kept = [each for each in self._pool.take_back() if not self._consumer.stale(each)]
         self._pool.hand_over(kept)  # the broker has the others again
         self._running_elsewhere.forget(self._consumer.stale)
+        self._teller.forget()
         if self._trial is not None:
             self._trial.forget(self._consumer.stale)
         self._executor.admission.released.clear()  # at worst one waits a second more
@@ -377,6 +392,15 @@ class Child:
         self._pool.hand_over(batch)
         if self._pilot is not None:
             self._pilot.wake()
+
+    def _io_dropped(self, delivery: ports.Delivery) -> None:
+        """The broker has dropped a message: somebody must tell."""
+        self._teller.take(delivery)
+
+    def _io_cannot_tell(self, error: BrokerError) -> None:
+        log.warning(
+            "this process cannot tell of tasks that the broker drops; others may", reason=str(error)
+        )
 
     def _io_prefetch(self, prefetch: int) -> None:
         """The autopilot asks for another prefetch."""
@@ -476,6 +500,7 @@ class Child:
         self._consumer.stop(self._pool.stop)  # first, or the broker could deliver them here again
         self._io_give_back(self._pool.take_back())
         self._io_give_back(self._running_elsewhere.finish())
+        self._teller.stop()
         if self._trial is not None:
             self._io_give_back(self._trial.finish())
         # A broker that hangs does not answer the cancel: what it still sends is given back.
@@ -490,6 +515,7 @@ class Child:
         self._consumer.stop()
         self._io_give_back(self._pool.take_back())
         self._io_give_back(self._running_elsewhere.finish())
+        self._teller.stop()
         if self._trial is not None:
             self._io_give_back(self._trial.finish())
 

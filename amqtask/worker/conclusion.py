@@ -314,6 +314,29 @@ class Conclusion:
             # Even its properties are damaged, so it cannot be published again: the broker dead-letters it.
             self.post(delivery, Settlement(Verdict.REJECT), None)
             return
+        reply, sequel = self._unread(known, delivery, error)
+        letter = self._letter(delivery, outcome, 1)
+        self.post(delivery, decide(outcome, reply, letter, sequel=sequel), None)
+
+    def refuse_dropped(self, delivery: Delivery, error: MessageError) -> None:
+        """Settle a message that the broker dropped, and whose header cannot be read: a failure to whoever asked, if it was a task."""
+        try:
+            known = codec.identify(delivery.properties)
+        except DecodeError:
+            known = codec.Identity(None, None, None, None)
+        log.warning("dropped by the broker, and cannot be read", reason=str(error))
+        if known.task is None:
+            # Whatever it was and whoever it was for, a reply of ours is not what they know.
+            self.post(delivery, Settlement(Verdict.ACK), None)
+            return
+        reply, sequel = self._unread(known, delivery, error)
+        results = () if reply is None else (reply,)
+        self.post(delivery, Settlement(Verdict.ACK, results, sequel=sequel), None)
+
+    def _unread(
+        self, known: codec.Identity, delivery: Delivery, error: MessageError
+    ) -> tuple[Publication | None, Sequel | None]:
+        """What is told of a message that cannot be read: to whoever asked, and to its chord."""
         reply = None
         if known.reply_to and known.correlation_id and good_address(known.reply_to):
             record = result.Record(
@@ -334,8 +357,7 @@ class Conclusion:
             known.id or known.correlation_id or "unknown",
             error,
         )
-        letter = self._letter(delivery, outcome, 1)
-        self.post(delivery, decide(outcome, reply, letter, sequel=sequel or None), None)
+        return reply, sequel or None
 
     def _report(self, head: Head, task: AnyTask | None, outcome: Outcome) -> None:
         """One line for everything but success."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from amqtask.amqp.address import Address
 from amqtask.app import App
@@ -40,6 +40,7 @@ class Job:
         single_active: one of the queues has a single active consumer.
         measured: queues whose messages the node's agent counts, for a node that scales itself.
         pool: which pool the children run.
+        delivery_limits: how often the broker hands out a message of a queue again, where that is known and has an end.
         declared_at: when the node carried the declarations out itself, monotonic.
     """
 
@@ -61,6 +62,7 @@ class Job:
     measured: tuple[str, ...] = ()
     pool: str = "prefork"
     declared_at: float = -math.inf
+    delivery_limits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def declared_lately(self) -> bool:

@@ -26,6 +26,7 @@ from amqtask.log import get_logger
 from amqtask.settings import Settings
 from amqtask.timeouts import outlasting
 from amqtask.topology import plan
+from amqtask.topology.dropped import DROPPED
 from amqtask.topology.holding import for_consumers, wanted
 from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
@@ -38,6 +39,7 @@ from amqtask.worker.prepared import AgentContext, ChildContext
 
 log = get_logger("amqtask.worker")
 
+ACCESS_REFUSED = 403
 RETRY_CAP = 5.0  # seconds between two tries to find the broker at start
 REMIND = 60.0  # seconds after which it is said again that the broker is waited for
 
@@ -125,6 +127,11 @@ def prepare(options: WorkerOptions) -> Node:
         declared_at=declared_at,
         measured=_measured(topology, queues, options),
         pool=options.pool,
+        delivery_limits={
+            name: plan.delivery_limit_of(topology, name)
+            for name, queue in topology.queues.items()
+            if queue.type == "quorum"
+        },
     )
     info: dict[str, object] = {
         "node": options.node,
@@ -303,12 +310,30 @@ def _consumer_timeouts(
 
 
 def _declare(session: Session, declarations: tuple[plan.Declaration, ...]) -> None:
+    """Declare what the node needs.
+
+    What only serves to tell of dropped messages may be forbidden, if the exchange is there that the arguments of queues name:
+    without it the broker would lose their dead letters.
+    """
+    told = False
     for declaration in declarations:
         try:
             session.declare(declaration)
         except OperationRefused as error:
             if failures.temporary(error):
                 raise
+            if (
+                error.code == ACCESS_REFUSED
+                and plan.only_tells(declaration)
+                and session.exchange_exists(DROPPED)
+            ):
+                if not told:
+                    log.warning(
+                        "what the broker drops may not be declared; it is told as far as others have declared it",
+                        reason=error.text,
+                    )
+                told = True
+                continue
             raise BootFailed(plan.explain_conflict(error.text, declaration)) from None
 
 

@@ -19,6 +19,7 @@ from amqtask.amqp import failures, frames, ports
 from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import call_of, declaration_text
 from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.threaded.aside import Aside
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.lane import Lane
 from amqtask.amqp.threaded.loop import IoThread
@@ -75,6 +76,7 @@ class ThreadedConsumer:
         fast: whether amqtask's frame codec is used.
         exclusive: consume exclusively (a reply queue).
         consumer_timeouts: seconds a delivery of a queue may be held, told to brokers that take it from a consumer.
+        aside: one more queue, consumed once this one is ready.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class ThreadedConsumer:
         fast: bool = True,
         exclusive: bool = False,
         consumer_timeouts: Mapping[str, float] | None = None,
+        aside: Aside | None = None,
     ) -> None:
         self._io = io
         self._name = name
@@ -111,7 +114,13 @@ class ThreadedConsumer:
         self.paused = False
         self.stopping = False
         self.exclusive = exclusive
-        self._lanes = {queue: Lane(queue, self) for queue in queues}
+        self._work = [Lane(queue, self) for queue in queues]
+        self._aside = aside
+        # by queue: what settles does not ask whose it is
+        self._lanes = {lane.queue: lane for lane in self._work}
+        if aside is not None:
+            aside.belong(self)
+            self._lanes[aside.queue] = aside.lane
         self._batch: list[Delivery] = []
         self._tags: dict[str | bytes, Lane] = {}  # consumer tag → lane
         self._epochs = 0
@@ -158,13 +167,13 @@ class ThreadedConsumer:
 
     @property
     def unsettled(self) -> int:
-        """Deliveries without a verdict. Exact on the I/O thread, a hint elsewhere."""
-        return sum(len(lane.ledger) for lane in self._lanes.values())
+        """Deliveries of its own queues without a verdict. Exact on the I/O thread, a hint elsewhere."""
+        return sum(len(lane.ledger) for lane in self._work)
 
     @property
     def last_error(self) -> BrokerError | None:
         """Why there is no connection now, or what the broker has against a queue; ``None`` while nothing is wrong."""
-        errors = (lane.error for lane in self._lanes.values())
+        errors = (lane.error for lane in self._work)
         return self._connection.last_error or next((error for error in errors if error), None)
 
     def start(self) -> None:
@@ -254,7 +263,7 @@ class ThreadedConsumer:
             raw: Any = self._connection.raw
             raw.on_deliver = self._delivered
             raw.on_read_end = self._read_end
-        self._waiting = list(self._lanes.values())
+        self._waiting = list(self._work)
         fresh, self._fresh = self._fresh, False
         if fresh:
             self._open_waiting()
@@ -340,10 +349,14 @@ class ThreadedConsumer:
         self._epochs += 1
         return self._epochs
 
+    def next_tag(self) -> str:
+        """A consumer tag that was never used."""
+        self._consumers += 1
+        return f"{self._name}.{self._consumers}"
+
     def new_tag(self, lane: Lane) -> str:
         """A consumer tag that was never used, under which deliveries come to this lane."""
-        self._consumers += 1
-        tag = f"{self._name}.{self._consumers}"
+        tag = self.next_tag()
         self._tags[tag] = self._tags[tag.encode()] = lane
         return tag
 
@@ -359,25 +372,21 @@ class ThreadedConsumer:
             return {}
         return {"x-consumer-timeout": milliseconds(within)}
 
-    def delivered(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def delivered(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         """A delivery that pika's own codec has read."""
         lane = self._tags.get(method.consumer_tag)
-        exchange, key = method.exchange.encode(), method.routing_key.encode()
-        deliver = frames.Deliver(
-            int(_channel.channel_number),
-            method.consumer_tag.encode(),
-            method.delivery_tag,
-            method.redelivered,
-            b"%c%b%c%b" % (len(exchange), exchange, len(key), key),
-            b"",
-            body,
-        )
         if lane is None:
-            self._refuse(deliver)
+            self._refuse(_deliver_of(method, body, int(channel.channel_number)))
             return
-        lane.ledger.accept(deliver.tag)
-        self._batch.append(Delivery(lane.ledger.epoch, lane.queue, deliver, from_pika(properties)))
+        self._batch.append(self.read_by_pika(lane, method, properties, body))
         self._read_end()
+
+    def read_by_pika(self, lane: Lane, method: Any, properties: Any, body: bytes) -> Delivery:
+        """Note a delivery that pika's own codec has read, and make it one of ours."""
+        channel = lane.channel
+        deliver = _deliver_of(method, body, 0 if channel is None else int(channel.channel_number))
+        lane.ledger.accept(deliver.tag)
+        return Delivery(lane.ledger.epoch, lane.queue, deliver, from_pika(properties))
 
     def consumes(self, lane: Lane) -> None:
         """A lane consumes, or would but for a pause."""
@@ -418,10 +427,14 @@ class ThreadedConsumer:
         self._io.call_later(delay, lambda: self._again(lane))
         self._tell_ready()
 
-    def _again(self, lane: Lane) -> None:
+    def again_in(self, seconds: float, lane: Lane, declare: bool) -> None:
+        """Open a lane after a while; ``declare`` first what is declared."""
+        self._io.call_later(seconds, lambda: self._again(lane, declare))
+
+    def _again(self, lane: Lane, declare: bool = True) -> None:
         if not self._up or not lane.idle:
             return
-        if lane.queue not in self._declared:
+        if not declare or lane.queue not in self._declared:
             lane.open()
             return
         # It may have been deleted, and its exchange or its dead letters with it.
@@ -432,7 +445,7 @@ class ThreadedConsumer:
             self._declare(channel, 0)
 
     def _tell_ready(self) -> None:
-        lanes = self._lanes.values()
+        lanes = self._work
         if (
             not self._ready
             and not self.paused
@@ -442,9 +455,11 @@ class ThreadedConsumer:
             self._ready = True
             if self._on_ready is not None:
                 self._on_ready()
+            if self._aside is not None:
+                self._aside.lane.open()
 
     def _adjust(self) -> None:
-        for lane in self._in_turn(list(self._lanes.values())):
+        for lane in self._in_turn(self._work):
             lane.adjust()
 
     def _in_turn(self, lanes: list[Lane]) -> list[Lane]:
@@ -457,7 +472,8 @@ class ThreadedConsumer:
     def _delivered(self, deliver: frames.Deliver) -> None:
         lane = self._tags.get(deliver.consumer_tag)
         if lane is None:
-            self._refuse(deliver)
+            if self._aside is None or not self._aside.takes(deliver):
+                self._refuse(deliver)
             return
         ledger = lane.ledger
         ledger.accept(deliver.tag)
@@ -559,6 +575,20 @@ class ThreadedConsumer:
             self._io.call_later(left, lambda: self._connection.close(on_closed))
         else:
             self._connection.close(on_closed)
+
+
+def _deliver_of(method: Any, body: bytes, channel: int) -> frames.Deliver:
+    """Our form of a delivery that pika's codec has read, without its properties."""
+    exchange, key = method.exchange.encode(), method.routing_key.encode()
+    return frames.Deliver(
+        channel,
+        method.consumer_tag.encode(),
+        method.delivery_tag,
+        method.redelivered,
+        b"%c%b%c%b" % (len(exchange), exchange, len(key), key),
+        b"",
+        body,
+    )
 
 
 def from_pika(properties: Any) -> Properties:

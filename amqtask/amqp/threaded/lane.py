@@ -23,8 +23,11 @@ class Home(Protocol):
 
     prefetch: int
     paused: bool
-    stopping: bool
     exclusive: bool
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing new is to be consumed."""
 
     def new_channel(self, on_open: Callable[[Channel], None]) -> Channel | None:
         """Open a channel; ``None`` without a connection."""
