@@ -32,6 +32,7 @@ from amqtask.errors import (
 )
 from amqtask.findings import Finding, Status, fail, ok, warn
 from amqtask.topology import plan
+from amqtask.topology.dropped import DROPPED
 from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
 from amqtask.weakness import troubled_nodes, weakened_ladder, weakened_queues
@@ -199,9 +200,30 @@ def check_dead_letters(session: Session, topology: Topology) -> list[Finding]:
             findings.append(
                 warn("dead letters", f"{name!r} holds {some}", f"see amqtask dead list {name}")
             )
+    findings += _untold(session, topology)
     if findings or not queues:
         return findings
     return [ok("dead letters", "none")]
+
+
+def _untold(session: Session, topology: Topology) -> list[Finding]:
+    """Whether tasks that the broker dropped wait for somebody to tell of them."""
+    if not any(queue.has_dead_queue for queue in topology.queues.values()):
+        return []
+    try:
+        state = session.queue(DROPPED)
+    except OperationRefused:
+        return []  # whether it is there is another check's
+    if state is None or not state.messages or state.consumers:
+        return []
+    some = "1 dropped task" if state.messages == 1 else f"{state.messages} dropped tasks"
+    return [
+        warn(
+            "dead letters",
+            f"{some} in {DROPPED!r}, and no worker tells whoever waits for them",
+            "start a worker, of any app in this virtual host, that may read this queue",
+        )
+    ]
 
 
 def check_delays(session: Session, topology: Topology) -> list[Finding]:

@@ -13,6 +13,7 @@ from amqtask.cli import output
 from amqtask.cli.flags import AppOption, BrokerOption, TopologyOption
 from amqtask.cli.target import Target
 from amqtask.errors import ConfigurationError
+from amqtask.topology.dropped import untold
 
 app = typer.Typer(
     help="Check, show, explain and declare exchanges, queues and routes.",
@@ -54,6 +55,9 @@ def validate(
         lacks = unsupported(topology, _version(rabbitmq))
         output.warn(lacks.warnings)
         output.fail(lacks.errors)
+    silent = untold(topology)
+    if silent:
+        output.warn((_nobody_is_told(silent),))
     extra = len(topology.all_queues()) - len(topology.queues)
     dead = f" and {extra} more for dead letters" if extra else ""
     counts = (
@@ -240,6 +244,16 @@ def _version(text: str) -> tuple[int, int, int]:
 def _target(context: typer.Context, app_name: str | None, broker: str | None = None) -> Target:
     target: Target = context.obj.override(app_name, broker)
     return target
+
+
+def _nobody_is_told(queues: Sequence[str]) -> str:
+    """What the broker drops from queues with other dead letters than ours."""
+    named = ", ".join(map(repr, queues))
+    return (
+        f"Nobody is told of tasks that the broker drops from {named}, because it has not dead_letter: true."
+        if len(queues) == 1
+        else f"Nobody is told of tasks that the broker drops from {named}, because they have not dead_letter: true."
+    )
 
 
 def _many(count: int, noun: str) -> str:

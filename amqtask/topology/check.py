@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
+from amqtask.topology.dropped import DROPPED
 from amqtask.topology.keys import MAX_KEY_BYTES, Shape
 from amqtask.topology.model import (
     PREDECLARED,
@@ -61,6 +62,10 @@ class _Checker:
             for index, binding in enumerate(queue.bindings):
                 self._binding(("queues", queue.name, "bindings", index), binding)
             self._queue(("queues", queue.name), queue)
+        if DROPPED in self._topology.exchanges:
+            self._problems.add(
+                ("exchanges", DROPPED), "is amqtask's own name, of the exchange for dropped tasks"
+            )
         self._dead_letters()
         for index, route in enumerate(self._topology.routes):
             self._route(("routes", index), route)
@@ -123,6 +128,10 @@ class _Checker:
     # ------------------------------------------------------------ queues
 
     def _queue(self, path: Path, queue: Queue) -> None:
+        if queue.name == DROPPED:
+            self._problems.add(
+                path, "is amqtask's own name, of the queue from which workers tell of dropped tasks"
+            )
         if queue.name in self._doubts.queues:
             return
         if not queue.durable and queue.type != "classic":

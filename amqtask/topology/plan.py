@@ -561,9 +561,15 @@ def explain_conflict(text: str, declaration: Declaration) -> str:
         return _difference(kind, name, argument, ours, "that differs")
     found = _INEQUIVALENT.search(text)
     if found is not None:
-        return _difference(
+        sentence = _difference(
             kind, name, found["argument"], _value(found["received"]), _value(found["current"])
         )
+        if _value(found["received"]) == DROPPED:
+            sentence += (
+                f" To keep it, give it dead_letter: {{exchange: '', routing_key: {dead_queue_name(name)}}} and declare "
+                f"{dead_queue_name(name)!r} too: then nobody is told of what the broker drops from it."
+            )
+        return sentence
     found = _INVALID.search(text)
     if found is not None:
         what = f"{found['type']} {kind}" if found["type"] else kind

@@ -167,6 +167,10 @@ def _settings(settings: Settings, options: WorkerOptions) -> Settings:
 
 
 def _queues(topology: Topology, options: WorkerOptions, settings: Settings) -> tuple[str, ...]:
+    if DROPPED in options.queues:
+        raise ConfigurationError(
+            f"Queue {DROPPED!r} holds tasks that the broker dropped: every worker tells of them, and none runs them, so leave it out of -Q."
+        )
     if options.queues:
         return tuple(dict.fromkeys(options.queues))
     if settings.task_default_queue in topology.queues:

@@ -193,7 +193,7 @@ def test_a_queue_that_differs_is_one_error_and_nothing_is_made(shop: Shop, broke
             arguments={
                 "x-queue-type": "classic",
                 "x-max-priority": 3,
-                "x-dead-letter-exchange": "",
+                "x-dead-letter-exchange": "amqtask.dropped",
                 "x-dead-letter-routing-key": f"{shop.images}.dead",
             },
         )
