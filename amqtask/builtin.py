@@ -16,6 +16,10 @@ REFUSED: Final = "amqtask.refused"
 """Stands in for a part of a chord that could not be sent, and fails with the reason, so that a worker ends the chord."""
 
 
+JOIN: Final = "amqtask.join"
+"""Looks whether a chord is complete, and concludes it if it is; see ``worker.reminders``."""
+
+
 class Owner(Sender, Protocol):
     """What the built-in tasks need of their app."""
 
@@ -54,12 +58,16 @@ def builtins(app: Owner) -> Mapping[str, Task[..., Any]]:
     def refused(error: Any) -> None:
         raise app.rebuilt(error)
 
+    def join() -> None:
+        """What it is for follows from its end."""
+
     made: dict[str, Task[..., Any]] = {}
     functions: dict[str, Callable[..., Any]] = {
         "celery.map": mapped,
         "celery.starmap": starmapped,
         "celery.accumulate": accumulate,
         REFUSED: refused,
+        JOIN: join,
     }
     unbound = frozenset(functions)
     for kind in ("group", "chain", "chord", "chunks"):
@@ -68,6 +76,8 @@ def builtins(app: Owner) -> Mapping[str, Task[..., Any]]:
         values: dict[str, Any] = {"name": name, "bind": name not in unbound}
         if name == REFUSED:
             values["throws"] = (Exception,)  # its failure is what it is for
+        if name == JOIN:
+            values["acks_late"] = True  # or it could be lost as what it stands in for
         options = Options.parse(values, name)
         made[name] = Task(function, name=name, options=options, settings=app.settings, sender=app)
     return made

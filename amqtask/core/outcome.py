@@ -118,21 +118,29 @@ class PartSent(msgspec.Struct, frozen=True):
     part: Part
 
 
+class Look(msgspec.Struct, frozen=True):
+    """A look at a chord of so many parts, of which nobody here has ended one. ``size`` is ``None`` if that is not known."""
+
+    group: str
+    size: int | None
+
+
 class Sequel(msgspec.Struct, frozen=True):
     """What follows from the end of a task for the workflow it is part of, in this order.
 
     ``plans`` (barriers and what is added to them) are confirmed before anything else is sent; then come ``sends``, the tasks
     that are started, ``results`` of tasks that will not run any more, and ``parts`` of chords, whose barriers are looked at
-    when all that is confirmed.
+    when all that is confirmed. ``looks`` are at barriers to which nothing is sent.
     """
 
     plans: tuple[Send, ...] = ()
     sends: tuple[Send, ...] = ()
     results: tuple[Publication, ...] = ()
     parts: tuple[PartSent, ...] = ()
+    looks: tuple[Look, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.plans or self.sends or self.results or self.parts)
+        return bool(self.plans or self.sends or self.results or self.parts or self.looks)
 
     def __add__(self, other: Sequel) -> Sequel:
         return Sequel(
@@ -140,6 +148,7 @@ class Sequel(msgspec.Struct, frozen=True):
             self.sends + other.sends,
             self.results + other.results,
             self.parts + other.parts,
+            self.looks + other.looks,
         )
 
 

@@ -47,6 +47,7 @@ from amqtask.worker.lineage import ASK_SIGNAL, fork_clean
 from amqtask.worker.pilot import Pilot
 from amqtask.worker.pools import choice
 from amqtask.worker.prepared import ChildContext
+from amqtask.worker.reminders import Reminders
 from amqtask.worker.settle import Settler
 from amqtask.worker.solo import SoloVerdicts
 from amqtask.worker.trial import Trial
@@ -162,6 +163,7 @@ class Child:
             classic=job.settings.chord_queue_type != "quorum",
         )
         self._settler.joins = self._joiner
+        self._settler.reminders = Reminders(job.app.ladder, self._executor.sizes)
         self._pool = choice.make(job.pool, context.slots)
         self._runners: list[Runner] = []
         for number in range(context.slots):

@@ -26,6 +26,7 @@ from amqtask.errors import (
     Unroutable,
 )
 from amqtask.log import get_logger
+from amqtask.worker.reminders import Reminders
 
 log = get_logger("amqtask.worker")
 
@@ -130,6 +131,8 @@ class FollowUps:
     ) -> None:
         self.wanted: Callable[[], bool] = _yes  # whether a refused publication is worth another try
         self.again = False  # the delivery is one that was delivered before
+        # Where a delivery was acked before it ran: what makes up for that it does not come again, and its queue.
+        self.reminders: tuple[Reminders, str] | None = None
         self._settlement = settlement
         self._task_id = key[0] if key else None
         self._ended = ended
@@ -190,14 +193,47 @@ class FollowUps:
 
     def _go_on(self, sequel: Sequel) -> None:
         """The plans of a sequel are safe: send the rest of it."""
-        self._left += len(sequel.sends) + len(sequel.results) + len(sequel.parts)
+        self._left += (
+            len(sequel.sends) + len(sequel.results) + len(sequel.parts) + len(sequel.looks)
+        )
         for result in sequel.results:
             self._send_result(result)
         for send in sequel.sends:
             self._start(send, partial(self._started, send))
         for part in sequel.parts:
-            self._start(Send(part.publication), partial(self._joined, part))
+            self._end_part(part)
+        for look in sequel.looks:
+            if self._joins is None:
+                self._one_done()
+            else:
+                # Who ended the last part, and is gone, may have it all in its hands still.
+                self._joins.look(look.group, look.size, False, self._looked, True)
         self._one_done()
+
+    def _end_part(self, sent: PartSent) -> None:
+        """Tell a barrier; but first have somebody look at it later if this process is killed before it does."""
+        now, group = time.monotonic(), sent.part.group
+        if self.reminders is None or self.reminders[0].covers(group, now):
+            self._start(Send(sent.publication), partial(self._joined, sent))
+            return
+        reminders, queue = self.reminders
+
+        def reminded(error: Exception | None) -> None:
+            if isinstance(error, ConnectionLost):
+                self._abandoned = True
+                self._one_done()
+                return
+            if error is None:
+                reminders.sent(group, now)
+            else:
+                log.warning(
+                    "a part of a chord ends without a look at it later: if this process is killed now, the chord may wait",
+                    task_id=self._task_id,
+                    reason=str(error),
+                )
+            self._start(Send(sent.publication), partial(self._joined, sent))
+
+        self._start(reminders.look(sent.part, queue), reminded)
 
     def _start(self, send: Send, on_settled: Callable[[Exception | None], None]) -> None:
         """Publish what starts something, again and again until it is taken, refused for good, or not ours any more."""

@@ -26,6 +26,7 @@ from amqtask.worker.followups import (
     Workflows,
 )
 from amqtask.worker.journal import SeatJournal
+from amqtask.worker.reminders import Reminders
 
 LINGER = 0.005  # seconds a finished task's ack may wait in the slot's outbox
 
@@ -49,6 +50,7 @@ class Settler:
     Attributes:
         joins: looks at the barriers of chords; set before anything is posted, likewise ``workflows``.
         workflows: says what follows when something of a workflow could not be started.
+        reminders: what makes up for parts of chords that are acked before they run.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Settler:
     ) -> None:
         self.joins: Joins | None = None
         self.workflows: Workflows | None = None
+        self.reminders: Reminders | None = None
         self._io = io
         self._consumer = consumer
         self._publisher = publisher
@@ -200,6 +203,8 @@ class Settler:
             # While it cannot be published the delivery stays ours, unless the broker has it again. One that was acked
             # before it ran is nobody else's, whatever became of its channel.
             acked = settlement.verdict is None
+            if acked and self.reminders is not None:
+                follow_ups.reminders = self.reminders, delivery.queue
             follow_ups.wanted = lambda: (
                 not self._on_idle and (acked or not self._consumer.stale(delivery))
             )

@@ -15,6 +15,7 @@ import msgspec
 
 from amqtask.amqp.ports import Delivery
 from amqtask.app import App
+from amqtask.builtin import JOIN
 from amqtask.call import Call
 from amqtask.canvas.chord_end import after_failed_parts, after_parts
 from amqtask.canvas.continuation import (
@@ -40,6 +41,7 @@ from amqtask.core.message import Publication
 from amqtask.core.outcome import (
     Failed,
     Ignored,
+    Look,
     Outcome,
     PartSent,
     Rejected,
@@ -113,6 +115,8 @@ class Successors:
         Raises:
             AmqtaskError, TypeError, ValueError: something that follows cannot be started, or told.
         """
+        if run.request.task == JOIN:
+            return _look(run), []
         follows = after_success(run.after, value, self._starter(run))
         sequel = self._published(follows, None) + self.added(run)
         return sequel, follows.children
@@ -172,6 +176,8 @@ class Successors:
             outcome: how it ended.
             serializer: how values are written in results.
         """
+        if run.request.task == JOIN:
+            return _look(run)  # whatever has ended it: the chord is none of that
         ended, errbacks = _ended(run.after, outcome, serializer)
         return self._failed(run.after, ended, _mapping(run.request), errbacks)
 
@@ -402,6 +408,15 @@ class Successors:
             return gone.ignore_result
         task = self._app.tasks.get(gone.task)
         return self._settings.task_ignore_result if task is None else task.ignore_result
+
+
+def _look(run: Run) -> Sequel:
+    """What a task is for that looks at a chord."""
+    chord = run.after.chord or {}
+    group, size = barrier_of(chord), chord.get("chord_size")
+    if group is None:
+        return _NOTHING
+    return Sequel(looks=(Look(group, size if type(size) is int else None),))
 
 
 def good_address(address: str) -> bool:

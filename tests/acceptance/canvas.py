@@ -161,6 +161,19 @@ def early(x: Any) -> Any:
     return x
 
 
+@app.task(acks_late=False)
+def dies_joining(where: str, x: Any) -> Any:
+    """End a part in a process that is killed at this point of what follows."""
+    from amqtask.amqp.threaded.drain import Drain
+    from amqtask.amqp.threaded.join import Joiner
+    from amqtask.worker import reminders
+
+    reminders.LATER = 0.5
+    method = {"look": (Joiner, "look"), "drain": (Drain, "_commit"), "end": (Drain, "_delete")}
+    setattr(*method[where], lambda *_args, **_kwargs: os.kill(os.getpid(), signal.SIGKILL))
+    return x
+
+
 @app.task
 def last(*args: Any) -> Any:
     return args[-1]

@@ -396,6 +396,18 @@ def test_a_task_that_is_revoked_while_it_runs_fails_what_follows(canvas: Canvas)
         own(body, 40)
 
 
+@pytest.mark.parametrize("where", ["look", "drain", "end"])
+def test_a_chord_of_tasks_that_are_acked_early_ends_though_nobody_delivers_them_again(
+    canvas: Canvas, where: str
+) -> None:
+    """Whose process is killed with the last part in the barrier."""
+    before = canvas.barriers()
+    ended = chord([canvas.s("dies_joining", where, 3)], canvas.s("total")).delay()
+
+    assert value(ended) == 3
+    eventually(lambda: canvas.barriers() <= before, timeout=SOON, interval=0.1)
+
+
 def test_tasks_that_are_acked_early_go_on_likewise(canvas: Canvas) -> None:
     s = canvas.s
     assert value((s("early", 1) | group(s("early"), s("add", 1)) | s("total")).delay()) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,11 +10,14 @@ from typing import Any, cast
 import pytest
 
 from amqtask.amqp.threaded.loop import IoThread
+from amqtask.core import codec
 from amqtask.core.message import Envelope, Properties, Publication
-from amqtask.core.outcome import PartSent, Send, Sequel, Settlement, Verdict
+from amqtask.core.outcome import Look, PartSent, Send, Sequel, Settlement, Verdict
 from amqtask.core.workflow import Part
 from amqtask.errors import ConnectionLost, PayloadTooLarge, PublishNacked, Unroutable
+from amqtask.topology.ladder import Ladder
 from amqtask.worker.journal import Journal
+from amqtask.worker.reminders import COVERS, LATER, Reminders
 from amqtask.worker.settle import Settler
 from tests.waiting import eventually
 
@@ -97,14 +101,20 @@ class Settling:
     """A settler that has been given one task with a sequel."""
 
     def __init__(
-        self, io: IoThread, broker: Broker, sequel: Sequel, joins: Joins | None = None
+        self,
+        io: IoThread,
+        broker: Broker,
+        sequel: Sequel,
+        joins: Joins | None = None,
+        verdict: Verdict | None = Verdict.ACK,
     ) -> None:
         self.consumer, self.joins, self.workflows = Consumer(), joins or Joins(), Workflows()
         settler = Settler(io, cast(Any, self.consumer), cast(Any, broker), 10, Journal(1).seat(0))
         settler.joins, settler.workflows = self.joins, self.workflows
+        settler.reminders = Reminders(Ladder(), codec.LIMITS)
         self.settler, self._io = settler, io
-        delivery = SimpleNamespace(redelivered=True)
-        settler.post(cast(Any, delivery), Settlement(Verdict.ACK, sequel=sequel), None)
+        delivery = SimpleNamespace(redelivered=True, queue="work")
+        settler.post(cast(Any, delivery), Settlement(verdict, sequel=sequel), None)
         settler.flush()
 
     def acked(self) -> None:
@@ -177,3 +187,54 @@ def test_a_look_that_was_given_up_keeps_the_task(io: IoThread) -> None:
     settling = Settling(io, Broker(), ALL, Joins(ConnectionLost("closing")))
     assert settling.idle()
     assert settling.consumer.given == []
+
+
+LATER_LOOK = Ladder().entry(LATER, "work").routing_key
+
+
+def test_a_part_that_does_not_come_again_has_somebody_look_later_first(io: IoThread) -> None:
+    broker = Broker(**{LATER_LOOK: []})
+    early = Settling(io, broker, Sequel(parts=(PART,)), verdict=None)
+    eventually(lambda: LATER_LOOK in broker.waiting, 5)
+    assert broker.sent == [LATER_LOOK]
+    io.post(lambda: broker.waiting[LATER_LOOK](None))
+    assert early.idle()
+    assert broker.sent == [LATER_LOOK, "part"]
+    assert early.joins.looks == [("g", 2, True, True)]
+    reminders = early.settler.reminders
+    assert reminders is not None
+    now = time.monotonic()
+    assert reminders.covers("g", now)  # so the next parts need none
+    assert not reminders.covers("g", now + COVERS)
+    assert not reminders.covers("other", now)
+
+
+def test_a_part_goes_though_nobody_can_be_asked_to_look_later(io: IoThread) -> None:
+    broker = Broker(**{LATER_LOOK: [Unroutable("no such queue")]})
+    early = Settling(io, broker, Sequel(parts=(PART,)), verdict=None)
+    assert early.idle()
+    assert broker.sent == [LATER_LOOK, "part"]
+    assert early.joins.looks == [("g", 2, True, True)]
+
+
+def test_a_part_of_a_task_that_comes_again_needs_no_look_later(io: IoThread) -> None:
+    broker = Broker()
+    Settling(io, broker, Sequel(parts=(PART,))).acked()
+    assert broker.sent == ["part"]
+
+
+def test_a_look_is_over_before_its_task_is_acked(io: IoThread) -> None:
+    broker = Broker()
+    looking = Settling(io, broker, Sequel(looks=(Look("g", 3),)))
+    looking.acked()
+    assert looking.joins.looks == [("g", 3, False, True)]
+
+
+def test_no_more_chords_are_remembered_than_end_parts_now() -> None:
+    reminders = Reminders(Ladder(), codec.LIMITS)
+    for number in range(100):
+        reminders.sent(str(number), float(number))
+    assert [number for number in range(100) if reminders.covers(str(number), 99.5)] == list(
+        range(92, 100)
+    )
+    assert len(reminders._sent) < 15
