@@ -210,7 +210,8 @@ def test_a_part_that_does_not_come_again_has_somebody_look_later_first(io: IoThr
 
 
 def test_a_part_goes_though_nobody_can_be_asked_to_look_later(io: IoThread) -> None:
-    broker = Broker(**{LATER_LOOK: [Unroutable("no such queue")]})
+    answers: dict[str, list[Exception | None]] = {LATER_LOOK: [Unroutable("no such queue")]}
+    broker = Broker(**answers)
     early = Settling(io, broker, Sequel(parts=(PART,)), verdict=None)
     assert early.idle()
     assert broker.sent == [LATER_LOOK, "part"]
