@@ -23,7 +23,7 @@ from amqtask.canvas.stages import Said, first_task
 from amqtask.canvas.within import part_index
 from amqtask.composing import Sending, inherited_priority
 from amqtask.core import codec
-from amqtask.core.barrier import ADDED, part_message, plan_message, queue_name
+from amqtask.core.barrier import ADDED, Deadline, part_message, plan_message, queue_name
 from amqtask.core.message import Publication
 from amqtask.core.result import FAILURE, exception_to_wire
 from amqtask.core.workflow import Barrier, Part, Sig, Workflow, kind_of
@@ -36,6 +36,7 @@ from amqtask.results.group import GroupResult
 from amqtask.results.pending import Awaited
 from amqtask.results.tree import result_from_tuple
 from amqtask.settings import Settings
+from amqtask.topology.dropped import LATE
 
 if TYPE_CHECKING:
     from amqtask.amqp.aio.publisher import AioPublisher
@@ -136,6 +137,7 @@ class Launching:
         self._limits = limits
         self._parent = parent if options.get("add_to_parent", True) else None
         settings = sender.settings
+        self._deadline = Deadline(settings.result_chord_expires, LATE)
         self._stream: Stream = stream(
             sig,
             args,
@@ -314,7 +316,8 @@ class Launching:
             for step in steps:
                 if isinstance(step, Barrier):
                     self._barriers[step.group] = step
-                    plans.append((plan_message(step, limits=self._limits), queue_name(step.group)))
+                    plan = plan_message(step, self._deadline, limits=self._limits)
+                    plans.append((plan, queue_name(step.group)))
                 else:
                     self._sender.check(step)
                     calls.append((step, self._sender.compose(step)))

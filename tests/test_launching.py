@@ -19,6 +19,7 @@ from amqtask.core.result import Record
 from amqtask.errors import AmqtaskError, EncodeError, ResultError, TopologyConflict, Unroutable
 from amqtask.request import DeliveryInfo, Request, current
 from amqtask.results.group import GroupResult
+from amqtask.topology.dropped import DROPPED
 from tests.answering import answering, done
 from tests.brokers import Broker
 from tests.waiting import eventually
@@ -144,10 +145,11 @@ def test_a_chord_is_its_barrier_first_and_then_its_header(
         declared_again(
             broker,
             barrier,
-            **{"x-queue-type": "classic", "x-expires": 60_000},
+            **{"x-queue-type": "classic", "x-expires": 120_000, "x-dead-letter-exchange": DROPPED},
         )
         ((properties, plan),) = taken(broker, barrier)
-    assert properties.headers == {PLAN: 2}
+    assert properties.headers == {PLAN: 2, "CC": ["amqtask.plan"]}
+    assert properties.expiration == "60000"
     assert properties.delivery_mode == 2
     assert plan["body"]["task"] == "total"
     assert plan["body"]["options"]["task_id"] == result.parent.id
@@ -173,7 +175,8 @@ def test_a_barrier_outlasts_parts_that_are_put_off(
                 barrier,
                 **{
                     "x-queue-type": "classic",
-                    "x-expires": 1_060_000,
+                    "x-expires": 1_660_000,
+                    "x-dead-letter-exchange": DROPPED,
                 },
             )
 

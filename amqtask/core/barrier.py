@@ -24,7 +24,7 @@ from amqtask.core.result import (
     exception_to_wire,
 )
 from amqtask.core.workflow import Barrier, More, Part
-from amqtask.errors import AmqtaskError, DecodeError, PayloadTooLarge
+from amqtask.errors import AmqtaskError, ChordError, DecodeError, PayloadTooLarge
 
 PREFIX = "amqtask.join."
 """Begins the name of every barrier's queue; the group's id follows."""
@@ -34,6 +34,7 @@ PART = "amqtask-part"  # header of a part: its index
 DELAY = "amqtask-delay"  # header of the plan: seconds for which parts are put off, if they are
 STATE = "amqtask-state"  # header of a part: how it ended
 MORE = "amqtask-more"  # header of the word of one part more: that part's task id
+COPY = "CC"  # header of RabbitMQ's: keys under which it publishes a message, too
 DONE = "amqtask-done"  # header of the word that what follows the chord has been published
 
 ADDED = -1
@@ -50,8 +51,27 @@ def queue_name(group: str) -> str:
 # ---------------------------------------------------------------- messages out
 
 
-def plan_message(barrier: Barrier, *, limits: codec.Limits = codec.LIMITS) -> Publication:
+class Deadline(msgspec.Struct, frozen=True):
+    """Until when a chord must have ended: then the broker drops its plan, and whoever gets that tells that the chord has failed.
+
+    Attributes:
+        seconds: from the plan's publishing, beside those for which the parts are put off.
+        key: the routing key under which the broker publishes the plan then.
+    """
+
+    seconds: float
+    key: str
+
+
+def plan_message(
+    barrier: Barrier, deadline: Deadline | None = None, *, limits: codec.Limits = codec.LIMITS
+) -> Publication:
     """The first message in a barrier's queue: to be confirmed before any part is started.
+
+    Args:
+        barrier: what it says.
+        deadline: when the chord must have ended; ``None`` is never.
+        limits: sizes that a message may have.
 
     Raises:
         EncodeError: something in the plan has no form in JSON.
@@ -64,9 +84,14 @@ def plan_message(barrier: Barrier, *, limits: codec.Limits = codec.LIMITS) -> Pu
             f"({limits.message_max_bytes}); pass references to the data instead of the data."
         )
     headers: dict[str, object] = {PLAN: barrier.size}
-    if barrier.delay > 0:
-        headers[DELAY] = math.ceil(barrier.delay)
-    return _message(barrier.group, body, headers)
+    delay = math.ceil(barrier.delay) if barrier.delay > 0 else 0
+    if delay:
+        headers[DELAY] = delay
+    if deadline is None:
+        return _message(barrier.group, body, headers)
+    milliseconds = min(int((deadline.seconds + delay) * 1000), codec.LONGEST_EXPIRATION)
+    headers[COPY] = [deadline.key]  # where it is published, and where the broker drops it
+    return _message(barrier.group, body, headers, str(max(1, milliseconds)))
 
 
 def delay_of(publication: Publication) -> int:
@@ -119,7 +144,9 @@ def done_message(group: str, outer: Sequence[Part] = ()) -> Publication:
     return Publication("", done.routing_key, Envelope(envelope.body, properties), mandatory=False)
 
 
-def _message(group: str, body: bytes, headers: Headers) -> Publication:
+def _message(
+    group: str, body: bytes, headers: Headers, expiration: str | None = None
+) -> Publication:
     return Publication(
         "",
         queue_name(group),
@@ -132,6 +159,7 @@ def _message(group: str, body: bytes, headers: Headers) -> Publication:
                 priority=0,
                 correlation_id=group[:255],
                 headers=headers,
+                expiration=expiration,
             ),
         ),
     )
@@ -215,6 +243,32 @@ class Unable(msgspec.Struct, frozen=True):
 
 
 Ending = Complete | Broken | Unable
+
+
+def late(properties: Properties, body: bytes) -> Unable | None:
+    """What has become of a chord whose plan the broker dropped, because it had not ended in time; ``None`` of any other message.
+
+    Never raises: what cannot be read is no plan.
+    """
+    if read_note(properties).kind is not Kind.PLAN or not properties.correlation_id:
+        return None
+    plan = _read_plan(body)
+    if plan is None:
+        return None
+    group = properties.correlation_id
+    error = ChordError(
+        f"Chord {group} did not end in the time that result_chord_expires gives it: some of its parts have neither succeeded "
+        "nor failed."
+    )
+    return Unable(group, plan, error)
+
+
+def _read_plan(body: bytes) -> Mapping[str, object] | None:
+    try:
+        plan = serialization.loads(body, "application/json", "utf-8", codec.ACCEPT)
+    except AmqtaskError:
+        return None
+    return plan if isinstance(plan, dict) else None
 
 
 class State(enum.Enum):
@@ -341,11 +395,8 @@ class Tally:
             accept: names or mime types of the serializers that may be read.
         """
         assert self._plan is not None
-        try:
-            plan = serialization.loads(self._plan, "application/json", "utf-8", codec.ACCEPT)
-        except AmqtaskError:
-            return None
-        if not isinstance(plan, dict):
+        plan = _read_plan(self._plan)
+        if plan is None:
             return None
         self._plan = None
         parts = self._parts

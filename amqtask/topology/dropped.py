@@ -13,6 +13,7 @@ from typing import NamedTuple
 from amqtask.topology.model import Queue, Topology
 
 DROPPED = "amqtask.dropped"  # the exchange, and the queue of what is to be told
+LATE = "amqtask.plan"  # the key of a chord's plan that the broker dropped: the chord did not end in time
 # Together these must be as long as `.dead`, which a queue's name has room for.
 _TOLD = ".dead"
 _REFUSED = ".full"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from amqtask.errors import ConfigurationError
-from amqtask.topology.dropped import DROPPED, key_of
+from amqtask.topology.dropped import DROPPED, LATE, key_of
 from amqtask.topology.grammar import OWN_ARGUMENTS
 from amqtask.topology.keys import Shape, words
 from amqtask.topology.model import (
@@ -167,7 +167,7 @@ def declarations(
         ),
         *((DECLARE_EXCHANGE_OF_DROPPED,) if telling else ()),
         *(declare_queue(queue) for name, queue in topology.all_queues().items() if name in wanted),
-        *((DECLARE_QUEUE_OF_DROPPED,) if telling else ()),
+        *((DECLARE_QUEUE_OF_DROPPED, BIND_LATE_PLANS) if telling else ()),
         *(each for queue in telling for each in _bind_dropped(queue)),
         *binding_exchanges,
         *binding_queues,
@@ -185,6 +185,8 @@ DECLARE_QUEUE_OF_DROPPED = DeclareQueue(
         "x-overflow": "drop-head",
     },
 )
+
+BIND_LATE_PLANS = BindQueue(DROPPED, DROPPED, LATE)  # of chords
 
 
 def _bind_dropped(queue: Queue) -> tuple[BindQueue, BindQueue]:

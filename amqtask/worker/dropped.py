@@ -4,6 +4,8 @@ The broker puts a copy of such a message into the queue ``amqtask.dropped``. Whi
 worker would have said of the task: the result, its errbacks, the end of all that was to follow, its part of a chord. The other
 copy is the dead letter, so none is written here. Nothing of the task runs; that its app is not ours does not matter.
 
+The plans of chords that did not end in time come the same way: then the body has failed, and all after it.
+
 Deliveries are read in a thread of their own, which there is only while something is told: a body may be large, and the I/O
 thread has heartbeats to send.
 """
@@ -19,9 +21,10 @@ import msgspec
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.core import codec
+from amqtask.core.barrier import Unable, late
 from amqtask.core.codec import Head
 from amqtask.core.dropped import BrokerDeath, death_in, outcome_of
-from amqtask.core.outcome import Outcome, Verdict
+from amqtask.core.outcome import Outcome, Settlement, Verdict
 from amqtask.errors import MessageError
 from amqtask.log import get_logger
 from amqtask.topology.dropped import origin_of
@@ -148,6 +151,10 @@ class Teller:
             return
         origin = origin_of(delivery.routing_key)
         try:
+            ending = late(delivery.properties, delivery.body)
+            if ending is not None:
+                self._fail(delivery, ending)
+                return
             headers = delivery.properties.headers or {}
             death = None if origin is None else death_in(headers, origin.queue)
             if origin is None or death is None:
@@ -171,6 +178,12 @@ class Teller:
         if not waited and not self._untold(delivery, death, key):
             return
         self._conclude(delivery, head, death)
+
+    def _fail(self, delivery: Delivery, ending: Unable) -> None:
+        """A chord has not ended in time. What is left of its barrier goes by itself."""
+        sequel = self._executor.successors.conclude(ending)
+        self._executor.settler.post(delivery, Settlement(Verdict.ACK, sequel=sequel), None)
+        self._executor.settler.flush()
 
     def _untold(self, delivery: Delivery, death: BrokerDeath, key: Key) -> bool:
         """Whether this node has not told of the task by itself, and will not either; else the delivery is settled or held."""

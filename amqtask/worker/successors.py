@@ -35,7 +35,15 @@ from amqtask.canvas.launch import launch
 from amqtask.canvas.success import added, after_replacement, after_success
 from amqtask.composing import inherited_priority
 from amqtask.core import codec, result, serialization
-from amqtask.core.barrier import Broken, Complete, Ending, more_message, part_message, plan_message
+from amqtask.core.barrier import (
+    Broken,
+    Complete,
+    Deadline,
+    Ending,
+    more_message,
+    part_message,
+    plan_message,
+)
 from amqtask.core.codec import Head
 from amqtask.core.message import Publication
 from amqtask.core.outcome import (
@@ -64,6 +72,7 @@ from amqtask.errors import (
 from amqtask.log import get_logger
 from amqtask.request import Asked, Request
 from amqtask.settings import Settings
+from amqtask.topology.dropped import LATE
 
 log = get_logger("amqtask.worker")
 
@@ -106,6 +115,7 @@ class Successors:
         self._accept = accept
         self._limits = limits
         self._settings = settings
+        self._deadline = Deadline(settings.result_chord_expires, LATE)
 
     # ------------------------------------------------------------ ends of tasks
 
@@ -324,7 +334,7 @@ class Successors:
         for started in follows.started:
             for barrier in started.barriers:
                 try:
-                    plan = plan_message(barrier, limits=self._limits)
+                    plan = plan_message(barrier, self._deadline, limits=self._limits)
                 except MessageError as error:
                     if strict and isinstance(error, EncodeError):
                         raise

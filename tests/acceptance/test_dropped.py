@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from amqtask.app import App
 from amqtask.canvas import primitives
 from amqtask.canvas.signature import Signature
+from amqtask.core.barrier import queue_name
 from amqtask.errors import ChordError, PublishNacked, Reject, TaskRevokedError, WorkerLostError
 from amqtask.topology.dropped import DROPPED
 from tests.acceptance.nodes import Place
@@ -284,3 +286,38 @@ def test_users_with_few_rights_go_on(tmp_path: Path, broker: Broker) -> None:
                 assert node.stop() == 0
         finally:
             place.broker = vhost
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_chord_that_does_not_end_in_time_fails(canvas: Canvas, kind: str) -> None:
+    place = canvas.place
+    with App(
+        "canvas",
+        topology=place.path / "topology.yaml",
+        broker_url=place.broker.url,
+        task_default_queue=canvas.work,
+        result_chord_expires=1.0,
+        chord_queue_type=kind,
+    ) as app:
+
+        def s(name: str, *args: Any, **options: Any) -> Any:
+            return Signature(f"canvas.{name}", args, app=app).set(**options)
+
+        waits = s("same", 1, queue=canvas.quiet)
+        body = chord([waits.clone(), s("same", 2)], s("total").on_error(s("old_errback"))).delay()
+        tail = (chord([waits.clone(), s("same", 2)], s("total")) | s("same")).delay()
+        inner = chord([waits.clone(), s("same", 2)], s("total"))
+        outer = chord([inner, s("same", 4)], s("same")).delay()
+        later = chord([waits.clone(), s("same", 2)], s("total")).apply_async(countdown=1)
+        ends = chord([s("same", 3), s("same", 2)], s("total")).delay()
+
+        assert value(ends) == 5
+        for each in (body, tail, outer):
+            with pytest.raises(ChordError, match="did not end in the time"):
+                own(each)
+        assert later.state == "PENDING"  # its parts were put off
+        with pytest.raises(ChordError, match="did not end in the time"):
+            own(later)
+    place.saw("end", f"old {body.id}")
+    groups = {queue_name(each.parent.id) for each in (body, later)}
+    eventually(lambda: not groups & {each["name"] for each in place.broker.queues()}, 20, 0.2)

@@ -100,7 +100,7 @@ def test_a_barrier_lasts_longer_when_its_parts_are_put_off() -> None:
         assert next(paving) == (barrier(name, 30.0),)
     text = (
         "PRECONDITION_FAILED - inequivalent arg 'x-expires' for queue 'amqtask.join.G' in vhost '/': "
-        "received the value '90000' of type 'signedint' but current is the value '91000' of type 'signedint'"
+        "received the value '180000' of type 'signedint' but current is the value '182000' of type 'signedint'"
     )
     with pytest.raises(StopIteration) as end:  # it is there from an earlier try
         paving.send((OperationRefused(406, text), barrier(name, 30.0)))

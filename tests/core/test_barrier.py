@@ -11,11 +11,13 @@ from amqtask.core.barrier import (
     ADDED,
     Broken,
     Complete,
+    Deadline,
     Kind,
     State,
     Tally,
     Unable,
     done_message,
+    late,
     more_message,
     part_message,
     plan_message,
@@ -24,7 +26,7 @@ from amqtask.core.barrier import (
 )
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.workflow import Barrier, More, Part
-from amqtask.errors import EncodeError, PayloadTooLarge
+from amqtask.errors import ChordError, EncodeError, PayloadTooLarge
 
 PLAN = {"body": {"task": "sum"}, "chain": None}
 
@@ -175,6 +177,40 @@ def test_a_plan_above_the_limit_is_refused() -> None:
         plan_message(Barrier("g", 1, {"body": "x" * 200}), limits=limits)
     with pytest.raises(EncodeError, match="chord g"):
         plan_message(Barrier("g", 1, {"body": object()}))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "delay", "expiration"),
+    [(60.0, 0.0, "60000"), (60.0, 29.5, "90000"), (0.0001, 0.0, "1"), (3.2e8, 0, "315360000000")],
+)
+def test_a_plan_is_dropped_at_the_deadline_of_its_chord(
+    seconds: float, delay: float, expiration: str
+) -> None:
+    sent = plan_message(Barrier("g", 2, PLAN, delay=delay), Deadline(seconds, "told"))
+
+    properties = sent.envelope.properties
+    assert properties.expiration == expiration
+    assert properties.headers is not None
+    assert properties.headers["CC"] == ["told"]
+    assert read_note(properties).kind is Kind.PLAN
+
+
+def test_a_plan_that_the_broker_dropped_fails_its_chord() -> None:
+    sent = plan_message(Barrier("g", 2, PLAN), Deadline(60.0, "told")).envelope
+
+    ending = late(sent.properties, sent.body)
+    assert ending is not None
+    assert (ending.group, ending.plan) == ("g", PLAN)
+    assert isinstance(ending.error, ChordError)
+
+
+def test_nothing_else_is_a_plan_that_was_dropped() -> None:
+    sent = plan_message(Barrier("g", 2, PLAN)).envelope
+
+    assert late(Properties(), b"x") is None
+    assert late(sent.properties, b"no JSON") is None
+    assert late(sent.properties, b"[]") is None
+    assert late(part(0).envelope.properties, part(0).envelope.body) is None
 
 
 def test_results_that_no_message_could_carry_are_let_go_of() -> None:

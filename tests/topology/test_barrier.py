@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
+
 from amqtask.topology.barrier import barrier_queue
 from amqtask.topology.plan import NO_DELIVERY_LIMIT
 
 
-def test_it_has_an_end() -> None:
-    declared = barrier_queue("amqtask.join.g", 1.5)
+@pytest.mark.parametrize(
+    ("expires", "goes"), [(1.5, 3000), (600, 1200_000), (7 * 86400.0, 605_400_000)]
+)
+def test_it_lasts_longer_than_its_plan_and_has_an_end(expires: float, goes: int) -> None:
+    declared = barrier_queue("amqtask.join.g", expires)
 
     assert declared.durable
     assert declared.arguments == {
         "x-queue-type": "classic",
-        "x-expires": 1500,
+        "x-expires": goes,
+        "x-dead-letter-exchange": "amqtask.dropped",
     }
 
 

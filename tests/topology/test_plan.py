@@ -15,6 +15,7 @@ from amqtask.topology.dropped import DROPPED
 from amqtask.topology.model import Queue, Topology
 from amqtask.topology.parse import parse
 from amqtask.topology.plan import (
+    BIND_LATE_PLANS,
     DECLARE_QUEUE_OF_DROPPED,
     NO_DELIVERY_LIMIT,
     BindExchange,
@@ -104,6 +105,7 @@ queues:
         DeclareQueue("q", arguments=CLASSIC),
         DeclareQueue("q.dead", arguments={"x-queue-type": "classic"}),
         DECLARE_QUEUE_OF_DROPPED,
+        BIND_LATE_PLANS,
         BindQueue("q.dead", "amqtask.dropped", "q.dead"),
         BindQueue("amqtask.dropped", "amqtask.dropped", "q.dead"),
         BindExchange("copies", "tasks", "#"),
@@ -171,6 +173,7 @@ queues:
     assert names(declarations(shape, ["c.dead"])) == ["c.dead"]
     assert declarations(shape, []) == ()
     assert [d for d in declarations(shape, ["c"]) if isinstance(d, BindQueue)] == [
+        BIND_LATE_PLANS,
         BindQueue("c.dead", DROPPED, "c.dead"),
         BindQueue(DROPPED, DROPPED, "c.dead"),
         BindQueue("c", "other", "c"),
