@@ -13,6 +13,11 @@ from contextvars import copy_context
 from typing import Any
 
 from amqtask.errors import SoftTimeLimitExceeded
+from amqtask.log import get_logger
+
+log = get_logger("amqtask.worker")
+
+CLOSE_WITHIN = 3.0  # seconds that what tasks have left on an event loop may take to end
 
 
 class Evicted(asyncio.CancelledError):
@@ -200,6 +205,38 @@ class Driven:
 Coroutine.register(Driven)  # by inheritance, a class may not have ``send`` as a value
 
 
+def wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """End what tasks have left on an event loop, and close it; within ``CLOSE_WITHIN``, whatever that does. Its thread; it must not run.
+
+    A thread that a task had it start (``asyncio.to_thread``) is not waited for: nothing can end it, and it may take hours.
+
+    Args:
+        loop: what is still on it is cancelled; what does not end then is left behind.
+    """
+    try:
+        loop.run_until_complete(_end_all(loop))
+    except (SystemExit, KeyboardInterrupt):
+        log.warning("something that a task started has tried to end the process")
+    finally:
+        loop.close()
+
+
+async def _end_all(loop: asyncio.AbstractEventLoop) -> None:
+    left = asyncio.all_tasks(loop) - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    try:
+        async with asyncio.timeout(CLOSE_WITHIN):
+            if left:
+                await asyncio.wait(left)
+            await loop.shutdown_asyncgens()
+    except TimeoutError:
+        log.warning(
+            "what tasks have left on an event loop does not end, and is left behind",
+            asyncio_tasks=sum(not task.done() for task in left),
+        )
+
+
 _TORN = (SoftTimeLimitExceeded, asyncio.CancelledError, SystemExit, KeyboardInterrupt)
 
 
@@ -235,7 +272,8 @@ class SlotLoop:
         runner, self._runner = self._runner, None
         if runner is not None:
             runner.run(self._left())
-            runner.close()
+            wind_up(runner.get_loop())
+            asyncio.set_event_loop(None)  # it was, as long as the runner had it
 
     async def _left(self) -> None:
         await self._leave()

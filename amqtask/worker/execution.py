@@ -216,6 +216,7 @@ class Runner:
         self._loop = loop
         self._solo = executor.context.solo
         self._rules: dict[str, tuple[bool, float | None, float | None]] = {}  # by name, as needed
+        self._unlimited: set[str] = set()  # names of tasks whose hard limit was told not to hold
         # What runs now, its hard limit (or 0) and whether it is acked already; read by whoever took the run.
         self._current: tuple[Work, float, bool] | None = None
         # The work, number and request of the run that ``start`` has begun.
@@ -346,6 +347,14 @@ class Runner:
         soft = head.soft_time_limit or soft
         if not self._solo:
             hard = head.time_limit or hard
+        elif head.time_limit and head.task not in self._unlimited:
+            self._unlimited.add(head.task)
+            log.warning(
+                "a message asks for a hard time limit, which the solo pool does not enforce; use --pool prefork",
+                task_name=head.task,
+                task_id=head.id,
+                seconds=head.time_limit,
+            )
         started = self.running_since = time.monotonic()
         self._ran = UNREAD
         self._current = (work, hard or 0.0, not acks_late)

@@ -89,7 +89,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         try:
             options = msgspec.convert(given, cls, strict=True)
         except msgspec.ValidationError as error:
-            raise ConfigurationError(f"Bad worker option: {error}.") from None
+            raise ConfigurationError(_in_words(error)) from None
         soft, hard = options.soft_time_limit, options.time_limit
         if soft is not None and hard is not None and soft >= hard:
             raise ConfigurationError(
@@ -97,6 +97,11 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             )
         if options.autoscale is not None:
             options.check_autoscale(*options.autoscale)
+        if options.slots > QOS_MAX:
+            raise ConfigurationError(
+                f"A process with {options.slots} slots could never fill them, because AMQP lets one consumer hold at most "
+                f"{QOS_MAX} messages: spread them with --processes."
+            )
         if (options.prefetch or 0) > QOS_MAX:
             raise ConfigurationError(
                 f"A prefetch multiplier of {options.prefetch_multiplier} with {options.slots} slots makes a prefetch of "
@@ -174,6 +179,17 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def prefetch(self) -> int | None:
         """How many messages one child may hold: the multiplier times its slots."""
         return None if self.prefetch_multiplier is None else self.prefetch_multiplier * self.slots
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """What is wrong with an option, by its name on the command line; the types here hold for it and for its setting."""
+    what, _, where = str(error).partition(" - at `$.")
+    option = f"--{where.rstrip('`').replace('_', '-')}"
+    found = re.fullmatch(r"Expected `(?:int|float)(?: \| null)?` (>=?) ([\d.]+)", what)
+    if found is None:
+        return f"Bad worker option: {error}."
+    bound = "at least" if found[1] == ">=" else "more than"
+    return f"{option} must be {bound} {float(found[2]):g}."
 
 
 def _cpus() -> int:

@@ -29,6 +29,7 @@ import os
 import selectors
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +42,7 @@ from amqtask.log import get_logger
 from amqtask.worker import forkserver, link, reloader
 from amqtask.worker.board import Board, ChildState, Ending, Running, Slot, stored
 from amqtask.worker.docket import Docket
-from amqtask.worker.lineage import ASK_SIGNAL, Wakeup, kill_group
+from amqtask.worker.lineage import ASK_SIGNAL, Wakeup, kill_group, run_exit_handlers
 from amqtask.worker.options import WorkerOptions
 from amqtask.worker.prepared import ChildContext, ChildExit, Prepare
 from amqtask.worker.scaling import Scaling
@@ -55,6 +56,7 @@ STOPS_WITHIN = 0.05  # s to wait for a process to stop before it is killed
 KILL_GRACE = 0.25  # s: the same, when the order was to kill
 ORDER_STANDS = 2.0  # s in which a task that is to be terminated is looked for
 ORDER_LOOK = 0.1  # s between two such looks
+THREADS_END_WITHIN = 0.5  # s in which the threads of a solo worker end that have nothing to do
 REPLAY_WITHIN = 30.0  # s the children wait for the verdicts of the others before they go on without; a broker may be away
 SEATS = 3  # seats per child there may be: those that work, those that follow, and those that still drain from the reload before
 
@@ -746,4 +748,23 @@ def _run_solo(options: WorkerOptions, prepare: Prepare, on_ready: OnReady) -> in
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if left := _threads_left():
+        # The interpreter would wait for them, maybe for ever, and no signal would end that.
+        bound.warning("the process ends with threads in it that tasks have left", threads=left)
+        run_exit_handlers()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     return code
+
+
+def _threads_left() -> list[str]:
+    """The names of the threads that would keep this process from ending, a moment after it has nothing more to do."""
+    deadline = time.monotonic() + THREADS_END_WITHIN
+    left = []
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                left.append(thread.name)
+    return left

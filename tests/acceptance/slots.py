@@ -343,6 +343,13 @@ async def alinger(what: str, how: str) -> str:
 
 
 @app.task
+async def thready(what: str, until: str) -> None:
+    """Wait for a thread that goes on when nobody waits for it any more."""
+    log("start", what)
+    await asyncio.to_thread(wait, there(until))
+
+
+@app.task
 def die(what: str, when: str) -> None:
     """End the process as soon as a file is there."""
     log("start", what)

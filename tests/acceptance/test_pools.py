@@ -55,6 +55,9 @@ KINDS = [
     Kind("gevent"),
     Kind("eventlet"),
 ]
+UNENFORCED = (
+    "a message asks for a hard time limit, which the solo pool does not enforce; use --pool prefork"
+)
 ALONE = "the solo pool runs one task at a time, whatever is asked; use --pool prefork or threads"
 LATE = "a soft time limit does not interrupt a system call in a thread; use --pool prefork where it must"
 FORMS = ["", "a"]  # before a task's name: the function, the coroutine function
@@ -344,6 +347,16 @@ def test_the_soft_limit_is_raised_in_its_task_only(case: Case, form: str) -> Non
     case.works()  # the slots are unharmed
 
 
+def test_a_thread_that_a_coroutine_leaves_holds_up_nothing(case: Case) -> None:
+    """Neither the answer, nor the next task, nor the stop of the node that the cases share."""
+    began = time.monotonic()
+    waiting = case.send("thready", case.name("x"), case.name("never"), soft_time_limit=0.2)
+    with pytest.raises(SoftTimeLimitExceeded):
+        waiting.get(timeout=10)
+    assert time.monotonic() - began < 5
+    case.works()
+
+
 @forms
 def test_the_hard_limit_ends_its_task_only(case: Case, form: str) -> None:
     others = [str(n) for n in range(case.kind.slots - 1)]
@@ -352,6 +365,10 @@ def test_the_hard_limit_ends_its_task_only(case: Case, form: str) -> None:
         case.started("x")
         case.release()
         assert late.get(timeout=10) == case.name("x")
+        told = [record["task_name"] for record in case.node.records(UNENFORCED)]
+        assert [name.endswith(f".{form}hold") for name in told].count(
+            True
+        ) == 1  # once, however many such messages come
         return
     neighbours = case.hold(form, *others)
     result = case.send(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from amqtask.worker import coroutines
 from amqtask.worker.coroutines import Driven, Interruptible, SlotLoop
 from amqtask.worker.pools.loop_thread import LoopThread
 
@@ -109,3 +110,39 @@ def test_a_coroutine_that_stops_its_loop_does_not_go_on_beside_the_next() -> Non
     loop.run(Interruptible(asyncio.sleep(0.03)))
     loop.close()
     assert seen == ["ended"]
+
+
+def test_what_does_not_end_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(coroutines, "CLOSE_WITHIN", 0.1)
+    seen: list[str] = []
+
+    async def stays() -> None:
+        while len(seen) < 1000:
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+
+    async def goes() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            seen.append("gone")
+
+    async def starts() -> list[asyncio.Task[None]]:
+        found = [asyncio.create_task(each) for each in (stays(), goes())]
+        await asyncio.sleep(0)
+        return found
+
+    loop = asyncio.new_event_loop()
+    staying, going = loop.run_until_complete(starts())
+    coroutines.wind_up(loop)
+    assert loop.is_closed()
+    assert going.cancelled()
+    assert sorted(seen) == ["cancelled", "gone"]
+    assert "is left behind" in caplog.text
+    # so that its end is no complaint of asyncio's here
+    staying._log_destroy_pending = False  # type: ignore[attr-defined]  # there is no public way
+    staying.get_coro().close()

@@ -109,6 +109,9 @@ def test_bad_node_names(pattern: str, words: str) -> None:
         ({"autoscale": (2, 3)}, "--autoscale 2,3 has its minimum above its maximum: write 3,2."),
         ({"autoscale": (2, 1), "processes": 3}, "leave out --processes"),
         ({"autoscale": (2, 1), "pool": "solo"}, "--autoscale cannot add any: use another pool"),
+        ({"time_limit": 0.0}, "--time-limit must be more than 0."),
+        ({"max_tasks_per_child": 0}, "--max-tasks-per-child must be at least 1."),
+        ({"pool": "threads", "concurrency": 65_536}, "spread them with --processes"),
     ],
 )
 def test_bad_options_are_one_sentence(values: dict[str, object], words: str) -> None:

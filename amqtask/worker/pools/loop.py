@@ -15,6 +15,7 @@ from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.log import get_logger
 from amqtask.worker.admission import Work
+from amqtask.worker.coroutines import wind_up
 from amqtask.worker.execution import Runner
 from amqtask.worker.limits import LoopLimits, ThreadLimits
 from amqtask.worker.pools.base import SIGNALS_LOOK, Host
@@ -97,8 +98,7 @@ class LoopSlots:
         """Run tasks until stopped."""
         self._host = host
         self._free = list(reversed(host.runners))
-        runner = asyncio.Runner(loop_factory=lambda: self._loop)
-        loop = runner.get_loop()
+        loop = self._loop
         loop.call_soon(self._pump)
         loop.call_soon(self._look_for_the_end)
         # No asyncio task of ours is on the loop, for one that a task can find it can also cancel.
@@ -108,7 +108,7 @@ class LoopSlots:
         leaving.add_done_callback(lambda _: loop.stop())
         self._turn(host, leaving.done)
         if not self._abandoned:  # what does not end would keep the loop from closing
-            runner.close()
+            wind_up(loop)
             if self._threads is not None:
                 self._threads.shutdown()
 
@@ -223,8 +223,9 @@ class LoopSlots:
 
     def _look_for_the_end(self) -> None:
         if self._stopped and len(self._free) + len(self._abandoned) == self._slots:
+            if not self._over:
+                self._loop.stop()
             self._over = True
-            self._loop.stop()
 
     # ------------------------------------------------------------ any thread
 

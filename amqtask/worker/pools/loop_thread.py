@@ -16,7 +16,7 @@ from contextvars import copy_context
 
 from amqtask.amqp.waits import closed_gate
 from amqtask.log import get_logger
-from amqtask.worker.coroutines import Interruptible
+from amqtask.worker.coroutines import Interruptible, wind_up
 
 log = get_logger("amqtask.worker")
 
@@ -109,14 +109,14 @@ class LoopThread:
         return loop
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            while not self._closing:
-                try:
-                    runner.get_loop().run_forever()
-                except (SystemExit, KeyboardInterrupt):
-                    # Raised in an asyncio task that a task started: whoever awaits that one gets it, and nobody else.
-                    log.warning("something that a task started has tried to end the process")
-            runner.run(self._close_app())
+        while not self._closing:
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # Raised in an asyncio task that a task started: whoever awaits that one gets it, and nobody else.
+                log.warning("something that a task started has tried to end the process")
+        loop.run_until_complete(self._close_app())
+        wind_up(loop)
 
     async def _close_app(self) -> None:
         await self._leave()
