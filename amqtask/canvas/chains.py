@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from reprlib import recursive_repr
 from typing import Any, Self, TypeVar, cast
 
+from amqtask.canvas.checks import ENDLESS, no_signature, parts, refuse_endless, well_formed
 from amqtask.canvas.chords import chord
 from amqtask.canvas.freezing import Expected, Place
 from amqtask.canvas.groups import group, is_empty
 from amqtask.canvas.members import Members, app_of, first_of, given_app, signed
 from amqtask.canvas.signature import (
+    OPERAND,
     Launcher,
     R_co,
     Signature,
@@ -18,9 +21,10 @@ from amqtask.canvas.signature import (
     maybe_signature,
     shortened,
 )
-from amqtask.canvas.stamping import StampingVisitor
+from amqtask.canvas.stamping import StampingVisitor, visits
 from amqtask.core.result import IGNORED, REJECTED
 from amqtask.core.workflow import listed
+from amqtask.errors import ConfigurationError
 from amqtask.results.handle import EagerResult
 
 S = TypeVar("S")
@@ -46,6 +50,8 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
     def __new__(cls, *tasks: Any, **options: Any) -> Any:
         """Join the signatures, or take them as they are."""
         several = len(tasks) == 1 and not isinstance(tasks[0], (Mapping, str))
+        if several and not hasattr(tasks[0], "__iter__"):
+            raise no_signature(tasks[0])
         items = list(tasks[0]) if several else list(tasks)
         if tasks and not options and (several or len(items) > 1):
             return _folded(cls, items)
@@ -73,8 +79,8 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
     @classmethod
     def from_dict(cls, d: Mapping[str, Any], app: Any = None) -> Any:
         """A chain of its dictionary form."""
-        tasks = [maybe_signature(task, app) for task in d["kwargs"]["tasks"] or ()]
-        made = cls.of(tasks, app)
+        well_formed(d)
+        made = cls.of([maybe_signature(signed(task), app) for task in parts(d, "tasks")], app)
         made.options.update(d.get("options") or {})
         made["immutable"] = bool(d.get("immutable"))
         if d.get("args") and not made["immutable"]:
@@ -116,18 +122,15 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         """``apply_async`` for coroutines."""
         return await super().aapply_async(args, kwargs, **options) if self.tasks else None
 
-    def clone(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
+    def cloned(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> Self:
         """A copy, its links copied too. Partial arguments are the first link's."""
         _, _, merged = self.merged(None, None, options)
         made = type(self).of([task.clone() for task in self.tasks], self.own_app, **copied(merged))
         made["immutable"] = self["immutable"]
         if (args or kwargs) and not self["immutable"]:
-            _give(made.tasks, args or (), kwargs or {})
+            _give(made.tasks, args, kwargs)
         return made
 
     def apply(
@@ -143,6 +146,7 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         Raises:
             Exception: what a link that is not the last has raised.
         """
+        refuse_endless(self)
         given = {**self.options, **{k: v for k, v in options.items() if v is not None}}
         of_last = {name: given.pop(name) for name in _OF_LAST if given.get(name) is not None}
         callbacks, errbacks = listed(given.pop("link", None)), listed(given.pop("link_error", None))
@@ -197,9 +201,15 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         flat: Members = []
         empty: Signature[Any] | None = None
         waiting = list(reversed(self.tasks))
+        inside = [(id(self), -1)]  # the chains that are open, and how much is left when each ends
         while waiting:
+            while len(waiting) <= inside[-1][1]:
+                inside.pop()
             task = maybe_signature(waiting.pop(), self.own_app).unrolled()
             if isinstance(task, chain):
+                if any(id(task) == known for known, _ in inside):
+                    raise ConfigurationError(ENDLESS)
+                inside.append((id(task), len(waiting)))
                 waiting += reversed(task.tasks)
             elif is_empty(task):
                 empty = task
@@ -242,6 +252,7 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
     ) -> None:
         """Stamp every link. See ``Signature.stamp``."""
+        visits(visitor)
         visited = None if visitor is None else visitor.on_chain_start(self, **headers) or {}
         stamps = self._stamps(visited, append_stamps, headers)
         self.stamp_links(visitor, append_stamps, **stamps)
@@ -263,13 +274,14 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
     def __or__(self, other: Signature[S]) -> chain[S]:  # type: ignore[override]  # as Signature
         """Append a signature: after a group it makes a chord, after a chord it joins the chord's body."""
         if not isinstance(other, Signature):
-            return NotImplemented
+            raise no_signature(other, OPERAND)
         if is_empty(other):
             return cast("chain[S]", self)
         line = _Line(self.clone())
         line.add(other)
         return cast("chain[S]", line.result)
 
+    @recursive_repr("…")
     def __repr__(self) -> str:
         if not self.tasks:
             return "<chain: empty>"

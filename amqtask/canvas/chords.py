@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from reprlib import recursive_repr
 from typing import Any, Self, TypeVar, cast
 
+from amqtask.call import positional
+from amqtask.canvas.checks import (
+    linkable,
+    no_signature,
+    parts,
+    refuse_endless,
+    refuse_loop,
+    well_formed,
+)
 from amqtask.canvas.freezing import Expected, Place
 from amqtask.canvas.groups import group
 from amqtask.canvas.lazy import Lazy
 from amqtask.canvas.members import Members, app_of, first_of, given_app, signed
 from amqtask.canvas.signature import (
+    OPERAND,
     Launcher,
     R_co,
     Signature,
@@ -19,7 +30,7 @@ from amqtask.canvas.signature import (
     shortened,
     signature,
 )
-from amqtask.canvas.stamping import StampingVisitor
+from amqtask.canvas.stamping import StampingVisitor, visits
 from amqtask.core.workflow import listed
 
 S = TypeVar("S")
@@ -51,10 +62,14 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         app: Any = None,
         **options: Any,
     ) -> None:
+        if not isinstance(task, str):
+            raise TypeError(
+                "A chord is made of a header and a body: write chord([a.s(…), b.s(…)], body.s(…)), with the parts in one list."
+            )
         given = {
             **(kwargs or {"kwargs": {}}),
             "header": _header(header, app),
-            "body": maybe_signature(body, app),
+            "body": _body(body, app),
         }
         options.pop("subtask_type", None)
         super().__init__(task, args, given, subtask_type="chord", app=app, **options)
@@ -62,7 +77,14 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
     @classmethod
     def from_dict(cls, d: Mapping[str, Any], app: Any = None) -> Any:
         """A chord of its dictionary form."""
-        kwargs = dict(d["kwargs"])
+        well_formed(d)
+        kwargs = dict(d.get("kwargs") or {})
+        if not isinstance(kwargs.get("kwargs") or {}, Mapping):
+            raise TypeError(
+                "The 'kwargs' in the kwargs of a chord are a mapping: those of its parts."
+            )
+        if kwargs.get("header") is not None and not isinstance(kwargs["header"], Mapping):
+            kwargs["header"] = parts(d, "header")
         header, body = kwargs.pop("header", None), kwargs.pop("body", None)
         made = cls(
             header or [],
@@ -99,6 +121,8 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
 
     @body.setter
     def body(self, body: Signature[Any] | None) -> None:
+        if body is not None:
+            refuse_loop(body, self, "its body")
         self["kwargs"]["body"] = body
 
     def known_app(self) -> Launcher | None:
@@ -153,9 +177,9 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
             options: options of the body.
         """
         sig, keywords = self._with_body({**(kwargs or {}), "body": body})
-        if sig.body is None:
-            raise ValueError("This chord has no body; write chord(header, body).")
-        arguments, _, _ = sig.merged(args)
+        sig.need_body()
+        refuse_endless(sig)
+        arguments, _, _ = sig.merged(positional(args, "apply"))
         own = {k: v for k, v in sig.options.items() if k not in ("task_id", "group_id")}
         given = {**own, **{k: v for k, v in options.items() if v is not None}}
         parts = given_app(sig.header.clone(), sig.known_app()).apply(
@@ -175,14 +199,11 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         if not body:
             return self, keywords
         sig = self.clone()
-        sig.body = maybe_signature(body, self.own_app, clone=True)
+        sig.body = maybe_signature(_body(body, None), self.own_app, clone=True)
         return sig, keywords
 
-    def clone(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
+    def cloned(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> Self:
         """A copy, its parts and its body copied too. Partial arguments are the parts'."""
         given, _, merged = self.merged(args, None, options)
@@ -233,12 +254,26 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         self._keep(header)
 
     def link(self, callback: Signature[Any]) -> Any:
-        """Call this when the body has succeeded."""
+        """Call this when the body has succeeded.
+
+        Raises:
+            TypeError: it is no signature.
+            ValueError: this chord has no body.
+        """
+        linkable(callback, "link")
+        self.need_body()
         self.body.link(callback)
         return callback
 
     def link_error(self, errback: Signature[Any]) -> Any:
-        """Call this when the body has failed, as it does when a part has."""
+        """Call this when the body has failed, as it does when a part has.
+
+        Raises:
+            TypeError: it is no signature.
+            ValueError: this chord has no body.
+        """
+        linkable(errback, "link_error")
+        self.need_body()
         sig = maybe_signature(errback)
         tasks = self.tasks.tasks if isinstance(self.tasks, group) else self.tasks
         settings = getattr(self.known_app(), "settings", None)
@@ -253,6 +288,17 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         self.body.link_error(sig)
         return errback
 
+    def need_body(self) -> None:
+        """Refuse a chord without a body.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.body is None:
+            raise ValueError(
+                "This chord has no body yet, whose end it would follow; write chord(header, body)."
+            )
+
     def _keep(self, header: group[Any]) -> None:
         """Take the parts of a group that was made of them, as a list where they were one."""
         self.tasks = header if isinstance(self.tasks, group) else header.tasks
@@ -261,6 +307,7 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
     ) -> None:
         """Stamp the parts and the body. See ``Signature.stamp``."""
+        visits(visitor)
         visited = None if visitor is None else visitor.on_chord_header_start(self, **headers) or {}
         stamps = self._stamps(visited, append_stamps, headers)
         self.stamp_links(visitor, append_stamps, **stamps)
@@ -277,7 +324,7 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
     def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]  # as Signature
         """A task joins the body; a chain or a group follows."""
         if not isinstance(other, Signature):
-            return NotImplemented
+            raise no_signature(other, OPERAND)
         joins = other.unrolled() if isinstance(other, group) else other
         if other["subtask_type"] == "chain" or (joins is other and isinstance(other, group)):
             return super().__or__(other)
@@ -285,6 +332,7 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         sig.body = joins if sig.body is None else sig.body | joins
         return cast("Signature[S]", sig)
 
+    @recursive_repr("…")
     def __repr__(self) -> str:
         body, tasks = self.body, self.tasks
         if body is None:
@@ -296,6 +344,14 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
 
 
 _CHORD_PARTS = ("header", "body")
+
+
+def _body(body: Any, app: Any) -> Any:
+    if body is None:
+        return None
+    if not isinstance(body, Mapping):
+        raise no_signature(body, "The body of a chord is a signature, not")
+    return maybe_signature(body, app)
 
 
 def _header(header: Any, app: Any) -> Members:

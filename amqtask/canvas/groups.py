@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from amqtask.call import new_id
+from amqtask.canvas.checks import linkable, no_signature, parts, refuse_endless, well_formed
 from amqtask.canvas.freezing import Expected, Place
 from amqtask.canvas.lazy import Lazy
 from amqtask.canvas.members import Members, app_of, each_of, given_app, signed
 from amqtask.canvas.signature import (
+    OPERAND,
     Launcher,
     R_co,
     Signature,
@@ -18,7 +21,7 @@ from amqtask.canvas.signature import (
     maybe_signature,
     shortened,
 )
-from amqtask.canvas.stamping import StampingVisitor
+from amqtask.canvas.stamping import StampingVisitor, visits
 from amqtask.results.group import GroupResult
 
 if TYPE_CHECKING:
@@ -55,7 +58,8 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
     @classmethod
     def from_dict(cls, d: Mapping[str, Any], app: Any = None) -> Any:
         """A group of its dictionary form."""
-        tasks = each_of(d["kwargs"]["tasks"] or [], lambda task: maybe_signature(task, app))
+        well_formed(d)
+        tasks = each_of(parts(d, "tasks"), lambda task: given_app(signed(task), app))
         made = cls(tasks, app=app)
         made.options.update(d.get("options") or {})
         made["immutable"] = bool(d.get("immutable"))
@@ -126,16 +130,13 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         """The result of a group without members, which nobody has to send."""
         return GroupResult(self.options.get("task_id") or new_id(), [])
 
-    def clone(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
+    def cloned(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> Self:
         """A copy, its members copied too: those of a generator as they come. Partial arguments are every member's."""
         _, _, merged = self.merged(None, None, options)
         if self["immutable"]:
-            args = kwargs = None
+            args, kwargs = (), {}
         made = type(self)(
             each_of(self.tasks, lambda task: task.clone(args, kwargs)), app=self.own_app
         )
@@ -150,6 +151,7 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         **options: Any,
     ) -> GroupResult:
         """Run its members here, one after the other; their outcomes are a ``GroupResult``'s."""
+        refuse_endless(self)
         _, _, given = self.merged(None, None, {k: v for k, v in options.items() if v is not None})
         shared = {k: v for k, v in given.items() if k not in ("task_id", "group_index")}
         shared["group_id"] = group_id = given.get("task_id") or new_id()
@@ -217,7 +219,13 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
             start: seconds of the first member.
             stop: the most seconds, of all members that would come later.
             step: seconds between two.
+
+        Raises:
+            TypeError: one of them is no number.
         """
+        for name, value in (("start", start), ("stop", stop), ("step", step)):
+            if not isinstance(value, (int, float)) and (name != "stop" or value is not None):
+                raise TypeError(f"skew() takes {name} in seconds, not {value!r}.")
         waits = _waits(float(start), stop, step)
         if isinstance(self.tasks, Lazy):
             self.tasks = self.tasks.mapped(lambda task: signed(task).set(countdown=next(waits)))
@@ -231,11 +239,24 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         self.on_each(lambda task: task.set_immutable(immutable))
 
     def link(self, callback: Signature[Any]) -> Any:
-        """Call this when the **first** member has succeeded, without its result. For the results of all, use a chord."""
-        return self.tasks[0].link(callback.clone().set(immutable=True))
+        """Call this when the **first** member has succeeded, without its result. For the results of all, use a chord.
+
+        Raises:
+            TypeError: it is no signature.
+            ValueError: there is no member.
+        """
+        linkable(callback, "link")
+        if not self.tasks:
+            raise ValueError("An empty group has no member that a callback could follow.")
+        return self.tasks[0].link(maybe_signature(callback, clone=True).set(immutable=True))
 
     def link_error(self, errback: Signature[Any]) -> Any:
-        """Call this for every member that has failed."""
+        """Call this for every member that has failed.
+
+        Raises:
+            TypeError: it is no signature.
+        """
+        linkable(errback, "link_error")
         sig = maybe_signature(errback)
         self.on_each(lambda task: task.link_error(sig.clone()))
         return errback
@@ -254,6 +275,7 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
         self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
     ) -> None:
         """Stamp every member, those of a generator as they come. See ``Signature.stamp``."""
+        visits(visitor)
         visited = None if visitor is None else visitor.on_group_start(self, **headers) or {}
         stamps = self._stamps(visited, append_stamps, headers)
         self.stamp_links(visitor, append_stamps, **stamps)
@@ -264,12 +286,13 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
     def __or__(self, other: Signature[S]) -> chord[S]:  # type: ignore[override]  # as Signature
         """A chord: the other gets the results of all members."""
         if not isinstance(other, Signature):
-            return NotImplemented
+            raise no_signature(other, OPERAND)
         if isinstance(other, group) and not isinstance(other.tasks, Lazy) and not other.tasks:
             return cast("chord[S]", self)
         joins: Any = self.TYPES["chord"]
         return cast("chord[S]", joins(self, other, app=self.own_app))
 
+    @recursive_repr("…")
     def __repr__(self) -> str:
         tasks = self.tasks
         if isinstance(tasks, Lazy):

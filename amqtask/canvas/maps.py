@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
+from amqtask.canvas.checks import iterable, no_signature, part, sized, well_formed
+from amqtask.canvas.groups import group
 from amqtask.canvas.lazy import Lazy
-from amqtask.canvas.primitives import group
 from amqtask.canvas.signature import Launcher, R_co, Signature, copied, maybe_signature
 
 
@@ -17,6 +18,7 @@ class _Series(Signature[R_co]):
     __slots__ = ()
 
     NAME: ClassVar[str]
+    PARTS: ClassVar[tuple[str, ...]] = ("task", "it")
 
     def begin(self, kwargs: Mapping[str, Any], options: dict[str, Any]) -> None:
         """Be a signature of the built-in task, with these arguments."""
@@ -26,17 +28,14 @@ class _Series(Signature[R_co]):
     @property
     def inner(self) -> Signature[Any]:
         """The signature of the task that is called."""
-        return cast("Signature[Any]", maybe_signature(self["kwargs"]["task"]))
+        return cast("Signature[Any]", maybe_signature(part(self, "task")))
 
     def known_app(self) -> Launcher | None:
         """Its app, or its task's."""
         return self.own_app or self.inner.known_app()
 
-    def clone(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
+    def cloned(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> Self:
         """A copy, of the same items; it ignores partial arguments."""
         _, _, merged = self.merged(None, None, options)
@@ -47,9 +46,17 @@ class _Series(Signature[R_co]):
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any], app: Any = None) -> Any:
-        """One of its dictionary form."""
+        """One of its dictionary form.
+
+        Raises:
+            TypeError, ValueError: it is not.
+        """
+        well_formed(d)
+        iterable(part(d, "it"), cls.__name__)
+        if "n" in cls.PARTS:
+            sized(part(d, "n"))
         made = cls.__new__(cls)
-        made.begin(dict(d["kwargs"]), {"app": app})
+        made.begin({**d["kwargs"], "task": _call(part(d, "task"), cls.__name__)}, {"app": app})
         made.options.update(d.get("options") or {})
         return made
 
@@ -60,7 +67,8 @@ class _Map(_Series[R_co]):
     CALL: ClassVar[str]
 
     def __init__(self, task: Signature[Any], it: Iterable[Any], **options: Any) -> None:
-        self.begin({"task": task, "it": _items(it)}, options)
+        kind = type(self).__name__
+        self.begin({"task": _call(task, kind), "it": _items(it, kind)}, options)
 
     def __repr__(self) -> str:
         shown = repr(self["kwargs"]["it"])
@@ -115,13 +123,12 @@ class chunks(_Series[R_co]):  # noqa: N801  # Celery's name
     __slots__ = ()
 
     NAME = "celery.chunks"
+    PARTS = ("task", "it", "n")
 
     def __init__(self, task: Signature[Any], it: Iterable[Any], n: int, **options: Any) -> None:
-        if type(n) is not int or n < 1:
-            raise ValueError(
-                f"chunks takes a whole number from 1 as the size of a chunk, not {n!r}."
-            )
-        self.begin({"task": task, "it": _items(it), "n": n}, options)
+        self.begin(
+            {"task": _call(task, "chunks"), "it": _items(it, "chunks"), "n": sized(n)}, options
+        )
 
     def __call__(self, *_args: Any, **options: Any) -> Any:
         """Send them."""
@@ -175,8 +182,18 @@ class chunks(_Series[R_co]):  # noqa: N801  # Celery's name
 _SHOWN = 100  # characters of a series
 
 
-def _items(it: Iterable[Any]) -> Sequence[Any]:
-    return it if isinstance(it, (list, tuple)) else Lazy(it)
+def _call(task: Any, kind: str) -> Any:
+    """The signature of the task that is called for each item."""
+    if not isinstance(task, Mapping):
+        raise no_signature(task, f"{kind} takes the signature of a task, not")
+    if not isinstance(task.get("task"), str):
+        raise TypeError(f"{kind} takes the signature of a task, not a mapping that names none.")
+    return task
+
+
+def _items(it: Iterable[Any], kind: str) -> Sequence[Any]:
+    items = iterable(it, kind)
+    return items if isinstance(items, (list, tuple)) else Lazy(items)
 
 
 def _parts(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

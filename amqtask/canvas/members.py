@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from amqtask.canvas.checks import no_signature
 from amqtask.canvas.lazy import Lazy
 from amqtask.canvas.signature import Launcher, Signature
 from amqtask.results.base import ResultBase
@@ -30,9 +31,7 @@ def signed(task: Any) -> Signature[Any]:
         return task
     if isinstance(task, Mapping):
         return Signature.from_dict(task)
-    raise TypeError(
-        f"A workflow is made of signatures, not of {type(task).__name__}: write task.s(…) for the call of a task."
-    )
+    raise no_signature(task)
 
 
 def given_app(sig: Signature[Any], app: Launcher | None) -> Signature[Any]:

@@ -14,9 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from amqtask.call import named, new_id, positional
+from amqtask.canvas.checks import (
+    ENDLESS,
+    linkable,
+    no_signature,
+    refuse_loop,
+    well_formed,
+)
 from amqtask.canvas.form import Form
 from amqtask.canvas.freezing import Expected, Ids, Place
-from amqtask.canvas.stamping import STAMPED, StampingVisitor, joined
+from amqtask.canvas.stamping import STAMPED, StampingVisitor, joined, visits
 from amqtask.core.workflow import listed
 from amqtask.errors import ConfigurationError
 from amqtask.results.handle import AsyncResult
@@ -125,7 +132,7 @@ class Signature(Form, Generic[R_co]):
                 raise TypeError(f"A signature names its task by a text, not {self.get('task')!r}.")
             return
         called = task if isinstance(task, str) else getattr(task, "name", None)
-        if not isinstance(called, str):
+        if not isinstance(called, str) or not called:
             raise TypeError(f"A signature is made of a task or its name, not {task!r}.")
         if not isinstance(task, str):
             self.own_type = task
@@ -134,7 +141,7 @@ class Signature(Form, Generic[R_co]):
             task=called,
             args=_arguments(args),
             kwargs=_keywords(kwargs),
-            options={**options, **more} if options else more,
+            options={**_options(options), **more} if options else more,
             subtask_type=subtask_type,
             immutable=immutable,
         )
@@ -152,6 +159,10 @@ class Signature(Form, Generic[R_co]):
         if app is None:
             raise ConfigurationError(
                 f"The signature {self['task']!r} belongs to no app: make it with app.signature(…) or task.s(…), or pass app=…."
+            )
+        if not hasattr(app, "launch"):
+            raise ConfigurationError(
+                f"The signature {self['task']!r} was given {type(app).__name__} as its app, which is no App."
             )
         return app
 
@@ -201,7 +212,9 @@ class Signature(Form, Generic[R_co]):
             Exception: a link of a chain that is not the last one, or a part of a chord, has raised it.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        arguments, keywords, merged = self.merged(args, kwargs, given)
+        arguments, keywords, merged = self.merged(
+            positional(args, "apply"), named(kwargs, "apply"), given
+        )
         shown = {name: merged[name] for name in _EAGER if merged.get(name) is not None}
         if merged.get(STAMPED):
             shown["stamps"] = {name: merged.get(name) for name in merged[STAMPED]}
@@ -232,7 +245,10 @@ class Signature(Form, Generic[R_co]):
             AmqtaskError: as ``Task.delay``.
         """
         given, keywords = positional(args, "apply_async"), named(kwargs, "apply_async")
-        return cast("AsyncResult[R_co]", self.app.launch(self, given, keywords, options))
+        try:
+            return cast("AsyncResult[R_co]", self.app.launch(self, given, keywords, options))
+        except RecursionError:
+            raise ConfigurationError(ENDLESS) from None
 
     async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R_co]:
         """``delay`` for coroutines."""
@@ -246,7 +262,10 @@ class Signature(Form, Generic[R_co]):
     ) -> AsyncResult[R_co]:
         """``apply_async`` for coroutines."""
         given, keywords = positional(args, "apply_async"), named(kwargs, "apply_async")
-        result = await self.app.alaunch(self, given, keywords, options)
+        try:
+            result = await self.app.alaunch(self, given, keywords, options)
+        except RecursionError:
+            raise ConfigurationError(ENDLESS) from None
         return cast("AsyncResult[R_co]", result)
 
     # ------------------------------------------------------------ other signatures of it
@@ -297,11 +316,23 @@ class Signature(Form, Generic[R_co]):
 
         Raises:
             TypeError: arguments that are no sequence or mapping.
+            ConfigurationError: it contains itself.
         """
-        given, keywords, merged = self.merged(
-            positional(args, "clone"), named(kwargs, "clone"), options
-        )
-        return self._copy(given, keywords, copied(merged) if merged else {})
+        try:
+            return self.cloned(
+                () if args is None else positional(args, "clone"),
+                _NOTHING if kwargs is None else named(kwargs, "clone"),
+                options,
+            )
+        except RecursionError:
+            raise ConfigurationError(ENDLESS) from None
+
+    def cloned(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Self:
+        """``clone``; what each kind of signature does for it."""
+        args, kwargs, merged = self.merged(args, kwargs, options)
+        return self._copy(args, kwargs, copied(merged) if merged else {})
 
     def partial(
         self,
@@ -342,18 +373,26 @@ class Signature(Form, Generic[R_co]):
         """A copy with other arguments or options; what is ``None`` stays."""
         made = self.clone()
         if args is not None:
-            made.args = args
+            made.args = _arguments(args)
         if kwargs is not None:
-            made.kwargs = kwargs
+            made.kwargs = _keywords(kwargs)
         if options is not None:
-            made.options = options
+            made.options = _options(options)
         return made
 
     # ------------------------------------------------------------ changes in place
 
     def set(self, immutable: bool | None = None, **options: Any) -> Self:
-        """Change options, and whether it ignores partial arguments; return itself."""
+        """Change options, and whether it ignores partial arguments; return itself.
+
+        Raises:
+            TypeError: ``immutable`` is neither true nor false.
+        """
         if immutable is not None:
+            if immutable is not True and immutable is not False:
+                raise TypeError(
+                    f"set() takes options by name, as set(queue='…'); its only other argument is immutable, which is not {immutable!r}."
+                )
             self.set_immutable(immutable)
         self.options.update(options)
         return self
@@ -363,11 +402,24 @@ class Signature(Form, Generic[R_co]):
         self["immutable"] = immutable
 
     def link(self, callback: Signature[Any]) -> Any:
-        """Call this when the task has succeeded, with its result; return the callback."""
+        """Call this when the task has succeeded, with its result; return the callback.
+
+        Raises:
+            TypeError: it is no signature.
+            ConfigurationError: it is, or contains, this signature itself.
+        """
+        linkable(callback, "link")
+        refuse_loop(callback, self, "its callback")
         return self.append_to_list_option("link", callback)
 
     def link_error(self, errback: Signature[Any]) -> Any:
-        """Call this when the task has failed; return the callback."""
+        """Call this when the task has failed; return the callback.
+
+        Raises:
+            TypeError, ConfigurationError: as ``link``.
+        """
+        linkable(errback, "link_error")
+        refuse_loop(errback, self, "its error callback")
         return self.append_to_list_option("link_error", errback)
 
     def on_error(self, errback: Signature[Any]) -> Self:
@@ -406,17 +458,19 @@ class Signature(Form, Generic[R_co]):
             group_index: its place in the group.
             ids: where new ids come from. The same sequence of ids gives the same frozen signature.
         """
-        return self.frozen_at(
-            Place(
-                ids=ids,
-                id=_id,
-                group_id=group_id,
-                group_index=group_index,
-                chord=chord,
-                root_id=root_id,
-                parent_id=parent_id,
-            )
+        place = Place(
+            ids=ids,
+            id=_id,
+            group_id=group_id,
+            group_index=group_index,
+            chord=chord,
+            root_id=root_id,
+            parent_id=parent_id,
         )
+        try:
+            return self.frozen_at(place)
+        except RecursionError:
+            raise ConfigurationError(ENDLESS) from None
 
     def frozen_at(self, place: Place) -> Expected:
         """``freeze`` where it belongs; what each kind of signature does for it."""
@@ -447,7 +501,11 @@ class Signature(Form, Generic[R_co]):
             visitor: chooses more stamps for each part.
             append_stamps: keep the values of a stamp that is there already, all of them in a list.
             headers: the stamps.
+
+        Raises:
+            TypeError: the visitor is none.
         """
+        visits(visitor)
         self.stamp_links(visitor, append_stamps, **headers)
         visited = None if visitor is None else visitor.on_signature(self, **headers) or {}
         return self.set(**self._stamps(visited, append_stamps, headers))
@@ -477,13 +535,17 @@ class Signature(Form, Generic[R_co]):
     # ------------------------------------------------------------ together
 
     def __or__(self, other: Signature[S]) -> chain[S]:  # type: ignore[override]  # a chain, not a union of dictionaries
-        """``a | b``: the second gets the first's result."""
+        """``a | b``: the second gets the first's result.
+
+        Raises:
+            TypeError: the second is no signature.
+        """
         if not isinstance(other, Signature):
-            return NotImplemented
+            raise no_signature(other, OPERAND)
         return self.TYPES["chain"].after(self, other)  # type: ignore[attr-defined,no-any-return]  # chain's own
 
     def __ror__(self, other: Any) -> Any:
-        return NotImplemented  # what is no signature has nothing to come before one
+        raise no_signature(other, OPERAND)
 
     def __ior__(self, other: Signature[S]) -> chain[S]:  # type: ignore[override]  # as __or__
         return self.__or__(other)
@@ -514,8 +576,9 @@ class Signature(Form, Generic[R_co]):
 
         Raises:
             ValueError: a kind that nobody knows.
-            TypeError: it names no task.
+            TypeError: it names no task, or a place of it has the wrong type.
         """
+        well_formed(d)
         kind = d.get("subtask_type")
         if kind:
             target = cls.TYPES.get(kind)
@@ -564,6 +627,9 @@ class Signature(Form, Generic[R_co]):
 
 
 _KEYS = 6
+_NOTHING: Mapping[str, Any] = {}
+
+OPERAND = "What | joins are signatures, not"
 
 
 def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]:
@@ -653,3 +719,11 @@ def _keywords(kwargs: Any) -> Any:
             f"A signature takes the task's keyword arguments as a mapping, not {type(kwargs).__name__}."
         )
     return kwargs
+
+
+def _options(options: Any) -> Mapping[str, Any]:
+    if not isinstance(options, Mapping):
+        raise TypeError(
+            f"A signature takes its options as a mapping, not {type(options).__name__}; or write them by name, as queue='…'."
+        )
+    return options

@@ -63,6 +63,19 @@ class StampingVisitor(ABC):
         return {}
 
 
+def visits(visitor: object) -> None:
+    """Refuse what cannot choose stamps.
+
+    Raises:
+        TypeError: it is neither a visitor nor ``None``.
+    """
+    if visitor is not None and not callable(getattr(visitor, "on_signature", None)):
+        raise TypeError(
+            f"stamp() takes a StampingVisitor, not {type(visitor).__name__}; for stamps that are the same everywhere write their"
+            " names, as stamp(customer=7)."
+        )
+
+
 def joined(
     headers: Mapping[str, Any],
     visited: Mapping[str, Any] | None,

@@ -62,6 +62,10 @@ def addition(request: Request, sig: Any, app: Any) -> Signature[Any]:
         TypeError: it is no signature.
     """
     chord = request.chord
+    if not chord and request.id is None:
+        raise ValueError(
+            "add_to_chord() is for a task that runs as a part of a chord; nothing runs it here."
+        )
     if not chord:
         raise ValueError(
             f"Task {request.task}[{request.id}] is not part of a chord, so nothing can be added to that."

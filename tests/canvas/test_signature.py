@@ -184,7 +184,7 @@ def test_what_is_no_signature_is_said_in_a_sentence() -> None:
         add.signature(5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="made of signatures, not of int"):
         group(add.s(), 5)
-    with pytest.raises(TypeError, match="made of signatures, not of Task"):
+    with pytest.raises(TypeError, match=r"not of the task 't.add' itself: write add.s"):
         chain(add, add.s())
     with pytest.raises(ValueError, match="no signatures of the kind 'knot'"):
         signature({"task": "x", "subtask_type": "knot"})
