@@ -25,6 +25,7 @@ from amqtask.canvas.stamping import StampingVisitor, visits
 from amqtask.core.result import IGNORED, REJECTED
 from amqtask.core.workflow import listed
 from amqtask.errors import ConfigurationError
+from amqtask.results.group import GroupResult
 from amqtask.results.handle import EagerResult
 
 S = TypeVar("S")
@@ -110,8 +111,9 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Send it; ``None`` when it is empty."""
-        return super().apply_async(args, kwargs, **options) if self.tasks else None
+        """Send it; ``None`` when it is empty, and the result of an empty group when it is made of nothing else."""
+        nothing = self.nothing()
+        return super().apply_async(args, kwargs, **options) if nothing is None else nothing[0]
 
     async def aapply_async(
         self,
@@ -120,14 +122,28 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         **options: Any,
     ) -> Any:
         """``apply_async`` for coroutines."""
-        return await super().aapply_async(args, kwargs, **options) if self.tasks else None
+        nothing = self.nothing()
+        if nothing is not None:
+            return nothing[0]
+        return await super().aapply_async(args, kwargs, **options)
+
+    def nothing(self) -> tuple[GroupResult | None] | None:
+        """The result, in a tuple, when there is nothing to send."""
+        if self.known_app() is not None and self.tasks:
+            return None
+        links = self.links()
+        only: Any = links[0] if len(links) == 1 else None
+        if isinstance(only, group):
+            return only.nothing()
+        return None if links else (None,)
 
     def cloned(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> Self:
         """A copy, its links copied too. Partial arguments are the first link's."""
         _, _, merged = self.merged(None, None, options)
-        made = type(self).of([task.clone() for task in self.tasks], self.own_app, **copied(merged))
+        made = type(self).of([task.clone() for task in self.tasks], self.own_app)
+        made["options"] = copied(merged)
         made["immutable"] = self["immutable"]
         if (args or kwargs) and not self["immutable"]:
             _give(made.tasks, args, kwargs)
@@ -253,6 +269,7 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
     ) -> None:
         """Stamp every link. See ``Signature.stamp``."""
         visits(visitor)
+        refuse_endless(self)
         visited = None if visitor is None else visitor.on_chain_start(self, **headers) or {}
         stamps = self._stamps(visited, append_stamps, headers)
         self.stamp_links(visitor, append_stamps, **stamps)

@@ -37,9 +37,9 @@ def linkable(value: object, function: str) -> None:
         TypeError: it says what to write.
     """
     if not isinstance(value, Mapping):
-        raise no_signature(value, f"{function}() takes a signature, not")
+        raise no_signature(value, f"{function} takes a signature, not")
     if not isinstance(value.get("task"), str):
-        raise TypeError(f"{function}() takes a signature, not a mapping that names no task.")
+        raise TypeError(f"{function} takes a signature, not a mapping that names no task.")
 
 
 def refuse_loop(outer: object, inner: Mapping[str, Any], what: str) -> None:
@@ -136,7 +136,7 @@ def well_formed(form: Mapping[str, Any]) -> None:
             links if isinstance(links, (list, tuple)) else () if links is None else (links,)
         ):
             if not isinstance(each, Mapping):
-                raise no_signature(each, f"The signature of {task!r} has as {name}")
+                raise no_signature(each, f"A {name} of the signature {task!r} is a signature, not")
     stamped = options.get("stamped_headers")
     if stamped is not None and not (
         isinstance(stamped, (list, tuple, set, frozenset))
@@ -194,6 +194,19 @@ def sized(size: object) -> int:
             f"chunks takes a whole number from 1 as the size of a chunk, not {size!r}."
         )
     return size
+
+
+def called(task: Any, kind: str) -> Mapping[str, Any]:
+    """The signature of the task that is called for each of a series.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(task, Mapping):
+        raise no_signature(task, f"{kind} takes the signature of a task, not")
+    if not isinstance(task.get("task"), str):
+        raise TypeError(f"{kind} takes the signature of a task, not a mapping that names none.")
+    return task
 
 
 def iterable(it: object, function: str) -> Iterable[Any]:

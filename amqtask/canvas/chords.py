@@ -295,9 +295,7 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
             ValueError: it has none.
         """
         if self.body is None:
-            raise ValueError(
-                "This chord has no body yet, whose end it would follow; write chord(header, body)."
-            )
+            raise ValueError("This chord has no body; write chord(header, body).")
 
     def _keep(self, header: group[Any]) -> None:
         """Take the parts of a group that was made of them, as a list where they were one."""
@@ -308,6 +306,7 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
     ) -> None:
         """Stamp the parts and the body. See ``Signature.stamp``."""
         visits(visitor)
+        refuse_endless(self)
         visited = None if visitor is None else visitor.on_chord_header_start(self, **headers) or {}
         stamps = self._stamps(visited, append_stamps, headers)
         self.stamp_links(visitor, append_stamps, **stamps)

@@ -15,6 +15,11 @@ class Form(dict[str, Any]):
 
     __slots__ = ()
 
+    def __missing__(self, key: object) -> Any:
+        raise KeyError(
+            f"A signature has no {key!r}: it is the mapping of {', '.join(map(repr, self))}, and what a workflow is made of is in .tasks."
+        )
+
     @property
     def task(self) -> str:
         """The task's name."""

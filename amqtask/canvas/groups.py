@@ -106,8 +106,9 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
             TypeError: with ``link`` or ``link_error``: a group has no end of its own.
         """
         _refuse_links(options)
-        if not self.tasks:
-            return self._nothing()
+        nothing = self.nothing()
+        if nothing is not None:
+            return nothing[0]
         return cast(GroupResult, super().apply_async(args, kwargs, **options))
 
     async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> GroupResult:  # type: ignore[override]  # of several
@@ -122,13 +123,18 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
     ) -> GroupResult:
         """``apply_async`` for coroutines."""
         _refuse_links(options)
-        if not self.tasks:
-            return self._nothing()
+        nothing = self.nothing()
+        if nothing is not None:
+            return nothing[0]
         return cast(GroupResult, await super().aapply_async(args, kwargs, **options))
 
-    def _nothing(self) -> GroupResult:
-        """The result of a group without members, which nobody has to send."""
-        return GroupResult(self.options.get("task_id") or new_id(), [])
+    def nothing(self) -> tuple[GroupResult] | None:
+        """The result, in a tuple, of a group without members, which nobody has to send."""
+        if self.known_app() is not None and self.tasks:
+            return None
+        if next(self.members(), None) is not None:
+            return None
+        return (GroupResult(self.options.get("task_id") or new_id(), []),)
 
     def cloned(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
@@ -276,6 +282,7 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
     ) -> None:
         """Stamp every member, those of a generator as they come. See ``Signature.stamp``."""
         visits(visitor)
+        refuse_endless(self)
         visited = None if visitor is None else visitor.on_group_start(self, **headers) or {}
         stamps = self._stamps(visited, append_stamps, headers)
         self.stamp_links(visitor, append_stamps, **stamps)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
-from amqtask.canvas.checks import iterable, no_signature, part, sized, well_formed
+from amqtask.canvas.checks import called, iterable, part, sized, well_formed
 from amqtask.canvas.groups import group
 from amqtask.canvas.lazy import Lazy
 from amqtask.canvas.signature import Launcher, R_co, Signature, copied, maybe_signature
@@ -56,7 +56,7 @@ class _Series(Signature[R_co]):
         if "n" in cls.PARTS:
             sized(part(d, "n"))
         made = cls.__new__(cls)
-        made.begin({**d["kwargs"], "task": _call(part(d, "task"), cls.__name__)}, {"app": app})
+        made.begin({**d["kwargs"], "task": called(part(d, "task"), cls.__name__)}, {"app": app})
         made.options.update(d.get("options") or {})
         return made
 
@@ -68,7 +68,7 @@ class _Map(_Series[R_co]):
 
     def __init__(self, task: Signature[Any], it: Iterable[Any], **options: Any) -> None:
         kind = type(self).__name__
-        self.begin({"task": _call(task, kind), "it": _items(it, kind)}, options)
+        self.begin({"task": called(task, kind), "it": _items(it, kind)}, options)
 
     def __repr__(self) -> str:
         shown = repr(self["kwargs"]["it"])
@@ -127,7 +127,7 @@ class chunks(_Series[R_co]):  # noqa: N801  # Celery's name
 
     def __init__(self, task: Signature[Any], it: Iterable[Any], n: int, **options: Any) -> None:
         self.begin(
-            {"task": _call(task, "chunks"), "it": _items(it, "chunks"), "n": sized(n)}, options
+            {"task": called(task, "chunks"), "it": _items(it, "chunks"), "n": sized(n)}, options
         )
 
     def __call__(self, *_args: Any, **options: Any) -> Any:
@@ -180,15 +180,6 @@ class chunks(_Series[R_co]):  # noqa: N801  # Celery's name
 
 
 _SHOWN = 100  # characters of a series
-
-
-def _call(task: Any, kind: str) -> Any:
-    """The signature of the task that is called for each item."""
-    if not isinstance(task, Mapping):
-        raise no_signature(task, f"{kind} takes the signature of a task, not")
-    if not isinstance(task.get("task"), str):
-        raise TypeError(f"{kind} takes the signature of a task, not a mapping that names none.")
-    return task
 
 
 def _items(it: Iterable[Any], kind: str) -> Sequence[Any]:

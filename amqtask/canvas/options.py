@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from amqtask.call import SendOptions, unexpected
+from amqtask.canvas.checks import linkable, well_formed
 from amqtask.core.workflow import kind_of
 
 # What an option says of the signature's place in a workflow rather than of how it is sent.
@@ -67,8 +68,8 @@ def refuse_unknown(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if name in ("link", "link_error"):
             for each in value or ():
-                if not is_signature(each):
-                    raise TypeError(f"{name} takes signatures, not {shown(each)}; write task.s(…).")
+                linkable(each, name)
+                well_formed(each)
                 if kind_of(each) == "task":
                     own = each.get("options") or {}
                     refuse_unknown({**own, "link": (), "link_error": ()})
@@ -79,9 +80,18 @@ def refuse_unknown(options: Mapping[str, Any]) -> None:
 
 
 def moment_of(value: object) -> object:
-    """A time as a message of Celery's may have it: a text, or without an offset, which is UTC."""
+    """A time as a message of Celery's may have it: a text, or without an offset, which is UTC.
+
+    Raises:
+        ValueError: a text that is no time.
+    """
     if isinstance(value, str):
-        value = datetime.fromisoformat(value)
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(
+                f"eta and expires are seconds, a datetime, or a time as 2030-01-31T12:00:00+00:00, not {value!r}."
+            ) from None
     if isinstance(value, datetime) and value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     return value

@@ -18,6 +18,7 @@ from amqtask.canvas.checks import (
     ENDLESS,
     linkable,
     no_signature,
+    refuse_endless,
     refuse_loop,
     well_formed,
 )
@@ -123,9 +124,10 @@ class Signature(Form, Generic[R_co]):
         self.own_type = type
         if not isinstance(task, str) and isinstance(task, (dict, Mapping)):
             dict.__init__(self, task)
+            for name, empty in _EMPTY:
+                if self.get(name) is None:
+                    self[name] = empty()
             if len(self) < _KEYS:
-                for name, value in (("args", ()), ("kwargs", {}), ("options", {})):
-                    self.setdefault(name, value)
                 self.setdefault("subtask_type", None)
                 self.setdefault("immutable", False)
             if not isinstance(self.get("task"), str):
@@ -506,6 +508,7 @@ class Signature(Form, Generic[R_co]):
             TypeError: the visitor is none.
         """
         visits(visitor)
+        refuse_endless(self)
         self.stamp_links(visitor, append_stamps, **headers)
         visited = None if visitor is None else visitor.on_signature(self, **headers) or {}
         return self.set(**self._stamps(visited, append_stamps, headers))
@@ -627,6 +630,11 @@ class Signature(Form, Generic[R_co]):
 
 
 _KEYS = 6
+_EMPTY: tuple[tuple[str, Callable[[], Any]], ...] = (
+    ("args", tuple),
+    ("kwargs", dict),
+    ("options", dict),
+)
 _NOTHING: Mapping[str, Any] = {}
 
 OPERAND = "What | joins are signatures, not"

@@ -12,11 +12,13 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from amqtask.canvas.checks import called, iterable, linkable, sized, well_formed
+from amqtask.canvas.checks import part as part_of
+from amqtask.canvas.checks import parts as parts_of
 from amqtask.canvas.options import (
     DELAYS,
     STRUCTURE,
     how_to_send,
-    is_signature,
     put_over,
     refuse_unknown,
     shown,
@@ -126,8 +128,9 @@ class Reader:
             over: options put over its own.
             task_id: of what ends it, when that has none.
         """
-        if not is_signature(node):
+        if not isinstance(node, Mapping):
             raise TypeError(f"Here a signature is expected, not {shown(node)}.")
+        well_formed(node)
         options = dict(node.get("options") or {})  # type: ignore[call-overload]  # a mapping, in every signature
         if over:
             put_over(
@@ -142,17 +145,27 @@ class Reader:
         if kind == "task":
             return [self._task(node, options, task_id)]
         task_id = options.get("task_id") or task_id
+        if task_id is not None and not isinstance(task_id, str):
+            raise TypeError(f"The task_id of a {kind} is a text, not {task_id!r}.")
         if kind == "chain":
             stages = self._chain(node, options, task_id)
         elif kind == "chord":
             return self._chord(node, options, task_id)
         else:
             stages = [self._group(node, options, task_id)]
-        if links := listed(options.get("link")):
+        if links := self._linked(options, "link"):
             _link(stages, links)
-        if errbacks := listed(options.get("link_error")):
+        if errbacks := self._linked(options, "link_error"):
             self._link_error(stages, errbacks)
         return stages
+
+    def _linked(self, options: Mapping[str, Any], name: str) -> list[Any]:
+        """The callbacks of what is not one task."""
+        links = listed(options.get(name))
+        if self._strict:
+            for each in links:
+                linkable(each, name)
+        return links
 
     def accumulate(self, task_id: object) -> Task:
         """The task that returns what it is given, for a fan that must be one task."""
@@ -162,6 +175,10 @@ class Reader:
     def _task(self, node: Sig, options: dict[str, Any], task_id: str | None) -> Task:
         if not options.get("task_id"):
             options["task_id"] = task_id or self._ids()
+        elif not isinstance(options["task_id"], str):
+            raise ValueError(
+                f"task_id must be a text of 1 to 255 bytes, not {options['task_id']!r}."
+            )
         if self._reply_to is not None and not options.get("reply_to"):
             options["reply_to"] = self._reply_to
         for name in ("link", "link_error"):
@@ -174,10 +191,11 @@ class Reader:
         )
         kwargs: Any = node.get("kwargs") or {}
         if node["task"] in MAPS:
+            well_formed(called(kwargs.get("task"), str(node["task"])))
             kwargs = {
                 **kwargs,
                 "task": plain(kwargs.get("task")),
-                "it": list(kwargs.get("it") or ()),
+                "it": list(iterable(kwargs.get("it") or (), str(node["task"]))),
             }
         return Task(
             {
@@ -191,10 +209,9 @@ class Reader:
         )
 
     def _chain(self, node: Sig, options: dict[str, Any], task_id: str | None) -> list[Stage]:
-        kwargs: Any = node.get("kwargs") or {}
         parts: list[list[Stage]] = []  # the last first, which is where the chain's id belongs
         void: list[Stage] = []
-        for each in reversed(list(kwargs.get("tasks") or ())):
+        for each in reversed(list(parts_of(node, "tasks"))):
             part = self.stages(_unrolled(each), None, task_id)
             if len(part) == 1 and isinstance(part[0], Fan) and part[0].void:
                 void = part
@@ -210,10 +227,7 @@ class Reader:
         return stages
 
     def _group(self, node: Sig, options: dict[str, Any], task_id: str | None) -> Fan:
-        kwargs: Any = node.get("kwargs") or {}
-        members = kwargs.get("tasks")
-        if kind_of(node) == "chunks":
-            members = _chunks(kwargs["task"], kwargs["it"], int(kwargs["n"]))
+        members = _chunks(node) if kind_of(node) == "chunks" else parts_of(node, "tasks")
         return self._fan(members or (), task_id or self._ids(), how_to_send(options))
 
     def _chord(self, node: Sig, options: dict[str, Any], task_id: str | None) -> list[Stage]:
@@ -228,15 +242,17 @@ class Reader:
         group_id = None
         if isinstance(header, Mapping):
             if kind_of(header) == "group":
+                well_formed(header)
                 own = dict(header.get("options") or {})
                 group_id = own.get("task_id")
-                errbacks = listed(own.get("link_error"))
-                header = (header.get("kwargs") or {}).get("tasks")
+                errbacks = self._linked(own, "link_error")
+                header = parts_of(header, "tasks")
             else:
                 errbacks = []
                 header = [header]
         else:
             errbacks = []
+            header = parts_of(node, "header")
         # A frozen chord has the id of its header, any other one that of its body.
         stages = self.stages(
             body,
@@ -245,7 +261,7 @@ class Reader:
         )
         merged = how_to_send(own)
         put_over(merged, sending)
-        fan = self._fan(list(header or ()), group_id or self._ids(), merged, chord=True)
+        fan = self._fan(list(header), group_id or self._ids(), merged, chord=True)
         if errbacks:
             fan.each(lambda branch: self._link_error(branch, errbacks))
         given = kwargs.get("kwargs")
@@ -257,10 +273,10 @@ class Reader:
         )
         if not stages:
             raise ValueError("The body of this chord holds nothing to run: an empty chain.")
-        if links := listed(options.get("link")):
+        if links := self._linked(options, "link"):
             _link(stages, links)
         stages.insert(0, fan)
-        if errbacks := listed(options.get("link_error")):
+        if errbacks := self._linked(options, "link_error"):
             self._link_error(stages, errbacks)
         return stages
 
@@ -283,15 +299,14 @@ class Reader:
     def _flattened(self, members: Iterable[Any], over: Mapping[str, Any]) -> Iterator[list[Stage]]:
         for member in members:
             if isinstance(member, Mapping) and kind_of(member) in ("group", "chunks"):
+                well_formed(member)
                 options: Any = dict(member.get("options") or {})
                 put_over(options, over)
-                kwargs: Any = member.get("kwargs") or {}
                 inner = (
-                    _chunks(kwargs["task"], kwargs["it"], int(kwargs["n"]))
-                    if kind_of(member) == "chunks"
-                    else kwargs.get("tasks") or ()
+                    _chunks(member) if kind_of(member) == "chunks" else parts_of(member, "tasks")
                 )
-                links, errbacks = listed(options.get("link")), listed(options.get("link_error"))
+                links = self._linked(options, "link")
+                errbacks = self._linked(options, "link_error")
                 for branch in self._flattened(inner, how_to_send(options)):
                     _link(branch, links)
                     self._link_error(branch, errbacks)
@@ -392,20 +407,21 @@ def _members(
     group: Mapping[str, Any], over: Mapping[str, Any]
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The members of a group and of the groups in it, each with the options that it gets from these."""
+    well_formed(group)
     options = how_to_send(group.get("options") or {})
     put_over(options, over)
-    for member in (group.get("kwargs") or {}).get("tasks") or ():
+    for member in parts_of(group, "tasks"):
         kind = kind_of(member) if isinstance(member, Mapping) else ""
         if kind == "group":
             yield from _members(member, options)
-        elif kind != "chain" or member["kwargs"].get("tasks"):
+        elif kind != "chain" or (member.get("kwargs") or {}).get("tasks"):
             yield member, options
 
 
-def _chunks(task: Any, items: Iterable[Any], size: int) -> Iterable[Any]:
+def _chunks(node: Sig) -> Iterable[Any]:
     """The signatures that ``chunks`` stands for. Of a list, a list: it can be counted."""
-    if size < 1:
-        raise ValueError(f"chunks takes a size of at least 1, not {size}.")
+    task, size = part_of(node, "task"), sized(part_of(node, "n"))
+    items = iterable(part_of(node, "it"), "chunks")
     if isinstance(items, (list, tuple)) and type(items) in (list, tuple):
         return [_starmap(task, items[at : at + size]) for at in range(0, len(items), size)]
     return _chunked(task, items, size)

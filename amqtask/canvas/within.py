@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from amqtask.canvas.checks import no_signature
 from amqtask.canvas.signature import Signature, maybe_signature
 from amqtask.core.barrier import ADDED
 from amqtask.core.workflow import listed
@@ -105,9 +106,7 @@ def _ends_in_group(sig: Mapping[str, Any]) -> bool:
 def _signature(sig: Any, app: Any, function: str) -> Signature[Any]:
     made = maybe_signature(sig, app)
     if not isinstance(made, Signature):
-        raise TypeError(
-            f"{function}() takes a signature, not {type(sig).__name__}; write task.s(…)."
-        )
+        raise no_signature(sig, f"{function}() takes a signature, not")
     return made.clone()
 
 

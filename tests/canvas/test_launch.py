@@ -108,7 +108,9 @@ def test_an_option_that_nobody_knows_is_refused_wherever_it_is(workflow: Sig) ->
 
 
 def test_a_callback_is_a_signature() -> None:
-    with pytest.raises(TypeError, match="link takes signatures, not a value of type int"):
+    with pytest.raises(
+        TypeError, match="A link of the signature 'a' is a signature, not int: write"
+    ):
         launched(task("a", link=[5]), strict=True)
 
 
