@@ -16,7 +16,7 @@ import msgspec
 from amqtask.call import Call
 from amqtask.canvas.within import part_index
 from amqtask.core.codec import Head
-from amqtask.core.workflow import Barrier, More, Part, Sig
+from amqtask.core.workflow import Barrier, More, Part, Sig, leaf_of
 
 EMPTY: Sequence[Any] = ()
 _NAMESPACE = uuid.UUID("5d8f3c4e-26a5-5f0a-9d1b-0c8a6d1c7b1e")
@@ -42,9 +42,13 @@ class Continuation(msgspec.Struct, frozen=True, kw_only=True):
 
 def continuation(head: Head, embed: Mapping[str, Any] | None) -> Continuation:
     """The continuation of a received message; with ``embed=None`` (nobody could read the body) only what its header tells."""
+    index = head.group_index
     if embed is None:
         chord = None
-        if head.group is not None and head.group_index is not None:
+        if leaf := leaf_of(head.headers):
+            group, index = leaf
+            chord = {"options": {"barrier": group}}
+        elif head.group is not None and index is not None:
             # Perhaps of a chord: if it is a plain group, there is no barrier to hear of it.
             chord = {"options": {"barrier": head.group}}
         embed = {"chord": chord}
@@ -54,7 +58,7 @@ def continuation(head: Head, embed: Mapping[str, Any] | None) -> Continuation:
         root_id=head.root_id,
         reply_to=head.reply_to,
         group=head.group,
-        group_index=head.group_index,
+        group_index=index,
         callbacks=embed.get("callbacks") or EMPTY,
         errbacks=embed.get("errbacks") or EMPTY,
         chain=embed.get("chain") or EMPTY,

@@ -12,7 +12,16 @@ from typing import Any, Final, TypeAlias
 from amqtask.call import Call, make_call
 from amqtask.canvas.options import CELERYS, PLACE, SENT, STRUCTURE, moment_of, put_off, put_over
 from amqtask.canvas.stages import Fan, Reader, Stage, Task, result_of
-from amqtask.core.workflow import MAPS, Barrier, Workflow, kind_of, listed, plain
+from amqtask.core.workflow import (
+    LEAF,
+    MAPS,
+    Barrier,
+    Workflow,
+    kind_of,
+    leaf_header,
+    listed,
+    plain,
+)
 
 Defaults: TypeAlias = Callable[[str], Mapping[str, Any]]
 
@@ -159,6 +168,8 @@ class Sender:
         sending = self._checked(options, stamps)
         if self._priority is not None and defaults.get("priority") is None:
             sending.setdefault("priority", self._priority)
+        if workflow.chord is None and (leaf := leaf_header(workflow.chain or ())):
+            sending["headers"] = {**(sending.get("headers") or {}), LEAF: leaf}
         sending["task_id"] = task.id
         return make_call(
             name,

@@ -70,6 +70,45 @@ class More(msgspec.Struct, frozen=True):
     task_id: str
 
 
+# ---------------------------------------------------------------- the chord behind a chain
+
+LEAF: Final = "amqtask-leaf"
+"""Header of a link whose chain ends as a part of a chord: the part's index and the chord, which its body tells, too, if it can be read."""
+
+
+def leaf_header(chain: Sequence[object]) -> str | None:
+    """The header's value for a link before these, last first; ``None`` when the last is no part of a chord, or one that was added."""
+    sig = chain[0] if chain else None
+    while isinstance(sig, Mapping):
+        options, kwargs = sig.get("options"), sig.get("kwargs")
+        chord = options.get("chord") if isinstance(options, Mapping) else None
+        if isinstance(options, Mapping) and isinstance(chord, Mapping):
+            stub, index = chord.get("options"), options.get("group_index")
+            if not isinstance(stub, Mapping) or stub.get("added") or type(index) is not int:
+                return None
+            group = stub.get("barrier")
+            return f"{index} {group}" if isinstance(group, str) else None
+        if not isinstance(kwargs, Mapping):
+            return None
+        kind, tasks = kind_of(sig), kwargs.get("tasks")
+        if kind == "chord":
+            sig = kwargs.get("body")
+        elif kind in ("chain", "group") and isinstance(tasks, list | tuple) and tasks:
+            sig = tasks[-1 if kind == "chain" else 0]
+        else:
+            return None
+    return None
+
+
+def leaf_of(headers: Mapping[str, object]) -> tuple[str, int] | None:
+    """The chord and the index of the part that a message's header names."""
+    value = headers.get(LEAF) if headers else None
+    if not isinstance(value, str):
+        return None
+    index, _, group = value.partition(" ")
+    return (group, int(index)) if index.isascii() and index.isdigit() and group else None
+
+
 # ---------------------------------------------------------------- signatures
 
 MAPS: Final = frozenset({"celery.map", "celery.starmap"})

@@ -35,6 +35,7 @@ from amqtask.core.outcome import (
 )
 from amqtask.core.settlement import DONE, decide, needs_letter
 from amqtask.core.verdicts import Standing
+from amqtask.core.workflow import leaf_of
 from amqtask.errors import AmqtaskError, DecodeError, MessageError, Reject, TaskRevokedError
 from amqtask.log import get_logger
 from amqtask.task import Task
@@ -351,9 +352,10 @@ class Conclusion:
                 result.encode_result(record, correlation_id=known.correlation_id),
             )
         headers = delivery.properties.headers or {}
+        group, index = leaf_of(headers) or (headers.get("group"), headers.get("group_index"))
         sequel = self._successors.missed(
-            headers.get("group"),
-            headers.get("group_index"),
+            group,
+            index,
             known.id or known.correlation_id or "unknown",
             error,
         )

@@ -396,6 +396,26 @@ def test_a_task_that_is_revoked_while_it_runs_fails_what_follows(canvas: Canvas)
         own(body, 40)
 
 
+@pytest.mark.parametrize("damage", ["body", "header"])
+def test_a_link_that_cannot_be_read_fails_the_chord_it_leads_to(
+    canvas: Canvas, damage: str
+) -> None:
+    with canvas.place.broker.channel() as channel:
+        aside = channel.queue_declare("", exclusive=True).method.queue
+        first = canvas.s("same", 1).set(exchange="", routing_key=aside)
+        rest = chain(first, canvas.s("same"))
+        ended = chord([rest, canvas.s("same", 2)], canvas.s("total")).delay()
+        method, properties, body = channel.basic_get(aside, auto_ack=True)
+        assert method is not None
+        if damage == "body":
+            body = b"no JSON"
+        else:
+            properties.headers["retries"] = "many"
+        channel.basic_publish("", canvas.other, body, properties)
+        with pytest.raises(ChordError):
+            value(ended)
+
+
 @pytest.mark.parametrize("where", ["look", "drain", "end"])
 def test_a_chord_of_tasks_that_are_acked_early_ends_though_nobody_delivers_them_again(
     canvas: Canvas, where: str

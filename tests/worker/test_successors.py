@@ -24,7 +24,7 @@ from amqtask.core.codec import Head
 from amqtask.core.message import Properties, Publication
 from amqtask.core.outcome import Failed, Ignored, Rejected, Revoked, Sequel
 from amqtask.core.result import decode_result, exception_from_wire
-from amqtask.core.workflow import Part
+from amqtask.core.workflow import LEAF, Part, leaf_of
 from amqtask.errors import PayloadTooLarge, Unroutable
 from amqtask.request import DeliveryInfo, Request
 from amqtask.worker.successors import Run, Successors, foreign_chord, request_of
@@ -365,3 +365,45 @@ def test_no_embed_breaks_what_follows_a_failure(lists: list[list[Any]], chord: A
     successors.conclude(Complete("g", plan, (1,)))
     part = Part(group="g", index=0, size=1, task_id="p", state="FAILURE", result=chord)
     successors.conclude(Broken("g", plan, part))
+
+
+@pytest.mark.parametrize(
+    ("branch", "index"),
+    [
+        (chain(add.s(1, 2), add.s(3), quiet.s()), 1),
+        (chain(add.s(1, 2), primitives.group(add.s(3), add.s(4))), 1),
+        (chain(add.s(1, 2), chord([add.s(3), add.s(4)], stars.s())), 1),
+        (add.s(1, 2), 1),
+    ],
+    ids=["links", "a group at the end", "a chord at the end", "a task"],
+)
+def test_a_link_that_nobody_can_read_ends_its_chord(branch: Any, index: int) -> None:
+    """Its header names the part, also where its own body would have said so only of the last link."""
+    made = launch(
+        chord([add.s(0, 0), branch], stars.s()),
+        reply_to="replies",
+        defaults=lambda name: app.tasks[name].call_defaults,
+    )
+    group = made.barriers[0].group
+    (call,) = (each for each in made.calls if each.args == (1, 2))
+    ((publication, _),) = app.compose(call)
+    properties = publication.envelope.properties
+    head = codec.read_header(properties, publication.envelope.body)
+    damaged: Any = SimpleNamespace(
+        properties=properties, body=b"no JSON", queue="q", exchange="", routing_key="q"
+    )
+
+    run = successors.read(damaged, head)
+    assert run is not None
+    (sent,) = successors.failed(run, Failed(ValueError("no"), None, "undecodable"), "json").parts
+    assert (sent.part.group, sent.part.index, sent.part.state) == (group, index, "FAILURE")
+
+
+def test_only_links_before_the_end_of_a_part_name_it() -> None:
+    defaults: Any = lambda name: app.tasks[name].call_defaults  # noqa: E731  # as the others
+    for sig in (add.s(1, 2), chain(add.s(1, 2), add.s(3)), chord([add.s(1, 2)], quiet.s())):
+        (call,) = launch(sig, reply_to="replies", defaults=defaults).calls
+        assert LEAF not in call.headers
+    for damaged in ("", "x g", "1", "-1 g", "1 ", 7):
+        assert leaf_of({LEAF: damaged}) is None
+    assert leaf_of({LEAF: "12 the group"}) == ("the group", 12)
