@@ -405,8 +405,10 @@ def test_a_link_that_cannot_be_read_fails_the_chord_it_leads_to(
         first = canvas.s("same", 1).set(exchange="", routing_key=aside)
         rest = chain(first, canvas.s("same"))
         ended = chord([rest, canvas.s("same", 2)], canvas.s("total")).delay()
-        method, properties, body = channel.basic_get(aside, auto_ack=True)
-        assert method is not None
+        _, properties, body = channel.basic_get(aside, auto_ack=True)
+        assert properties is not None
+        assert properties.headers is not None
+        assert body is not None
         if damage == "body":
             body = b"no JSON"
         else:
