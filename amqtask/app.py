@@ -399,9 +399,16 @@ class App:
         Args:
             task_id: the task's id.
             parent: the handle of what came before it in its chain.
+
+        Raises:
+            ValueError: this is no id.
         """
+        if not _is_text(task_id) or not task_id:
+            raise ValueError(
+                f"A task's id is a text that is not empty, not {task_id!r}; write result.id for a handle's."
+            )
         entry = self._connections.pending.expect(task_id)
-        return handle.AsyncResult(entry, task_id, None, self.control, parent)
+        return handle.AsyncResult.of(entry, task_id, None, self.control, parent)
 
     def _read_reply(self, envelope: Envelope) -> Known:
         return read_reply(

@@ -47,12 +47,12 @@ class Connections:
         self._place = place
         self._decode = decode
         self._lock = threading.Lock()
-        self.pending = Pending(decode)
         self._client: Client | None = None  # guarded by _lock
         self._loop_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopClient] = (
             weakref.WeakKeyDictionary()
         )  # guarded by _lock
         self._id = uuid.uuid4().hex
+        self.pending = Pending(decode, self._id)
         self.origin = f"gen{os.getpid()}@{socket.gethostname()}"
 
     @property
@@ -138,8 +138,8 @@ class Connections:
         """
         with self._lock:
             client, self._client = self._client, None
-            pending, self.pending = self.pending, Pending(self._decode)
             self._id = uuid.uuid4().hex
+            pending, self.pending = self.pending, Pending(self._decode, self._id)
             loop_clients = list(self._loop_clients.values())
             self._loop_clients.clear()
         for each in loop_clients:

@@ -239,7 +239,7 @@ class Dispatcher:
             awaited = self._connections.pending.sending(call.id)
             if reply_to is None:
                 awaited.fail(result_elsewhere(call.task, call.id, call.reply_to))
-        return sendings, awaited, handle.AsyncResult(awaited, call.id, call.task, self._control)
+        return sendings, awaited, handle.AsyncResult.of(awaited, call.id, call.task, self._control)
 
     def _submit(
         self,
@@ -379,7 +379,7 @@ class Dispatcher:
     ) -> handle.AsyncResult[Any]:
         """The handle of a task of a workflow."""
         entry = None if ignored else self._connections.pending.expect(task_id)
-        return handle.AsyncResult(entry, task_id, name, self._control, parent)
+        return handle.AsyncResult.of(entry, task_id, name, self._control, parent)
 
     # ------------------------------------------------------------ telling the workers
 

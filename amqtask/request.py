@@ -15,6 +15,7 @@ import msgspec
 from amqtask.core.workflow import Sig
 from amqtask.errors import Retry
 from amqtask.log import set_context_provider
+from amqtask.results import waiting
 
 MOST_CHILDREN = 1000
 
@@ -162,3 +163,4 @@ def _running() -> Mapping[str, object]:
 
 
 set_context_provider(_running)
+waiting.use(lambda: current.get() is not None)

@@ -331,7 +331,7 @@ class Task(Generic[P, R]):
         else:
             if request.asked.retry is not None:
                 return request.asked.retry
-            return EagerResult(cast(str, request.id), self.name, SUCCESS, value)
+            return EagerResult(cast(str, request.id), value, SUCCESS, name=self.name)
         finally:
             current.reset(token)
         follows = self.follows(request, error)
@@ -339,11 +339,11 @@ class Task(Generic[P, R]):
             return follows
         if isinstance(follows, Ignore | Reject):
             state = IGNORED if isinstance(follows, Ignore) else REJECTED
-            return EagerResult(cast(str, request.id), self.name, state, follows)
+            return EagerResult(cast(str, request.id), follows, state, name=self.name)
         if throw:
             raise follows
         return EagerResult(
-            cast(str, request.id), self.name, FAILURE, follows, format_traceback(follows)
+            cast(str, request.id), follows, FAILURE, format_traceback(follows), self.name
         )
 
     def follows(self, request: Request, error: BaseException) -> BaseException:

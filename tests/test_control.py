@@ -108,7 +108,9 @@ def test_no_id_is_a_mistake(control: Control, notes: Notes, ids: Any) -> None:
     assert not notes.records
 
 
-@pytest.mark.parametrize("ids", [7, None, [b"a"], [AsyncResult(None, "a")], AsyncResult(None, "a")])
+@pytest.mark.parametrize(
+    "ids", [7, None, [b"a"], [AsyncResult.of(None, "a")], AsyncResult.of(None, "a")]
+)
 def test_what_is_no_id_is_a_mistake(control: Control, notes: Notes, ids: Any) -> None:
     with pytest.raises(TypeError, match=r"result\.id"):
         control.revoke(ids)
@@ -151,7 +153,7 @@ def test_headers_that_cannot_be_compared(headers: Any) -> None:
 
 
 def test_a_handle_speaks_of_its_task(control: Control, notes: Notes) -> None:
-    handle: AsyncResult[int] = AsyncResult(None, "id-1", "shop.add", control)
+    handle: AsyncResult[int] = AsyncResult.of(None, "id-1", "shop.add", control)
     handle.revoke()
     handle.revoke(terminate=True, signal="SIGKILL")
     handle.abort()
@@ -172,13 +174,13 @@ def test_a_handle_speaks_of_its_task(control: Control, notes: Notes) -> None:
 
 
 def test_a_handle_of_no_app() -> None:
-    handle: AsyncResult[int] = AsyncResult(None, "id-1")
+    handle: AsyncResult[int] = AsyncResult.of(None, "id-1")
     with pytest.raises(RuntimeError, match=r"app\.control\.revoke"):
         handle.revoke()
 
 
 def test_a_task_that_ran_in_place_cannot_be_stopped() -> None:
-    result: EagerResult[int] = EagerResult("id", "t", "SUCCESS", 7)
+    result: EagerResult[int] = EagerResult("id", 7, "SUCCESS", name="t")
     result.revoke(terminate=True)
     result.abort()
     asyncio.run(result.arevoke())

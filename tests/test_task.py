@@ -23,7 +23,7 @@ class Recorder:
 
     def send(self, call: Call) -> AsyncResult[Any]:
         self.calls.append(call)
-        return AsyncResult(None, call.id, call.task)
+        return AsyncResult.of(None, call.id, call.task)
 
     def send_many(self, calls: Iterator[Call]) -> list[AsyncResult[Any]]:
         return [self.send(call) for call in calls]

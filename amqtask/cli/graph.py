@@ -109,7 +109,7 @@ class _Unknown:
     def AsyncResult(self, task_id: str, *, parent: Any = None) -> Any:  # noqa: N802  # as of an app
         from amqtask.results.handle import AsyncResult
 
-        return AsyncResult(None, task_id, None, None, parent)
+        return AsyncResult.of(None, task_id, None, None, parent)
 
 
 def _of_ids(form: list[Any]) -> Flow:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncGenerator, Sequence
 
 from amqtask.results.loops import running_loop
 from amqtask.results.pending import Awaited
+from amqtask.results.waiting import NOBODY, Listener
 from amqtask.results.watch import Watch
 
 
@@ -56,10 +58,12 @@ def _ring(bell: asyncio.Future[None]) -> None:
 async def arrivals(
     entries: Sequence[Awaited | None],
     timeout: float | None,  # noqa: ASYNC109  # the answer is a value, not an error
-) -> AsyncIterator[int | None]:
+    listener: Listener = NOBODY,
+) -> AsyncGenerator[int | None]:
     """``watch.arrivals`` for coroutines. However many arrive together, the loop is woken once."""
     loop = asyncio.get_running_loop()
-    deadline = None if timeout is None else loop.time() + timeout
+    deadline = math.inf if timeout is None else loop.time() + timeout
+    tick = math.inf if listener.on_interval is None else loop.time() + listener.interval
     bell: asyncio.Future[None] | None = None
     rung = False
 
@@ -80,7 +84,7 @@ async def arrivals(
         except RuntimeError:
             pass  # the loop has closed, and with it whoever waited
 
-    watch = Watch(entries, ring)
+    watch = Watch(entries, ring, listener.on_change)
     try:
         watch.start()
         while watch.left:
@@ -92,12 +96,18 @@ async def arrivals(
             bell = loop.create_future()
             if rung:
                 continue
+            until = min(deadline, tick)
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(None if until == math.inf else until):
                     await bell
             except TimeoutError:
-                if not rung:
+                if watch.changed:
+                    continue
+                if until == deadline:
                     yield None
                     return
+                assert listener.on_interval is not None  # else nothing ticks
+                listener.on_interval()
+                tick = loop.time() + listener.interval
     finally:
         watch.close()

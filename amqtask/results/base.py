@@ -8,12 +8,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, Unpack
 
 from amqtask.errors import IncompleteStream
 from amqtask.results import callbacks
 from amqtask.results.dependencies import DependencyGraph
 from amqtask.results.pending import Awaited
+from amqtask.results.waiting import WaitOptions, callback_checked
+
+Callback = Callable[[str | None, Any], object]
 
 HeaderValue = str | int | float
 Headers = Mapping[
@@ -83,11 +86,21 @@ class ResultBase(ABC):
         """Whether it has ended."""
 
     @abstractmethod
-    def get(self, timeout: float | None = None, propagate: bool = True) -> Any:
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        **options: Unpack[WaitOptions],
+    ) -> Any:
         """Wait for the end and return the value."""
 
     @abstractmethod
-    async def aget(self, timeout: float | None = None, propagate: bool = True) -> Any:  # noqa: ASYNC109  # the twin of get
+    async def aget(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109  # the twin of get
+        propagate: bool = True,
+        **options: Unpack[WaitOptions],
+    ) -> Any:
         """``get`` for coroutines."""
 
     @abstractmethod
@@ -109,6 +122,10 @@ class ResultBase(ABC):
     @abstractmethod
     def revoke(self, *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
         """Have it not run (again)."""
+
+    def __json__(self) -> Any:
+        """What a serializer writes where a handle is an argument, or what a task returns: ``as_tuple()``."""
+        return self.as_tuple()
 
     # ------------------------------------------------------------ what came before
 
@@ -154,7 +171,11 @@ class ResultBase(ABC):
             waiting.extend((node, child) for child in node.children or ())
 
     def collect(
-        self, intermediate: bool = False, timeout: float | None = None, propagate: bool = True
+        self,
+        intermediate: bool = False,
+        timeout: float | None = None,
+        propagate: bool = True,
+        **options: Unpack[WaitOptions],
     ) -> Iterator[tuple[ResultBase, Any]]:
         """Wait for this and for all that it started in turn, as ``(handle, value)``.
 
@@ -162,22 +183,24 @@ class ResultBase(ABC):
             intermediate: as in ``iterdeps``.
             timeout: seconds to wait for each.
             propagate: as in ``get``.
+            options: as in ``get``.
 
         Raises:
             Exception: as ``get``.
         """
         for _, node in self.iterdeps(intermediate):
-            yield node, node.get(timeout, propagate)
+            yield node, node.get(timeout, propagate, **options)
 
     async def acollect(
         self,
         intermediate: bool = False,
         timeout: float | None = None,  # noqa: ASYNC109  # the twin of collect
         propagate: bool = True,
+        **options: Unpack[WaitOptions],
     ) -> AsyncIterator[tuple[ResultBase, Any]]:
         """``collect`` for coroutines."""
         for _, node in self.iterdeps(intermediate):
-            yield node, await node.aget(timeout, propagate)
+            yield node, await node.aget(timeout, propagate, **options)
 
     def get_leaf(self, timeout: float | None = None, propagate: bool = True) -> Any:
         """Wait for all that was started, and return the value of the last.
@@ -255,7 +278,13 @@ class ResultBase(ABC):
         Args:
             callback: called once, also when no result will come: ``get()`` and ``outcome()`` say what came.
             on_error: called with what ``callback`` raised, such as what ``get()`` in it raised; else that is logged.
+
+        Raises:
+            TypeError: one of them cannot be called.
         """
+        callback_checked(callback)
+        if on_error is not None:
+            callback_checked(on_error, "on_error")
         entries = [leaf.entry for leaf in self.leaves()]
         callbacks.Then(self, entries, callback, on_error, callbacks.here())
         return self
@@ -266,13 +295,16 @@ class Leaf(ResultBase):
 
     Attributes:
         id: the task's id.
-        name: the task's name, when it is known.
     """
 
     __slots__ = ()
 
     id: str
-    name: str | None
+
+    @property
+    @abstractmethod
+    def name(self) -> str | None:
+        """The task's name, when it is known."""
 
     @property
     def called(self) -> str:
@@ -301,7 +333,7 @@ class Leaf(ResultBase):
     @property
     @abstractmethod
     def meta(self) -> dict[str, Any]:
-        """What is known, by Celery's names: ``task_id status result traceback children``."""
+        """What is known, by Celery's names: ``task_id status result traceback children``, and what else its worker told."""
 
     @property
     @abstractmethod
@@ -331,12 +363,20 @@ class Leaf(ResultBase):
         """Its id and those of what came before it, nearest first; of a group on the way also its members'."""
         return ids_of(self)
 
-    def maybe_throw(self, propagate: bool = True) -> Any:
-        """Raise why it failed, if it has; else return what is known of its result. Never waits."""
+    def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> Any:
+        """Raise why it failed, if it has; else return what is known of its result. Never waits.
+
+        Args:
+            propagate: ``False`` does not raise.
+            callback: called with the id and what is known of the result.
+        """
         failure = self.failure
         if failure is not None and propagate:
             raise failure.with_traceback(None)
-        return self.meta["result"]
+        value = self.meta["result"]
+        if callback is not None:
+            callback(self.id, value)
+        return value
 
     maybe_reraise = maybe_throw
 

@@ -7,12 +7,14 @@ thousand looks.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, MutableMapping
-from typing import Any, Self
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from contextlib import aclosing
+from typing import Any, Self, Unpack, cast
 
-from amqtask.errors import ConfigurationError, ResultTimeout
+from amqtask.errors import ResultError, ResultTimeout
 from amqtask.results import keeping
 from amqtask.results.base import (
+    Callback,
     Control,
     Handles,
     Headers,
@@ -22,10 +24,20 @@ from amqtask.results.base import (
     form_of,
     ids_of,
 )
+from amqtask.results.forms import handles
+from amqtask.results.keeping import Store
 from amqtask.results.pending import Awaited
+from amqtask.results.waiting import (
+    PATIENCE,
+    Doubts,
+    Interval,
+    Listener,
+    WaitOptions,
+    callback_checked,
+    checked,
+    listening,
+)
 from amqtask.results.watch import arrivals
-
-Callback = Callable[[str | None, Any], object]
 
 
 class ResultSet(Several):
@@ -34,19 +46,30 @@ class ResultSet(Several):
     Args:
         results: the members: ``AsyncResult``, ``EagerResult``, ``GroupResult``.
         parent: the handle of what came before them in a chain.
+
+    Raises:
+        TypeError: something else is among them.
     """
 
     __slots__ = ("id", "parent", "results")
 
+    TimeoutError = ResultTimeout
+    """What ``get`` raises when the time has passed."""
+    supports_native_join = True
+    """As Celery asks it: all members are waited for together."""
+
     def __init__(self, results: Iterable[ResultBase], parent: ResultBase | None = None) -> None:
         self.id: str | None = None
-        self.results = list(results)
+        self.results = _members(results)
+        if parent is not None:
+            _member(parent, "What came before")
         self.parent = parent
 
     # ------------------------------------------------------------ members
 
     def add(self, result: ResultBase) -> None:
         """Add a member; nothing when it is one already."""
+        _member(result)
         if result not in self.results:
             self.results.append(result)
 
@@ -72,7 +95,7 @@ class ResultSet(Several):
     def update(self, results: Iterable[ResultBase]) -> None:
         """Add several."""
         known = {_id_of(member) for member in self.results}
-        for result in results:
+        for result in _members(results):
             task_id = _id_of(result)
             if task_id is None:
                 self.add(result)
@@ -110,6 +133,7 @@ class ResultSet(Several):
         timeout: float | None = None,
         propagate: bool = True,
         callback: Callback | None = None,
+        **options: Unpack[WaitOptions],
     ) -> list[Any]:
         """Wait for all members and return their values in order; a group inside gives a list.
 
@@ -118,14 +142,15 @@ class ResultSet(Several):
             propagate: raise as soon as a member, or what came before them in the chain, has failed; ``False`` puts the
                 exception in its place.
             callback: called with the id and the value of each member as they end; the values are then not returned.
+            options: see ``WaitOptions``; ``on_message`` is called for every task.
 
         Raises:
             ResultTimeout: the time passed; the tasks go on.
-            RuntimeError: as ``AsyncResult.get``.
+            RuntimeError, ResultError: as ``AsyncResult.get``.
             Exception: what the first failed member raised.
         """
-        gathering = self._gathering(propagate)
-        for place in arrivals(gathering.entries, timeout):
+        gathering = self._gathering(timeout, propagate, callback, options, "get")
+        for place in arrivals(gathering.entries, timeout, gathering.listener):
             if place is None:
                 raise gathering.timed_out(timeout)
             for member in gathering.arrived(place):
@@ -142,19 +167,23 @@ class ResultSet(Several):
         timeout: float | None = None,  # noqa: ASYNC109  # the twin of get
         propagate: bool = True,
         callback: Callback | None = None,
+        **options: Unpack[WaitOptions],
     ) -> list[Any]:
-        """``get`` for coroutines."""
+        """``get`` for coroutines. Cancelling it leaves nothing behind."""
         from amqtask.results import aio_wait  # asyncio is loaded where a loop runs
 
-        gathering = self._gathering(propagate, blocks=False)
-        async for place in aio_wait.arrivals(gathering.entries, timeout):
-            if place is None:
-                raise gathering.timed_out(timeout)
-            for member in gathering.arrived(place):
-                if callback is not None:
-                    callback(_id_of(member), member.outcome(propagate))
-            if gathering.done:
-                break
+        gathering = self._gathering(timeout, propagate, callback, options, "aget", blocks=False)
+        async with aclosing(
+            aio_wait.arrivals(gathering.entries, timeout, gathering.listener)
+        ) as places:
+            async for place in places:
+                if place is None:
+                    raise gathering.timed_out(timeout)
+                for member in gathering.arrived(place):
+                    if callback is not None:
+                        callback(_id_of(member), member.outcome(propagate))
+                if gathering.done:
+                    break
         return [] if callback is not None else self.outcome(propagate)
 
     ajoin_native = aget
@@ -168,6 +197,7 @@ class ResultSet(Several):
         timeout: float | None = None,
         propagate: bool = True,
         callback: Callback | None = None,
+        **options: Unpack[WaitOptions],
     ) -> list[Any]:
         """``get`` that looks at one member after the other: a failure is raised when all before it have ended.
 
@@ -175,12 +205,16 @@ class ResultSet(Several):
             timeout: as in ``get``.
             propagate: as in ``get``.
             callback: as in ``get``, in order.
+            options: as in ``get``.
         """
+        self._gathering(
+            timeout, propagate, callback, options, "join"
+        )  # what is wrong is said first
         deadline = None if timeout is None else time.monotonic() + timeout
         values = []
         for member in self.results:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            value = member.get(left, propagate)
+            value = member.get(left, propagate, **options)
             if callback is None:
                 values.append(value)
             else:
@@ -192,87 +226,112 @@ class ResultSet(Several):
         timeout: float | None = None,  # noqa: ASYNC109  # the twin of join
         propagate: bool = True,
         callback: Callback | None = None,
+        **options: Unpack[WaitOptions],
     ) -> list[Any]:
         """``join`` for coroutines."""
+        self._gathering(timeout, propagate, callback, options, "ajoin", blocks=False)
         deadline = None if timeout is None else time.monotonic() + timeout
         values = []
         for member in self.results:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            value = await member.aget(left, propagate)
+            value = await member.aget(left, propagate, **options)
             if callback is None:
                 values.append(value)
             else:
                 callback(_id_of(member), value)
         return values
 
-    def as_completed(self, timeout: float | None = None) -> Iterator[ResultBase]:
+    def as_completed(
+        self, timeout: float | None = None, **options: Unpack[WaitOptions]
+    ) -> Iterator[ResultBase]:
         """The members as they end, failed or not.
 
         Args:
             timeout: seconds to wait for all.
+            options: as in ``get``.
 
         Raises:
             ResultTimeout: the time passed.
         """
-        gathering = self._gathering(propagate=False)
+        gathering = self._gathering(timeout, False, None, options, "as_completed")
         yield from gathering.empty
-        for place in arrivals(gathering.entries, timeout):
+        for place in arrivals(gathering.entries, timeout, gathering.listener):
             if place is None:
                 raise gathering.timed_out(timeout)
             yield from gathering.arrived(place)
 
-    async def aas_completed(self, timeout: float | None = None) -> AsyncIterator[ResultBase]:  # noqa: ASYNC109  # the twin
+    async def aas_completed(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109  # the twin of as_completed
+        **options: Unpack[WaitOptions],
+    ) -> AsyncGenerator[ResultBase]:
         """``as_completed`` for coroutines."""
         from amqtask.results import aio_wait
 
-        gathering = self._gathering(propagate=False, blocks=False)
+        gathering = self._gathering(timeout, False, None, options, "aas_completed", blocks=False)
         for member in gathering.empty:
             yield member
-        async for place in aio_wait.arrivals(gathering.entries, timeout):
-            if place is None:
-                raise gathering.timed_out(timeout)
-            for member in gathering.arrived(place):
-                yield member
+        async with aclosing(
+            aio_wait.arrivals(gathering.entries, timeout, gathering.listener)
+        ) as places:
+            async for place in places:
+                if place is None:
+                    raise gathering.timed_out(timeout)
+                for member in gathering.arrived(place):
+                    yield member
 
-    def iterate(self, timeout: float | None = None, propagate: bool = True) -> Iterator[Any]:
+    def iterate(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        **options: Unpack[WaitOptions],
+    ) -> Iterator[Any]:
         """The values as they come.
 
         Args:
             timeout: seconds to wait for all.
             propagate: raise what a member raised; ``False`` gives the exception.
+            options: as in ``get``.
         """
-        for member in self.as_completed(timeout):
+        for member in self.as_completed(timeout, **options):
             yield member.outcome(propagate)
 
     async def aiterate(
         self,
         timeout: float | None = None,  # noqa: ASYNC109  # the twin of iterate
         propagate: bool = True,
-    ) -> AsyncIterator[Any]:
+        **options: Unpack[WaitOptions],
+    ) -> AsyncGenerator[Any]:
         """``iterate`` for coroutines."""
-        async for member in self.aas_completed(timeout):
-            yield member.outcome(propagate)
+        async with aclosing(self.aas_completed(timeout, **options)) as members:
+            async for member in members:
+                yield member.outcome(propagate)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """``async for value in results`` is ``aiterate``."""
         return self.aiterate()
 
-    def iter_native(self, timeout: float | None = None) -> Iterator[tuple[str | None, Any]]:
+    def iter_native(
+        self, timeout: float | None = None, **options: Unpack[WaitOptions]
+    ) -> Iterator[tuple[str | None, Any]]:
         """The members as they end, as Celery's backends give them: id and what is known of it by name; of a group, its members.
 
         Args:
             timeout: seconds to wait for all.
+            options: as in ``get``.
         """
-        for member in self.as_completed(timeout):
+        for member in self.as_completed(timeout, **options):
             yield _native(member)
 
     async def aiter_native(
         self,
         timeout: float | None = None,  # noqa: ASYNC109  # the twin of iter_native
-    ) -> AsyncIterator[tuple[str | None, Any]]:
+        **options: Unpack[WaitOptions],
+    ) -> AsyncGenerator[tuple[str | None, Any]]:
         """``iter_native`` for coroutines."""
-        async for member in self.aas_completed(timeout):
-            yield _native(member)
+        async with aclosing(self.aas_completed(timeout, **options)) as members:
+            async for member in members:
+                yield _native(member)
 
     def outcome(self, propagate: bool = True) -> list[Any]:
         """The values in order, without waiting: for members that have ended."""
@@ -302,17 +361,17 @@ class ResultSet(Several):
             all(leaf.state == "SUCCESS" for leaf in member.leaves()) for member in self.results
         )
 
-    def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> None:
+    def maybe_throw(self, callback: Callback | None = None, propagate: bool = True) -> None:
         """Raise why a member failed, if one is known to have. Never waits.
 
         Args:
-            propagate: ``False`` does not raise.
             callback: called with the id and what is known of the result of each.
+            propagate: ``False`` does not raise.
         """
+        if callback is not None:
+            callback_checked(callback)
         for leaf in self.leaves():
-            value = leaf.maybe_throw(propagate)
-            if callback is not None:
-                callback(leaf.id, value)
+            leaf.maybe_throw(propagate, callback)
 
     maybe_reraise = maybe_throw
 
@@ -389,8 +448,20 @@ class ResultSet(Several):
     def _control(self) -> Control | None:
         return next((leaf.control for leaf in self.leaves() if leaf.control is not None), None)
 
-    def _gathering(self, propagate: bool, *, blocks: bool = True) -> _Gathering:
-        gathering = _Gathering(self, propagate)
+    def _gathering(
+        self,
+        timeout: float | None,
+        propagate: bool,
+        callback: Callback | None,
+        options: WaitOptions,
+        called: str,
+        *,
+        blocks: bool = True,
+    ) -> _Gathering:
+        checked(timeout)
+        if callback is not None:
+            callback_checked(callback)
+        gathering = _Gathering(self, propagate, timeout, options, called)
         first = next(iter(gathering.leaves), None)
         if first is not None:
             first.may_wait(blocks=blocks)
@@ -424,45 +495,72 @@ class GroupResult(ResultSet):
 
     # ------------------------------------------------------------ keeping
 
-    def save(self, store: MutableMapping[str, Any] | None = None) -> None:
+    def save(self, store: Store | None = None) -> None:
         """Keep the ids in a store, for ``restore``.
 
         Args:
-            store: any mapping of texts to texts: a dictionary, ``shelve``, a wrapper of a database.
+            store: what takes texts by name: a dictionary, a ``shelve``, a client of Redis.
 
         Raises:
             ConfigurationError: no store was given.
+            TypeError: that is none.
+            ValueError: the group has no id.
         """
-        _given(store, "save")[keeping.key(self.id)] = keeping.packed(self)
+        keeping.given(store, "save")[keeping.key(self.id)] = keeping.packed(self)
 
-    def delete(self, store: MutableMapping[str, Any] | None = None) -> None:
-        """Take it out of a store again; nothing when it is not there."""
-        _given(store, "delete").pop(keeping.key(self.id), None)
+    def delete(self, store: Store | None = None) -> None:
+        """Take it out of a store again; nothing when it is not there. Raises as ``save``."""
+        found = keeping.given(store, "delete")
+        try:
+            del found[keeping.key(self.id)]
+        except KeyError:
+            pass
 
     @classmethod
     def restore(
         cls,
         id: str,  # noqa: A002  # Celery's name for it
-        store: MutableMapping[str, Any] | None = None,
+        store: Store | None = None,
         *,
         app: Handles[Leaf],
     ) -> Self | None:
         """The group that was saved under this id, ``None`` when there is none.
 
+        In another process than the one that sent it the handles tell their ids and can be revoked; asking them for a result
+        raises ``ResultError``, because it does not come there.
+
         Args:
             id: the group's id.
             store: where it was saved.
-            app: the app that it was sent with; its results come to the process that sent it.
+            app: the app that it was sent with.
 
         Raises:
             ConfigurationError: no store was given.
-            ValueError: what is there is no group.
+            TypeError: that is none.
+            ValueError: this is no id, or what is there is no group.
         """
-        kept = _given(store, "restore").get(keeping.key(id))
-        if kept is None:
+        found, name = keeping.given(store, "restore"), keeping.key(id)
+        try:
+            text = found[name]
+        except KeyError:
             return None
-        own, results, parent = keeping.unpacked(kept, app, GroupResult)
-        return cls(own, results, parent)
+        if text is None:
+            return None  # of a store that raises for nothing
+        home, form = keeping.unpacked(text)
+        made = handles(form, app, GroupResult)
+        if not isinstance(made, GroupResult):
+            raise ValueError("What is kept there is no saved group (it has no members).")
+        for node in (made, *made.ancestors()):
+            for leaf in node.leaves():
+                entry = leaf.entry
+                if home and entry is not None and entry.home != home and not entry.expected:
+                    entry.fail(
+                        ResultError(
+                            f"The result of task {leaf.called} comes to the process that sent group {id} "
+                            f"({home.partition('/')[0]}) and not here; ask that one for it."
+                        )
+                    )
+        return cls(made.id, made.results, made.parent)
 
     def __bool__(self) -> bool:
         return bool(self.id or self.results)
@@ -491,9 +589,17 @@ class _Gathering:
         leaves: the tasks that are waited for.
         entries: their entries, and those of what came before them, which is only to raise.
         empty: members without a task, which have ended.
+        listener: who is called meanwhile.
     """
 
-    def __init__(self, results: ResultSet, propagate: bool) -> None:
+    def __init__(
+        self,
+        results: ResultSet,
+        propagate: bool,
+        timeout: float | None,
+        options: WaitOptions,
+        called: str,
+    ) -> None:
         self._called = results.called
         self._propagate = propagate
         self._members = results.results
@@ -512,6 +618,26 @@ class _Gathering:
         if propagate:
             self._before = results.links_before()
             self.entries += [leaf.entry for leaf in self._before]
+        on_message, on_interval, interval = listening(cast(Any, options), called)
+        doubts: Interval | None = None
+        if timeout is None and on_interval is None:
+            unexpected = [
+                leaf
+                for leaf in self.leaves
+                if leaf.entry is not None and not leaf.entry.expected and not leaf.ready()
+            ]
+            if unexpected:
+                doubts = Doubts(f"task {unexpected[0].called}")
+
+        def on_change(place: int) -> None:
+            if on_message is not None and place < len(self.leaves):
+                on_message(self.leaves[place].meta)
+
+        self.listener = Listener(
+            None if on_message is None else on_change,
+            on_interval or doubts,
+            interval if on_interval is not None else PATIENCE,
+        )
 
     @property
     def empty(self) -> list[ResultBase]:
@@ -562,12 +688,23 @@ def _native(member: ResultBase) -> tuple[str | None, Any]:
     return member.id, member.results
 
 
-def _given(store: MutableMapping[str, Any] | None, function: str) -> MutableMapping[str, Any]:
-    if store is None:
-        raise ConfigurationError(
-            f"A group's ids are kept in a store of yours; write {function}(store) with any mapping of texts, such as a shelve."
+def _member(value: object, what: str = "A member of a group or a set of results") -> None:
+    if not isinstance(value, Leaf | Several):
+        raise TypeError(
+            f"{what} is a handle, an AsyncResult, EagerResult or GroupResult, not {str(value)[:80]!r}."
         )
-    return store
+
+
+def _members(results: Any) -> list[ResultBase]:
+    try:
+        made: list[ResultBase] = list(results)
+    except TypeError:
+        raise TypeError(
+            f"The members of a group or a set of results are a list of handles, not {str(results)[:80]!r}."
+        ) from None
+    for each in made:
+        _member(each)
+    return made
 
 
 # ---------------------------------------------------------------- revoking

@@ -4,19 +4,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
-from typing import Any, Generic, TypeVar, cast
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, TypeVar, Unpack, cast
 
-from amqtask.core.result import EXCEPTION_STATES, FAILURE, IGNORED, PENDING, REJECTED, SUCCESS
-from amqtask.errors import ResultTimeout
-from amqtask.results.base import Control, Headers, Leaf, ResultBase
+from amqtask.core.result import (
+    EXCEPTION_STATES,
+    FAILURE,
+    IGNORED,
+    PENDING,
+    REJECTED,
+    REVOKED,
+    SUCCESS,
+)
+from amqtask.errors import ResultError, ResultTimeout, TaskRevokedError
+from amqtask.results.base import Callback, Control, Handles, Headers, Leaf, ResultBase
 from amqtask.results.group import arevoke_all, revoke_all
 from amqtask.results.loops import running_loop
 from amqtask.results.pending import Awaited
 from amqtask.results.record import Known
 from amqtask.results.tree import result_from_tuple
+from amqtask.results.waiting import (
+    NOBODY,
+    PATIENCE,
+    Doubts,
+    Interval,
+    Listener,
+    WaitOptions,
+    callback_checked,
+    checked,
+    doubt,
+    listening,
+)
 from amqtask.results.watch import arrivals
 
 R_co = TypeVar("R_co", covariant=True)
+
+TOLD: Final = (
+    "date_done", "name", "args", "kwargs", "worker", "retries", "queue", "group_id", "parent_id",
+)  # fmt: skip
+"""What a worker tells of a task beside its state and result, by Celery's names; from ``name`` to ``queue`` with ``result_extended``."""
 
 
 class AsyncResult(Leaf, Generic[R_co]):
@@ -25,83 +52,152 @@ class AsyncResult(Leaf, Generic[R_co]):
     The result arrives at the process that sent the task. A handle made elsewhere, or for an id this process never sent,
     stays ``PENDING``.
 
-    Args:
-        awaited: the entry in the table of awaited results; ``None`` when the task's result is ignored.
-        task_id: the task's id.
-        name: the task's name, when it is known.
-        control: the app's way to the workers.
+    Attributes:
+        id: the task's id.
         parent: the handle of what came before it in its chain.
+
+    Args:
+        id: the task's id.
+        app: the app that sent it.
+        parent: the handle of what came before it in its chain.
+
+    Raises:
+        RuntimeError: no app was given, and there is no current one.
+        ValueError: this is no id.
     """
 
-    __slots__ = ("_awaited", "_children", "_control", "_owner", "id", "name", "parent")
+    __slots__ = ("_awaited", "_children", "_control", "_name", "_owner", "id", "parent")
+
+    TimeoutError = ResultTimeout
+    """What ``get`` raises when the time has passed."""
+    supports_native_join = True
+    """As Celery asks it: results are waited for together."""
 
     def __init__(
         self,
+        id: str,  # noqa: A002  # Celery's name for it
+        *,
+        app: Handles[AsyncResult[Any]] | None = None,
+        parent: ResultBase | None = None,
+    ) -> None:
+        if app is None:
+            raise RuntimeError(
+                "A result belongs to an app, and there is no current one: write app.AsyncResult(id), or AsyncResult(id, app=app)."
+            )
+        made = app.AsyncResult(id, parent=parent)
+        for slot in AsyncResult.__slots__:
+            setattr(self, slot, getattr(made, slot))
+
+    @classmethod
+    def of(
+        cls,
         awaited: Awaited | None,
         task_id: str,
         name: str | None = None,
         control: Control | None = None,
         parent: ResultBase | None = None,
+    ) -> AsyncResult[Any]:
+        """The handle of a task that an app has sent. Made by apps.
+
+        Args:
+            awaited: the entry in the table of awaited results; ``None`` when the task's result is ignored.
+            task_id: the task's id.
+            name: the task's name, when it is known.
+            control: the app's way to the workers.
+            parent: the handle of what came before it in its chain.
+        """
+        made = cls.__new__(cls)
+        made._fill(awaited, task_id, name, control, parent)  # noqa: SLF001  # a constructor
+        return made
+
+    def _fill(
+        self,
+        awaited: Awaited | None,
+        task_id: str,
+        name: str | None,
+        control: Control | None,
+        parent: ResultBase | None,
     ) -> None:
         self.id = task_id
-        self.name = name
         self.parent = parent
         # with the record that they were made from
         self._children: tuple[Known, list[ResultBase]] | None = None
         self._awaited = awaited
+        self._name = name
         self._control = control
         self._owner = os.getpid()
 
     # ------------------------------------------------------------ waiting
 
     def get(
-        self, timeout: float | None = None, propagate: bool = True, follow_parents: bool = True
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        follow_parents: bool = True,
+        callback: Callback | None = None,
+        **options: Unpack[WaitOptions],
     ) -> R_co:
         """Wait for the task to end and return what it returned; ``None`` at once when its result is ignored.
 
         Args:
-            timeout: seconds to wait; ``None`` waits for ever.
+            timeout: seconds to wait; ``None`` waits for ever, and 0 only looks.
             propagate: raise the exception of a failed task; ``False`` returns it.
             follow_parents: with ``propagate``, raise as soon as something before it in its chain has failed.
+            callback: called with the id and the value, when there is one to return.
+            options: see ``WaitOptions``.
 
         Raises:
             ResultTimeout: the time passed; the task goes on.
             RuntimeError: called where waiting would stop the wait from ending: on the I/O thread, in a thread whose event
                 loop runs, or in a process forked from the one that sent the task.
+            ResultError: this process has asked for no result, so that none can come.
             AmqtaskError: the result will not come, because the app was closed or the task could not be sent.
             Exception: what the task raised, as its own class where this process has it, else ``TaskFailed``.
         """
+        listener = self._asked_for(timeout, callback, options, "get")
         awaited = self._awaited
         if awaited is None:
             return cast(R_co, None)
         self._may_block()  # always, so that the mistake does not hide while results happen to be early
         if not awaited.settled():
             self._may_live()
-            if self.parent is not None and propagate and follow_parents:
-                self._wait_after_parents(awaited, timeout)
+            before = self._followed(propagate and follow_parents)
+            if before or listener is not None:
+                entries = [awaited, *(leaf.entry for leaf in before)]
+                for place in arrivals(entries, timeout, listener or NOBODY):
+                    if self._ended(place, before, timeout):
+                        break
             elif not awaited.wait(timeout):
                 raise self._timed_out(timeout)
-        return self.outcome(propagate)
+        return self._given(propagate, callback)
+
+    wait = get
 
     async def aget(
         self,
         timeout: float | None = None,  # noqa: ASYNC109  # the twin of get
         propagate: bool = True,
         follow_parents: bool = True,
+        callback: Callback | None = None,
+        **options: Unpack[WaitOptions],
     ) -> R_co:
-        """``get`` for coroutines. Works in any event loop, whichever way the task was sent.
+        """``get`` for coroutines. Works in any event loop, whichever way the task was sent. Cancelling it leaves nothing behind.
 
         Args:
-            timeout: seconds to wait; ``None`` waits for ever.
+            timeout: seconds to wait; ``None`` waits for ever, and 0 only looks.
             propagate: raise the exception of a failed task; ``False`` returns it.
             follow_parents: with ``propagate``, raise as soon as something before it in its chain has failed.
+            callback: called with the id and the value, when there is one to return.
+            options: see ``WaitOptions``.
 
         Raises:
             ResultTimeout: the time passed; the task goes on.
             RuntimeError: in a process forked from the one that sent the task.
+            ResultError: this process has asked for no result, so that none can come.
             AmqtaskError: the result will not come, because the app was closed or the task could not be sent.
             Exception: what the task raised.
         """
+        listener = self._asked_for(timeout, callback, options, "aget")
         awaited = self._awaited
         if awaited is None:
             return cast(R_co, None)
@@ -109,15 +205,18 @@ class AsyncResult(Leaf, Generic[R_co]):
             self._may_live()
             from amqtask.results import aio_wait  # asyncio is loaded where a loop runs
 
-            if self.parent is not None and propagate and follow_parents:
-                before = self.links_before()
+            before = self._followed(propagate and follow_parents)
+            if before or listener is not None:
                 entries = [awaited, *(leaf.entry for leaf in before)]
-                async for place in aio_wait.arrivals(entries, timeout):
-                    if self._ended(place, before, timeout):
-                        break
+                async with aclosing(
+                    aio_wait.arrivals(entries, timeout, listener or NOBODY)
+                ) as places:
+                    async for place in places:
+                        if self._ended(place, before, timeout):
+                            break
             elif not await aio_wait.wait(awaited, timeout):
                 raise self._timed_out(timeout)
-        return self.outcome(propagate)
+        return self._given(propagate, callback)
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """``await result`` is ``await result.aget()``."""
@@ -129,6 +228,11 @@ class AsyncResult(Leaf, Generic[R_co]):
     def task_id(self) -> str:
         """The same as ``id``."""
         return self.id
+
+    @property
+    def name(self) -> str | None:
+        """The task's name, when it is known: to who sent it, or from its worker with ``result_extended``."""
+        return self._name or self._told("name")
 
     @property
     def state(self) -> str:
@@ -157,6 +261,40 @@ class AsyncResult(Leaf, Generic[R_co]):
         """The formatted traceback of a failed task, as its worker saw it."""
         record = self._record()
         return None if record is None else record.traceback
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When the task ended, in UTC; ``None`` before that."""
+        return done_at(self._told("date_done"))
+
+    @property
+    def args(self) -> Any:
+        """The positional arguments, when its worker told: the setting ``result_extended``."""
+        return self._told("args")
+
+    @property
+    def kwargs(self) -> Any:
+        """The keyword arguments, as ``args``."""
+        return self._told("kwargs")
+
+    @property
+    def worker(self) -> str | None:
+        """The node that ran the task, as ``args``; also while it runs with ``task_track_started``."""
+        return cast("str | None", self._told("worker"))
+
+    @property
+    def retries(self) -> int | None:
+        """How often it had been retried before, as ``args``."""
+        return cast("int | None", self._told("retries"))
+
+    @property
+    def queue(self) -> str | None:
+        """The routing key that brought it to its worker, as ``args``."""
+        return cast("str | None", self._told("queue"))
+
+    def exists(self) -> bool:
+        """Whether anything is known of it here: its end, or a state on the way."""
+        return self._record() is not None
 
     @property
     def ignored(self) -> bool:
@@ -194,8 +332,13 @@ class AsyncResult(Leaf, Generic[R_co]):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What is known, by Celery's names: ``task_id status result traceback children``."""
-        return _meta(self, self.traceback)
+        """What is known, by Celery's names: ``task_id status result traceback children``, and what else its worker told."""
+        meta = _meta(self, self.traceback)
+        for name in TOLD:
+            value = self._told(name)
+            if value is not None:
+                meta[name] = value
+        return meta
 
     @property
     def failure(self) -> BaseException | None:
@@ -307,12 +450,65 @@ class AsyncResult(Leaf, Generic[R_co]):
         return hash(self.id)
 
     def __copy__(self) -> AsyncResult[R_co]:
-        return type(self)(self._awaited, self.id, self.name, self._control, self.parent)
+        return self.of(self._awaited, self.id, self._name, self._control, self.parent)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            f"The handle of task {self.called} belongs to this process and cannot be pickled: pass its id on, or as_tuple(), "
+            "of which app.AsyncResult(id) and result_from_tuple(form, app) make handles."
+        )
 
     # ------------------------------------------------------------ inside
 
     def _record(self) -> Known | None:
         return None if self._awaited is None else self._awaited.latest()
+
+    def _told(self, name: str) -> Any:
+        known = self._record()
+        return None if known is None or known.record is None else getattr(known.record, name)
+
+    def _asked_for(
+        self,
+        timeout: float | None,
+        callback: Callback | None,
+        options: WaitOptions,
+        called: str,
+    ) -> Listener | None:
+        """Who is to be called while this is waited for.
+
+        Raises:
+            TypeError, ValueError: what was asked for makes no sense.
+            RuntimeError: as ``listening``.
+        """
+        if timeout is not None:
+            checked(timeout)
+        if callback is not None:
+            callback_checked(callback)
+        on_interval: Interval | None = None
+        if timeout is None and self._awaited is not None and not self._awaited.expected:
+            on_interval = Doubts(f"task {self.called}")
+        if not options:
+            return None if on_interval is None else Listener(None, on_interval, PATIENCE)
+        on_message, asked, interval = listening(cast(Any, options), called)
+
+        def on_change(place: int) -> None:
+            if on_message is not None and not place and self._record() is not None:
+                on_message(self.meta)
+
+        return Listener(
+            None if on_message is None else on_change,
+            asked or on_interval,
+            interval if asked is not None else PATIENCE,
+        )
+
+    def _followed(self, follow: bool) -> list[Leaf]:
+        return self.links_before() if follow and self.parent is not None else []
+
+    def _given(self, propagate: bool, callback: Callback | None) -> R_co:
+        value = self.outcome(propagate)
+        if callback is not None:
+            callback(self.id, value)
+        return value
 
     def _made(self, forms: Sequence[object]) -> list[ResultBase]:
         made: list[ResultBase] = []
@@ -322,12 +518,6 @@ class AsyncResult(Leaf, Generic[R_co]):
             except (ValueError, RecursionError):
                 pass  # whatever sent it; a handle is made of what can be read
         return made
-
-    def _wait_after_parents(self, awaited: Awaited, timeout: float | None) -> None:
-        before = self.links_before()
-        for place in arrivals([awaited, *(leaf.entry for leaf in before)], timeout):
-            if self._ended(place, before, timeout):
-                return
 
     def _ended(self, place: int | None, before: Sequence[Leaf], timeout: float | None) -> bool:
         """Whether what has settled is the task itself; raises when the time has passed, or something before it failed."""
@@ -370,6 +560,10 @@ class AsyncResult(Leaf, Generic[R_co]):
                 f"The result of task {self.called} arrives at the process that sent it ({self._owner}), "
                 f"not at this fork of it ({os.getpid()}); get it there."
             )
+        if self._awaited is not None and self._awaited.vain:
+            raise ResultError(
+                f"No result of task {self.called} will come: {doubt('it')}; this one has asked for none."
+            )
 
     def _timed_out(self, timeout: float | None) -> ResultTimeout:
         known = f"its last known state is {self.state}"
@@ -378,6 +572,8 @@ class AsyncResult(Leaf, Generic[R_co]):
         late = [leaf for leaf in before if leaf.entry is not None and not leaf.ready()]
         if late:
             known += f"; before it, task {late[-1].called} is {late[-1].state}"
+        if self._awaited is not None and not self._awaited.expected:
+            known += f"; {doubt('it')}"
         return ResultTimeout(f"No result of task {self.called} within {timeout:g} s; {known}.")
 
 
@@ -392,56 +588,87 @@ class _Relatives:
     def AsyncResult(self, task_id: str, *, parent: ResultBase | None = None) -> AsyncResult[Any]:  # noqa: N802  # as of an app
         of = self._of
         entry = None if of.entry is None else of.entry.sibling(task_id)
-        return AsyncResult(entry, task_id, None, of._control, parent)  # noqa: SLF001  # made for it
+        return AsyncResult.of(entry, task_id, None, of._control, parent)  # noqa: SLF001  # made for it
 
 
 class EagerResult(Leaf, Generic[R_co]):
     """The outcome of ``task.apply()``: the task has run already, here.
 
     Args:
-        task_id: the id the task ran under.
-        name: the task's name.
+        id: the id the task ran under.
+        ret_value: what it returned, or the exception it raised.
         state: SUCCESS, FAILURE, IGNORED or REJECTED.
-        value: what it returned, or the exception it raised.
         traceback: formatted, of a failure.
+        name: the task's name.
         parent: what ran before it in its chain.
         children: what followed from it.
     """
 
-    __slots__ = ("_children", "_state", "id", "name", "parent", "result", "traceback")
+    __slots__ = ("_children", "_name", "_state", "id", "parent", "result", "traceback")
+
+    TimeoutError = ResultTimeout
+    """As of an ``AsyncResult``; never raised."""
+    supports_native_join = False
+    """As Celery asks it: nothing is waited for."""
 
     def __init__(
         self,
-        task_id: str,
-        name: str | None,
+        id: str,  # noqa: A002  # Celery's name for it
+        ret_value: object,
         state: str,
-        value: object,
         traceback: str | None = None,
+        name: str | None = None,
         parent: ResultBase | None = None,
         children: Sequence[ResultBase] = (),
     ) -> None:
-        self.id = task_id
-        self.name = name
+        self.id = id
+        self._name = name
         self.parent = parent
         self._children = list(children)
         self._state = state
-        self.result: Any = value
+        self.result: Any = ret_value
         self.traceback = traceback
 
     def get(
-        self, timeout: float | None = None, propagate: bool = True, follow_parents: bool = True
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        follow_parents: bool = True,
+        callback: Callback | None = None,
+        **options: Unpack[WaitOptions],
     ) -> R_co:
         """What the task returned; raises what it raised unless ``propagate`` is false. Never waits."""
-        return self.outcome(propagate)
+        return self._given(timeout, propagate, callback, options, "get")
+
+    wait = get
 
     async def aget(
         self,
         timeout: float | None = None,  # noqa: ASYNC109  # nothing waits here
         propagate: bool = True,
         follow_parents: bool = True,
+        callback: Callback | None = None,
+        **options: Unpack[WaitOptions],
     ) -> R_co:
         """``get`` for coroutines."""
-        return self.outcome(propagate)
+        return self._given(timeout, propagate, callback, options, "aget")
+
+    def _given(
+        self,
+        timeout: float | None,
+        propagate: bool,
+        callback: Callback | None,
+        options: WaitOptions,
+        called: str,
+    ) -> R_co:
+        checked(timeout)
+        if options:
+            listening(cast(Any, options), called)
+        value = self.outcome(propagate)
+        if callback is not None:
+            callback_checked(callback)
+            callback(self.id, value)
+        return value
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """``await result`` is ``await result.aget()``."""
@@ -449,8 +676,9 @@ class EagerResult(Leaf, Generic[R_co]):
 
     def outcome(self, propagate: bool = True) -> R_co:
         """The same as ``get``."""
-        if self.failed() and propagate:
-            raise self.result
+        failure = self.failure
+        if failure is not None and propagate:
+            raise failure
         return cast(R_co, None if self._state in (IGNORED, REJECTED) else self.result)
 
     @property
@@ -473,16 +701,23 @@ class EagerResult(Leaf, Generic[R_co]):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What is known, by Celery's names: ``task_id status result traceback children``."""
-        return _meta(self, self.traceback)
+        """What is known, by Celery's names: ``task_id status result traceback children``, and its name."""
+        return {**_meta(self, self.traceback), "name": self.name}
 
     @property
     def failure(self) -> BaseException | None:
-        """Why the task failed, ``None`` when it has not."""
-        return cast(BaseException, self.result) if self.failed() else None
+        """Why the task failed or counts as revoked, ``None`` when it has not."""
+        if self._state in (SUCCESS, IGNORED, REJECTED):
+            return None
+        return cast(BaseException, self.result)
 
     def may_wait(self, *, blocks: bool = True) -> None:
         """Always: nothing waits."""
+
+    @property
+    def name(self) -> str | None:
+        """The task's name."""
+        return self._name
 
     @property
     def task_id(self) -> str:
@@ -503,13 +738,17 @@ class EagerResult(Leaf, Generic[R_co]):
         """Always true."""
         return True
 
+    def exists(self) -> bool:
+        """Always true."""
+        return True
+
     def successful(self) -> bool:
         """Whether the task returned."""
         return self.state == SUCCESS
 
     def failed(self) -> bool:
         """Whether the task raised."""
-        return self._state not in (SUCCESS, IGNORED, REJECTED)
+        return self._state == FAILURE
 
     def forget(self) -> None:
         """Does nothing: no result is stored anywhere."""
@@ -517,12 +756,16 @@ class EagerResult(Leaf, Generic[R_co]):
     def revoke(
         self, *, terminate: bool = False, signal: str | int = "SIGTERM", tree: bool = False
     ) -> None:
-        """Does nothing: the task has run."""
+        """Have it count as revoked from now on, as in Celery: ``get`` raises ``TaskRevokedError``. The task has run all the same."""
+        self._state = REVOKED
+        self.result = TaskRevokedError("revoked")
+        self.traceback = None
 
     async def arevoke(
         self, *, terminate: bool = False, signal: str | int = "SIGTERM", tree: bool = False
     ) -> None:
-        """Does nothing: the task has run."""
+        """``revoke`` for coroutines."""
+        self.revoke()
 
     def revoke_by_stamped_headers(
         self, headers: Headers, *, terminate: bool = False, signal: str | int = "SIGTERM"
@@ -568,3 +811,14 @@ def _meta(handle: AsyncResult[Any] | EagerResult[Any], traceback: str | None) ->
         "traceback": traceback,
         "children": handle.children or [],
     }
+
+
+def done_at(text: str | None) -> datetime | None:
+    """A moment as workers tell it; ``None`` for what cannot be read."""
+    try:
+        moment = None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment is not None and moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)  # Celery with enable_utc
+    return moment

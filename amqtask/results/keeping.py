@@ -1,83 +1,122 @@
 """A group's ids as text, for a store of the user's: what ``GroupResult.save`` writes and ``restore`` reads.
 
-Handles are listed flat, each with the place of its parent, so that a long chain is no deep nesting.
+The text is JSON: ``{"result": the group in Celery's tuple form, "home": the process to which its results come}``. What came
+before the group is kept as far as results tell it, ``MOST_LEVELS`` steps: nested deeper, few could read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from amqtask.results.base import Handles, Leaf, ResultBase, Several
+from amqtask.core.result import MOST_LEVELS
+from amqtask.errors import ConfigurationError
+from amqtask.results.base import Leaf, ResultBase, Several
+
+_METHODS: Final = ("__getitem__", "__setitem__", "__delitem__")
 
 
-class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One handle: its id, the place of its parent, the places of its members."""
+class Store(Protocol):
+    """What keeps texts by name: a dictionary, a ``shelve``, a client of Redis. It may give them back as bytes."""
 
-    id: str | None
-    parent: int | None = None
-    members: tuple[int, ...] | None = None
+    def __getitem__(self, name: str, /) -> Any:
+        """The text.
+
+        Raises:
+            KeyError: there is none. ``None`` says the same.
+        """
+        ...
+
+    def __setitem__(self, name: str, text: str, /) -> None:
+        """Keep a text."""
+        ...
+
+    def __delitem__(self, name: str, /) -> None:
+        """Take it out.
+
+        Raises:
+            KeyError: it is not there; nothing is raised by some.
+        """
+        ...
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A group as it is kept."""
+
+    result: Any
+    home: str = ""
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(list[Kept])
+_decoder = msgspec.json.Decoder(Kept)
 
 
-def key(group_id: str | None) -> str:
-    """Under which name a group is kept."""
+def given(store: Store | None, function: str) -> Store:
+    """The store.
+
+    Raises:
+        ConfigurationError: there is none.
+        TypeError: this is none.
+    """
+    if store is None:
+        raise ConfigurationError(
+            f"A group's ids are kept in a store of yours; write {function}(store) with any mapping of texts, such as a shelve."
+        )
+    if not all(hasattr(type(store), name) for name in _METHODS):
+        raise TypeError(
+            f"A store is a mapping, such as a dictionary, a shelve or a client of Redis, not {str(store)[:80]!r}."
+        )
+    return store
+
+
+def key(group_id: Any) -> str:
+    """Under which name a group is kept.
+
+    Raises:
+        ValueError: this is no group's id.
+    """
+    if not isinstance(group_id, str) or not group_id:
+        raise ValueError(
+            f"A group is kept under its id, a text that is not empty, not {group_id!r}."
+        )
     return f"amqtask.group.{group_id}"
 
 
 def packed(group: ResultBase) -> str:
-    """A handle and all it is made of as text."""
-    kept: list[Kept] = []
-    _add(group, kept)
-    return _encoder.encode(kept).decode()
+    """A group and all it is made of as text."""
+    home = next(
+        (leaf.entry.home for leaf in group.leaves() if leaf.entry is not None),
+        "",
+    )
+    return _encoder.encode(Kept(_form(group, MOST_LEVELS), home)).decode()
 
 
-def unpacked(
-    text: str | bytes,
-    app: Handles[Leaf],
-    group: Callable[[str | None, list[ResultBase], ResultBase | None], Several],
-) -> tuple[str | None, list[ResultBase], ResultBase | None]:
-    """The id, members and parent of the group that a text holds.
-
-    Args:
-        text: what ``packed`` gave.
-        app: makes the handles of tasks.
-        group: makes those of groups.
+def unpacked(text: Any) -> tuple[str, Any]:
+    """The home and the tuple form of the group that a text holds.
 
     Raises:
         ValueError: this is no such text.
     """
-    made: list[ResultBase] = []
     try:
         kept = _decoder.decode(text)
-        for each in kept:
-            # what a handle refers to comes before it
-            parent = None if each.parent is None else made[each.parent]
-            if each.members is not None:
-                made.append(group(each.id, [made[place] for place in each.members], parent))
-            elif each.id:
-                made.append(app.AsyncResult(each.id, parent=parent))
-        last: Any = made[-1]
-        return last.id, last.results, last.parent
-    except (msgspec.MsgspecError, IndexError, AttributeError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"What is kept there is no saved group ({error}).") from None
+    return kept.home, kept.result
 
 
-def _add(node: ResultBase, kept: list[Kept]) -> int:
-    """Append a handle after all it refers to; its place."""
-    place: int | None = None
-    for each in reversed((node, *node.ancestors())):
+def _form(node: ResultBase, levels: int) -> Any:
+    """``as_tuple()`` with so many steps before the handle."""
+    lineage = [node]
+    for each in node.ancestors():
+        if len(lineage) > levels:
+            break
+        lineage.append(each)
+    form: Any = None
+    for each in reversed(lineage):
         if isinstance(each, Several):
-            members = tuple([_add(member, kept) for member in each.results])
-            kept.append(Kept(each.id, place, members))
+            form = ((each.id, form), [_form(member, levels) for member in each.results])
         else:
             assert isinstance(each, Leaf)
-            kept.append(Kept(each.id, place))
-        place = len(kept) - 1
-    assert place is not None
-    return place
+            form = ((each.id, form), None)
+    return form

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from amqtask.amqp.waits import closed_gate
 from amqtask.core.message import Envelope
+from amqtask.errors import ResultError
 from amqtask.results.record import Known
 
 KEPT_MAX: Final = 1000  # tasks
@@ -33,14 +34,18 @@ class Awaited:
     Attributes:
         id: the task's id.
         error: why no result will come: the publish failed, or the app was closed. Taken back when it is sent again.
+        expected: this process has asked for the result, or a reply has come. An entry that was let go and made again does not know.
     """
 
     # _fresh, _waiters, error: guarded by the table's lock. _known: guarded by _folding.
-    __slots__ = ("__weakref__", "_folding", "_fresh", "_known", "_table", "_waiters", "error", "id")
+    __slots__ = (
+        "__weakref__", "_folding", "_fresh", "_known", "_table", "_waiters", "error", "expected", "id",
+    )  # fmt: skip
 
     def __init__(self, table: Pending, task_id: str) -> None:
         self.id = task_id
         self.error: BaseException | None = None
+        self.expected = False
         self._table = table
         self._fresh: list[Envelope] = []
         self._waiters: list[Changed] = []
@@ -62,6 +67,16 @@ class Awaited:
     def in_feeder(self) -> bool:
         """Whether the caller is an I/O thread that files replies: waiting there would wait for itself."""
         return threading.get_ident() in self._table.feeders
+
+    @property
+    def home(self) -> str:
+        """What the process is called, among all, to which the replies of this table come."""
+        return self._table.name
+
+    @property
+    def vain(self) -> bool:
+        """Whether it is certain that nothing comes: this process has asked for no result at all."""
+        return not self._table.asked
 
     def wait(self, timeout: float | None) -> bool:
         """Block until settled; false when ``timeout`` seconds passed first. Any thread but an I/O thread."""
@@ -122,10 +137,15 @@ class Awaited:
         return self._table.expect(task_id)
 
     def forget(self) -> None:
-        """Drop what is known."""
+        """Drop what is known. What had ended is not told again, and so whoever asks for it is told that."""
+        ended = (known := self.latest()) is not None and known.final
         with self._folding, self._table.lock:
             self._fresh.clear()
             self._known = None
+            if ended and self.error is None:
+                self.error = ResultError(
+                    f"The result of task {self.id} was forgotten here, and comes once only."
+                )
 
     def _fold(self) -> None:
         # One thread decodes; a second one that came meanwhile waits here and then finds the outcome.
@@ -166,10 +186,13 @@ class Pending:
 
     Args:
         decode: reads a reply; never raises (what cannot be read is a FAILURE).
+        name: what the process and its app are called among all.
     """
 
-    def __init__(self, decode: Decode) -> None:
+    def __init__(self, decode: Decode, name: str = "") -> None:
         self.decode = decode
+        self.name = name
+        self.asked = False  # whether any result was asked for; set by whoever sends
         self.lock = threading.Lock()
         self.feeders: set[int] = (
             set()
@@ -190,12 +213,14 @@ class Pending:
         with self.lock:
             entry = self._entry(task_id)
             entry.error = self._closed
+            entry.expected = self.asked = True
             return entry
 
     def arrive(self, task_id: str, envelope: Envelope) -> None:
         """File a reply, whether or not anybody holds a handle."""
         with self.lock:
             entry = self._entry(task_id)
+            entry.expected = self.asked = True
             self._keep(entry, len(envelope.body))
         entry.file(envelope)
 

@@ -13,6 +13,7 @@ from amqtask.core.result import (
     EXCEPTION_STATES,
     FAILURE,
     READY_STATES,
+    Record,
     attach_remote_traceback,
     decode_result,
     exception_from_wire,
@@ -23,13 +24,14 @@ from amqtask.errors import MessageError
 class Known(msgspec.Struct, frozen=True):
     """What is known of one task: its state; the return value, exception or progress; the remote traceback.
 
-    ``children`` are what it started, each in Celery's tuple form.
+    ``children`` are what it started, each in Celery's tuple form; ``record`` is all that its worker told, as it came.
     """
 
     state: str
     value: Any = None
     traceback: str | None = None
     children: Sequence[object] = ()
+    record: Record | None = None
 
     @property
     def final(self) -> bool:
@@ -57,7 +59,7 @@ def read_reply(
     except MessageError as error:
         return Known(FAILURE, error)
     if record.status not in EXCEPTION_STATES:
-        return Known(record.status, record.result, record.traceback, record.children)
+        return Known(record.status, record.result, record.traceback, record.children, record)
     rebuilt = exception_from_wire(record.result, import_from=import_from)
     attach_remote_traceback(rebuilt, record.traceback)
-    return Known(record.status, rebuilt, record.traceback, record.children)
+    return Known(record.status, rebuilt, record.traceback, record.children, record)

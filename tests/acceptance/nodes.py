@@ -238,7 +238,16 @@ class Place:
 
     def everything_done(self, names: Sequence[str], timeout: float = 40.0) -> None:
         """Wait until each of these has ended at least once."""
-        eventually(lambda: set(self.count("end")) >= set(names), timeout, interval=0.05)
+        wanted = set(names)
+        try:
+            eventually(lambda: set(self.count("end")) >= wanted, timeout, interval=0.05)
+        except AssertionError as error:
+            missing = sorted(wanted - set(self.count("end")))
+            begun = sorted(set(missing) & set(self.count("start")))
+            error.add_note(
+                f"{len(missing)} of {len(wanted)} have not ended: {missing[:20]}; of these began: {begun[:20]}."
+            )
+            raise
 
     def release(self, name: str) -> None:
         """Let tasks go on that wait for this file."""

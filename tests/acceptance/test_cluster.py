@@ -28,6 +28,9 @@ Places = Callable[..., Place]
 
 QUEUE = {"arguments": {"x-quorum-initial-group-size": 3}}
 TIMEOUT = 3.0  # seconds a call gets for its confirm
+HOLDINGS = (
+    "messages_ready", "messages_unacknowledged", "consumers", "leader", "members", "online", "consumer_details",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_nodes_die_one_after_the_other(place: Places, cluster: PrivateCluster) -
         assert app.send_task("work.add", (1, 2)).get(timeout=20) == 3
         dead = led_by(cluster, at.queue)
         home_of_a_classic_queue(dead, "classic")
-        the_leader_dies_under_load(at, app, dead)
+        the_leader_dies_under_load(at, app, cluster, dead)
         assert app.send_task("work.add", (3, 4)).get(timeout=20) == 7
 
         assert "has 2 of 3 members" in weakness(at, cluster)
@@ -100,7 +103,9 @@ def test_nodes_die_one_after_the_other(place: Places, cluster: PrivateCluster) -
     assert node.stop() == 0
 
 
-def the_leader_dies_under_load(at: Place, app: App, leader: PrivateNode) -> None:
+def the_leader_dies_under_load(
+    at: Place, app: App, cluster: PrivateCluster, leader: PrivateNode
+) -> None:
     """No call fails and none waits long, each task runs, and few run twice."""
     stop, done, longest = threading.Event(), list[str](), 0.0
 
@@ -120,7 +125,11 @@ def the_leader_dies_under_load(at: Place, app: App, leader: PrivateNode) -> None
             eventually(lambda: len(done) > killed + 50, 20)
         finally:
             stop.set()
-    at.everything_done(done)
+    try:
+        at.everything_done(done)
+    except AssertionError as error:
+        error.add_note(holdings(cluster, at.queue))
+        raise
     assert longest < 8, longest
     again = sum(at.count("start").values()) - len(done)
     assert again <= 2 * 64 + 1, again  # what two children held, and the message without its confirm
@@ -155,11 +164,25 @@ def refused_in_time(urls: str, queue: str) -> None:
         io.stop()
 
 
-def weakness(at: Place, cluster: PrivateCluster) -> str:
-    """What the doctor has to say of the place's queues."""
+def holdings(cluster: PrivateCluster, queue: str) -> str:
+    """What a queue holds and who has it, as a running node sees it."""
+    found = management_of(cluster).get("queues", "/")
+    mine = [
+        {name: each.get(name) for name in HOLDINGS} for each in found if each.get("name") == queue
+    ]
+    return f"The broker says: {mine}."
+
+
+def management_of(cluster: PrivateCluster) -> Management:
+    """The management of a running node."""
     status = next(status for node in cluster.nodes if (status := node.status()).url is not None)
     assert status.url is not None
-    management = Management.of(parse_addresses(status.url)[0], status.management_url)
+    return Management.of(parse_addresses(status.url)[0], status.management_url)
+
+
+def weakness(at: Place, cluster: PrivateCluster) -> str:
+    """What the doctor has to say of the place's queues."""
+    management = management_of(cluster)
     topology = Topology(queues={at.queue: Queue(name=at.queue)})
     queues, nodes = management.get("queues", "/"), management.get("nodes")
     return "; ".join(found.text for found in weakened_queues(topology, queues, nodes))

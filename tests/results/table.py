@@ -22,7 +22,7 @@ class Table:
         self.control = control
 
     def AsyncResult(self, task_id: str, *, parent: ResultBase | None = None) -> AsyncResult[Any]:  # noqa: N802  # as of an app
-        return AsyncResult(self.pending.expect(task_id), task_id, "t", self.control, parent)
+        return AsyncResult.of(self.pending.sending(task_id), task_id, "t", self.control, parent)
 
     def group(self, *ids: str, parent: ResultBase | None = None) -> GroupResult:
         return GroupResult("g", [self.AsyncResult(task_id) for task_id in ids], parent)

@@ -62,7 +62,7 @@ def test_what_the_callback_raises_goes_to_on_error(table: Table) -> None:
 
 def test_callbacks_that_fail_stop_no_others(table: Table) -> None:
     called: queue.Queue[str] = queue.Queue()
-    eager: EagerResult[int] = EagerResult("x", "t", "SUCCESS", 1)
+    eager: EagerResult[int] = EagerResult("x", 1, "SUCCESS", name="t")
 
     def fail(_: object) -> None:
         raise ValueError("mine")
@@ -82,7 +82,7 @@ def test_a_callback_that_exits_stops_no_others(table: Table) -> None:
         called.put("leaves")
         raise SystemExit
 
-    EagerResult("x", "t", "SUCCESS", 1).then(leave)
+    EagerResult("x", 1, "SUCCESS", name="t").then(leave)
     assert called.get(timeout=10) == "leaves"
     eventually(lambda: not callbacks._thread._runs)
     table.arrives("a", 1)

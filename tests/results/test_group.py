@@ -303,9 +303,9 @@ def test_states_of_a_group(table: Table) -> None:
 
 def test_a_group_of_eager_results_is_there_at_once() -> None:
     group = GroupResult(
-        "g", [EagerResult("a", "t", "SUCCESS", 1), EagerResult("b", "t", "SUCCESS", 2)]
+        "g", [EagerResult("a", 1, "SUCCESS", name="t"), EagerResult("b", 2, "SUCCESS", name="t")]
     )
-    broken = GroupResult("h", [EagerResult("a", "t", "FAILURE", KeyError("x"))])
+    broken = GroupResult("h", [EagerResult("a", KeyError("x"), "FAILURE", name="t")])
 
     assert (group.get(), asyncio.run(wait(group)), group.ready()) == ([1, 2], [1, 2], True)
     assert (group.completed_count(), broken.failed()) == (2, True)

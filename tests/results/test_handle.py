@@ -31,8 +31,8 @@ class Table:
 
     def __init__(self) -> None:
         self.pending = Pending(lambda e: read_reply(e, accept=ACCEPT, limits=LIMITS))
-        self.handle: AsyncResult[object] = AsyncResult(
-            self.pending.expect("id1"), "id1", "shop.add"
+        self.handle: AsyncResult[object] = AsyncResult.of(
+            self.pending.sending("id1"), "id1", "shop.add"
         )
 
     def arrives(self, status: str, result: object = None, traceback: str | None = None) -> None:
@@ -153,7 +153,7 @@ def test_a_timeout_of_zero_only_looks(table: Table) -> None:
 
 
 def test_an_ignored_result_is_none_at_once() -> None:
-    handle: AsyncResult[int] = AsyncResult(None, "id1")
+    handle: AsyncResult[int] = AsyncResult.of(None, "id1")
 
     assert handle.get() is None
     assert asyncio.run(handle.aget()) is None
@@ -182,7 +182,7 @@ def test_handles_are_equal_by_id(table: Table) -> None:
 
     assert again == table.handle == "id1"
     assert len({again, table.handle}) == 1
-    assert again != AsyncResult(None, "other")
+    assert again != AsyncResult.of(None, "other")
     assert table.handle != 3
 
 
@@ -271,7 +271,7 @@ def test_a_reply_after_the_loop_closed_disturbs_nobody(table: Table) -> None:
 
 
 def test_an_eager_result_is_ready() -> None:
-    result: EagerResult[int] = EagerResult("a", "t", "SUCCESS", 3)
+    result: EagerResult[int] = EagerResult("a", 3, "SUCCESS", name="t")
 
     assert (result.get(), asyncio.run(result.aget()), result.result, result.info) == (3, 3, 3, 3)
     assert (result.ready(), result.successful(), result.status, result.task_id) == (

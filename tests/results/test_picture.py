@@ -79,8 +79,8 @@ def test_long_chains_either_way_are_no_recursion() -> None:
 
 
 def test_groups_in_groups_and_eager_results() -> None:
-    inner = GroupResult("i", [EagerResult("a", "shop.add", "SUCCESS", 7)])
-    outer = GroupResult("o", [inner, EagerResult("b", None, "FAILURE", KeyError("x"))])
+    inner = GroupResult("i", [EagerResult("a", 7, "SUCCESS", name="shop.add")])
+    outer = GroupResult("o", [inner, EagerResult("b", KeyError("x"), "FAILURE")])
 
     flow = flow_of(outer)
 

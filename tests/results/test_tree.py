@@ -155,9 +155,9 @@ def test_children_nested_without_end_are_left_out(table: Table) -> None:
 
 
 def test_an_eager_tree_is_walked_in_the_same_way() -> None:
-    leaf: EagerResult[int] = EagerResult("b", "t", "SUCCESS", 2)
-    root: EagerResult[int] = EagerResult("a", "t", "SUCCESS", 1, children=[leaf])
-    tail: EagerResult[int] = EagerResult("c", "t", "SUCCESS", 3, parent=root)
+    leaf: EagerResult[int] = EagerResult("b", 2, "SUCCESS", name="t")
+    root: EagerResult[int] = EagerResult("a", 1, "SUCCESS", name="t", children=[leaf])
+    tail: EagerResult[int] = EagerResult("c", 3, "SUCCESS", name="t", parent=root)
 
     assert [value for _, value in root.collect()] == [1, 2]
     assert tail.as_tuple() == (("c", (("a", None), None)), None)
