@@ -67,6 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # results
     result_serializer: str = "json"
+    # a result also tells its task's name, arguments, retries, node and queue
+    result_extended: bool = False
     # of reply queues; classic ones live on one node of a cluster, quorum ones on a majority
     result_queue_type: Literal["classic", "quorum"] = "classic"
     result_queue_expires: Positive = (

@@ -13,6 +13,7 @@ from amqtask import App, AsyncResult
 from amqtask.control import Control, header_values, signal_name
 from amqtask.core.message import Publication
 from amqtask.core.verdicts import STREAM, Kind, Record, decode
+from amqtask.errors import TaskRevokedError
 from amqtask.results.handle import EagerResult
 
 
@@ -179,13 +180,19 @@ def test_a_handle_of_no_app() -> None:
         handle.revoke()
 
 
-def test_a_task_that_ran_in_place_cannot_be_stopped() -> None:
-    result: EagerResult[int] = EagerResult("id", 7, "SUCCESS", name="t")
-    result.revoke(terminate=True)
-    result.abort()
-    asyncio.run(result.arevoke())
-    asyncio.run(result.aabort())
-    assert result.get() == 7
+def test_a_task_that_ran_in_place_counts_as_revoked_from_then_on() -> None:
+    results: list[EagerResult[int]] = [EagerResult(each, 7, "SUCCESS", name="t") for each in "ab"]
+    for result in results:
+        result.abort()
+        asyncio.run(result.aabort())
+        assert result.get() == 7
+    results[0].revoke(terminate=True)
+    asyncio.run(results[1].arevoke())
+    for result in results:
+        with pytest.raises(TaskRevokedError, match="revoked"):
+            result.get()
+        assert isinstance(result.get(propagate=False), TaskRevokedError)
+        assert (result.state, result.failed(), result.successful()) == ("REVOKED", False, False)
 
 
 def test_handles_of_an_app_are_its_controls() -> None:

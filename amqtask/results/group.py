@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, 
 from contextlib import aclosing
 from typing import Any, Self, Unpack, cast
 
+from amqtask.core.result import safe_repr
 from amqtask.errors import ResultError, ResultTimeout
 from amqtask.results import keeping
 from amqtask.results.base import (
@@ -24,7 +25,6 @@ from amqtask.results.base import (
     form_of,
     ids_of,
 )
-from amqtask.results.forms import handles
 from amqtask.results.keeping import Store
 from amqtask.results.pending import Awaited
 from amqtask.results.waiting import (
@@ -35,6 +35,7 @@ from amqtask.results.waiting import (
     WaitOptions,
     callback_checked,
     checked,
+    doubt,
     listening,
 )
 from amqtask.results.watch import arrivals
@@ -546,10 +547,7 @@ class GroupResult(ResultSet):
             return None
         if text is None:
             return None  # of a store that raises for nothing
-        home, form = keeping.unpacked(text)
-        made = handles(form, app, GroupResult)
-        if not isinstance(made, GroupResult):
-            raise ValueError("What is kept there is no saved group (it has no members).")
+        home, made = keeping.unpacked(text, app, GroupResult)
         for node in (made, *made.ancestors()):
             for leaf in node.leaves():
                 entry = leaf.entry
@@ -671,6 +669,8 @@ class _Gathering:
         known = (
             "" if late is None else f"; the last known state of task {late.called} is {late.state}"
         )
+        if late is not None and late.entry is not None and not late.entry.expected:
+            known += f"; {doubt('it')}"
         return ResultTimeout(
             f"{self._missing} of the {len(self.leaves)} results of {self._called} are missing after {timeout:g} s{known}."
         )
@@ -691,7 +691,7 @@ def _native(member: ResultBase) -> tuple[str | None, Any]:
 def _member(value: object, what: str = "A member of a group or a set of results") -> None:
     if not isinstance(value, Leaf | Several):
         raise TypeError(
-            f"{what} is a handle, an AsyncResult, EagerResult or GroupResult, not {str(value)[:80]!r}."
+            f"{what} is a handle, an AsyncResult, EagerResult or GroupResult, not {safe_repr(value)[:80]}."
         )
 
 
@@ -700,7 +700,7 @@ def _members(results: Any) -> list[ResultBase]:
         made: list[ResultBase] = list(results)
     except TypeError:
         raise TypeError(
-            f"The members of a group or a set of results are a list of handles, not {str(results)[:80]!r}."
+            f"The members of a group or a set of results are a list of handles, not {safe_repr(results)[:80]}."
         ) from None
     for each in made:
         _member(each)

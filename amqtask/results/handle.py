@@ -289,7 +289,7 @@ class AsyncResult(Leaf, Generic[R_co]):
 
     @property
     def queue(self) -> str | None:
-        """The routing key that brought it to its worker, as ``args``."""
+        """The queue it came from, as ``args``."""
         return cast("str | None", self._told("queue"))
 
     def exists(self) -> bool:

@@ -6,13 +6,17 @@ before the group is kept as far as results tell it, ``MOST_LEVELS`` steps: neste
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from amqtask.core.result import MOST_LEVELS
+from amqtask.core.result import MOST_LEVELS, safe_repr
 from amqtask.errors import ConfigurationError
-from amqtask.results.base import Leaf, ResultBase, Several
+from amqtask.results.base import Handles, Leaf, ResultBase, Several
+from amqtask.results.forms import Group, handles
+
+G = TypeVar("G", bound=Several)
 
 _METHODS: Final = ("__getitem__", "__setitem__", "__delitem__")
 
@@ -63,9 +67,10 @@ def given(store: Store | None, function: str) -> Store:
         raise ConfigurationError(
             f"A group's ids are kept in a store of yours; write {function}(store) with any mapping of texts, such as a shelve."
         )
-    if not all(hasattr(type(store), name) for name in _METHODS):
+    kind: Any = type(store)
+    if issubclass(kind, Sequence) or not all(hasattr(kind, name) for name in _METHODS):
         raise TypeError(
-            f"A store is a mapping, such as a dictionary, a shelve or a client of Redis, not {str(store)[:80]!r}."
+            f"A store is a mapping, such as a dictionary, a shelve or a client of Redis, not {safe_repr(store)[:80]}."
         )
     return store
 
@@ -92,17 +97,33 @@ def packed(group: ResultBase) -> str:
     return _encoder.encode(Kept(_form(group, MOST_LEVELS), home)).decode()
 
 
-def unpacked(text: Any) -> tuple[str, Any]:
-    """The home and the tuple form of the group that a text holds.
+def unpacked(text: Any, app: Handles[Leaf], group: Group[G]) -> tuple[str, G]:
+    """The group that a text holds, and the process to which its results come.
+
+    Args:
+        text: what ``packed`` gave.
+        app: makes the handles of tasks.
+        group: makes those of groups.
 
     Raises:
         ValueError: this is no such text.
+        TypeError: this is no app.
     """
     try:
         kept = _decoder.decode(text)
     except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"What is kept there is no saved group ({error}).") from None
-    return kept.home, kept.result
+        raise _none(error) from None
+    try:
+        made = handles(kept.result, app, group)
+    except ValueError as error:
+        raise _none(error) from None
+    if isinstance(made, Leaf):
+        raise _none("it has no members")
+    return kept.home, made
+
+
+def _none(reason: object) -> ValueError:
+    return ValueError(f"What is kept there is no saved group ({reason}).")
 
 
 def _form(node: ResultBase, levels: int) -> Any:

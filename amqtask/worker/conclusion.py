@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from amqtask.amqp.ports import Delivery
-from amqtask.core import codec, dead, result
+from amqtask.core import codec, dead, result, serialization
 from amqtask.core.codec import Head
 from amqtask.core.message import Publication
 from amqtask.core.onward import FIRST_TIME
@@ -93,6 +93,8 @@ class Conclusion:
         self._carrier = carrier
         self._sizes = limits
         self._successors = successors
+        self._extended = job.settings.result_extended
+        self._accept = serialization.accepted(job.settings.accept_content)
         # Asked once: a line per task is for those who want one.
         self.tells_success = logging.getLogger("amqtask.worker").isEnabledFor(logging.DEBUG)
 
@@ -137,7 +139,7 @@ class Conclusion:
         if run is not None or type(outcome) is Replaced:
             outcome, sequel, children, run = self._followed(delivery, head, outcome, run)
         told = outcome
-        reply, outcome = self._result(head, task, told, children)
+        reply, outcome = self._result(delivery, head, task, told, children)
         if outcome is not told and run is not None:
             outcome, sequel, _, run = self._followed(delivery, head, outcome, run)
         if type(outcome) is Succeeded:
@@ -220,6 +222,7 @@ class Conclusion:
 
     def _result(
         self,
+        delivery: Delivery,
         head: Head,
         task: AnyTask | None,
         outcome: Outcome,
@@ -231,7 +234,10 @@ class Conclusion:
         if type(outcome) is Rejected and outcome.requeue:
             return None, outcome
         try:
-            return self._reply(head, self._record(head, outcome, children)), outcome
+            record = self._record(head, outcome, children)
+            if self._extended:
+                return self._extended_reply(delivery, head, record, outcome), outcome
+            return self._reply(head, record), outcome
         except BaseException as error:  # noqa: BLE001  # the value's own __json__ or __reduce__ may raise anything
             failed = Failed(error, None, "result")
             return self._reply(head, self._record(head, failed)), failed
@@ -251,6 +257,31 @@ class Conclusion:
             parent_id=head.parent_id,
         )
 
+    def _extended_reply(
+        self, delivery: Delivery, head: Head, record: result.Record, outcome: Outcome
+    ) -> Publication:
+        """A reply with what ``result_extended`` adds; without the arguments where they cannot be read again, or written."""
+        told = msgspec.structs.replace(
+            record,
+            name=head.task,
+            worker=self._job.node,
+            retries=head.retries,
+            queue=delivery.queue,
+        )
+        if type(outcome) is not Failed or outcome.reason not in _DEADLY:
+            try:
+                args, kwargs, _ = codec.read_body(
+                    head,
+                    delivery.properties,
+                    delivery.body,
+                    accept=self._accept,
+                    limits=self._sizes,
+                )
+                return self._reply(head, msgspec.structs.replace(told, args=args, kwargs=kwargs))
+            except MessageError:
+                pass  # undecodable, of another serializer's types, or too large together with the result
+        return self._reply(head, told)
+
     def _reply(self, head: Head, record: result.Record) -> Publication:
         assert head.reply_to is not None
         return Publication(
@@ -267,7 +298,10 @@ class Conclusion:
     def send_started(self, delivery: Delivery, head: Head) -> None:
         """Tell whoever waits for the result that the task runs."""
         record = result.Record(
-            task_id=head.id, status="STARTED", result={"hostname": self._job.node}
+            task_id=head.id,
+            status="STARTED",
+            result={"hostname": self._job.node},
+            worker=self._job.node,
         )
         self._settler.post(delivery, Settlement(None, (self._reply(head, record),)), None)
         self._settler.flush()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -83,6 +84,46 @@ def test_track_started(place: Places) -> None:
     at.release("go")
     assert result.get(timeout=10) == "x"
     assert node.stop() == 0
+
+
+def test_extended_results_tell_what_ran_where(place: Places) -> None:
+    at = place(result_extended=True, task_track_started=True)
+    node = at.node("-c1", "-Q", at.queue)
+    result = at.app.send_task("work.add", (1,), {"y": 2})
+    before = datetime.now(UTC)
+
+    assert result.get(timeout=20) == 3
+
+    assert (result.name, result.args, result.kwargs) == ("work.add", [1], {"y": 2})
+    assert (result.retries, result.queue) == (0, at.queue)
+    assert result.worker is not None
+    assert "@" in result.worker
+    assert result.date_done is not None
+    assert abs(result.date_done - before) < timedelta(seconds=60)
+    failed = at.send("fail", "why")
+    with pytest.raises(AmqtaskError):
+        failed.get(timeout=10)
+    assert (failed.args, failed.meta["worker"], failed.exists()) == (["why"], result.worker, True)
+    # what does not fit into a message beside its arguments comes without them
+    large = at.app.send_task("work.note", ("x" * (9 << 20),))
+    assert large.get(timeout=20) == "x" * (9 << 20)
+    assert (large.args, large.name) == (None, "work.note")
+    assert node.stop() == 0
+
+
+def test_plain_results_tell_when_they_ended(at: Place, node: Node) -> None:
+    assert node.children()
+    result = at.send("add", 1, 2)
+    assert (result.exists(), result.date_done) == (False, None)
+    assert result.get(timeout=10) == 3
+    assert result.date_done is not None
+    assert (result.name, result.args, result.worker, result.queue) == ("work.add", None, None, None)
+
+
+def test_a_handle_that_a_task_returns_is_celerys_tuple(at: Place, node: Node) -> None:
+    assert node.children()
+    form = at.send("starts").get(timeout=10)
+    assert form == [[form[0][0], None], None]
 
 
 @pytest.mark.usefixtures("node")

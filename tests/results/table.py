@@ -17,12 +17,15 @@ from amqtask.results.record import read_reply
 class Table:
     """Hands out handles, and files what comes for them."""
 
-    def __init__(self, control: Control | None = None) -> None:
-        self.pending = Pending(lambda e: read_reply(e, accept=ACCEPT, limits=LIMITS))
+    def __init__(
+        self, control: Control | None = None, name: str = "here/1", sends: bool = True
+    ) -> None:
+        self.pending = Pending(lambda e: read_reply(e, accept=ACCEPT, limits=LIMITS), name)
         self.control = control
+        self._entry = self.pending.sending if sends else self.pending.expect
 
     def AsyncResult(self, task_id: str, *, parent: ResultBase | None = None) -> AsyncResult[Any]:  # noqa: N802  # as of an app
-        return AsyncResult.of(self.pending.sending(task_id), task_id, "t", self.control, parent)
+        return AsyncResult.of(self._entry(task_id), task_id, "t", self.control, parent)
 
     def group(self, *ids: str, parent: ResultBase | None = None) -> GroupResult:
         return GroupResult("g", [self.AsyncResult(task_id) for task_id in ids], parent)
