@@ -372,8 +372,12 @@ class Reader:
 
     def _branch_of(self, branch: list[Stage]) -> Any:
         made = self.wired(branch, ())
-        if len(made) == 1 and made[0]["subtask_type"] != "group":
-            return made[0]
+        last = made[0]
+        if last["subtask_type"] == "group":
+            if len(last["kwargs"]["tasks"]) == 1:
+                last["kwargs"][_WHOLE] = True
+        elif len(made) == 1:
+            return last
         return {  # also around a group alone, which would be flattened
             "task": "celery.chain",
             "args": (),
@@ -388,9 +392,16 @@ class Reader:
 _FROM_CALL: Final = frozenset({"task_id", "link", "link_error"})
 
 
+# In a message: of a group in a chain, that its value is a list although it has one member only, as that of ``chunks``.
+_WHOLE: Final = "whole"
+
+
 def _unrolled(member: Any) -> Any:
     """The only member of a group in a chain, which it then is; the group's options come with it."""
     if not isinstance(member, Mapping) or kind_of(member) != "group":
+        return member
+    kwargs = member.get("kwargs")
+    if isinstance(kwargs, Mapping) and kwargs.get(_WHOLE):
         return member
     found = list(islice(_members(member, {}), 2))
     if len(found) != 1 or not isinstance(found[0][0], Mapping):

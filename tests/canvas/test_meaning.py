@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +59,13 @@ class Broker:
 
     def _end(self, call: Call) -> None:
         args = json.loads(json.dumps(call.args))
-        value = args[0] if call.task == "celery.accumulate" else seen(*args)
+        value: Value
+        if call.task == "celery.accumulate":
+            value = args[0]
+        elif call.task == "celery.starmap":
+            value = [seen(*each) for each in cast("Any", call.kwargs["it"])]
+        else:
+            value = seen(*args)
         assert call.id not in self.results, "a task ran twice"
         self.results[call.id] = value
         flow = call.workflow
@@ -172,4 +179,47 @@ def test_random_workflows(spec: Spec, order: list[int], frozen: bool) -> None:
     broker.send(made)
     broker.run()
 
+    assert gathered(made.result, broker.results) == meant
+
+
+def parts(count: int) -> Any:
+    """Chunks of two calls each."""
+    return note.chunks([(n,) for n in range(2 * count)], 2)
+
+
+WITH_CHUNKS: dict[str, Callable[[Any], Any]] = {
+    "alone": lambda it: it,
+    "last of a chain": lambda it: chain(note.s(0), it),
+    "joined": lambda it: note.s(0) | it,
+    "in the middle": lambda it: chain(note.s(0), it, note.s(9)),
+    "joined in the middle": lambda it: note.s(0) | it | note.s(9),
+    "in a group": lambda it: group(it, note.s(0)),
+    "a header": lambda it: chord(it, note.s(9)),
+    "in a header": lambda it: chord([it, note.s(0)], note.s(9)),
+    "last of a part": lambda it: chord([chain(note.s(0), it), note.s(3)], note.s(9)),
+    "joined to a part": lambda it: chord([note.s(0) | it, note.s(3)], note.s(9)),
+    "a body": lambda it: chord([note.s(3)], it),
+    "last of a body": lambda it: chord([note.s(3)], chain(note.s(2), it)),
+    "last of a part that is sent later": lambda it: chain(
+        note.s(0), group(chain(note.s(1), it), note.s(2)), note.s(9)
+    ),
+    "deeper": lambda it: chain(
+        note.s(0),
+        group(chain(note.s(1), group(chain(note.s(4), it), note.s(7))), note.s(2)),
+        note.s(9),
+    ),
+    "last of all": lambda it: chain(note.s(0), note.s(5), group(chain(note.s(1), it), note.s(2))),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("place", WITH_CHUNKS)
+def test_chunks_come_to_a_list_of_lists_wherever_they_are(place: str, count: int) -> None:
+    build = WITH_CHUNKS[place]
+    meant = build(parts(count)).apply((100,)).get()
+    sig = json.loads(json.dumps(plain(build(parts(count)))))
+    broker = Broker([0])
+    made = launch(sig, (100,))
+    broker.send(made)
+    broker.run()
     assert gathered(made.result, broker.results) == meant
