@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.ports import Publisher
+from amqtask.amqp.reach import reach_of
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.results.pending import Pending
@@ -46,7 +47,7 @@ class Client:
         io: IoThread | None = None,
         publisher: Publisher | None = None,
     ) -> None:
-        self._addresses = tuple(addresses)
+        self._reach = reach_of(addresses, settings)
         self._settings = settings
         self._pending = pending
         self._name = name
@@ -56,13 +57,10 @@ class Client:
         self._own_publisher = publisher is None
         self.publisher: Publisher = publisher or ThreadedPublisher(
             self._io,
-            self._addresses,
+            self._reach,
             name=f"{name} publisher",
-            heartbeat=settings.broker_heartbeat,
-            connect_timeout=settings.broker_connection_timeout,
             window=settings.publish_window,
             buffer=settings.publish_buffer,
-            fast=settings.broker_fast_frames,
             ladder=ladder,
             barriers=barriers_of(settings),
         )
@@ -99,15 +97,12 @@ class Client:
         settings = self._settings
         replies = ReplyQueue(
             self._io,
-            self._addresses,
+            self._reach,
             self._pending,
             name=self._reply_name,
             connection_name=f"{self._name} replies",
             expires=settings.result_queue_expires,
             kind=settings.result_queue_type,
-            heartbeat=settings.broker_heartbeat,
-            connect_timeout=settings.broker_connection_timeout,
-            fast=settings.broker_fast_frames,
         )
         replies.start()
         return replies

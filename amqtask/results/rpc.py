@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 
 from amqtask.amqp import ports
-from amqtask.amqp.address import Address
 from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.waits import Flag
@@ -58,48 +58,39 @@ class ReplyQueue:
 
     Args:
         io: the I/O thread to live on.
-        addresses: brokers.
+        reach: the brokers, and how a connection is kept.
         pending: where replies go.
         name: the queue's name.
         connection_name: shown by the broker's management.
         expires: seconds the queue outlives its process.
         kind: its type, ``classic`` or ``quorum``.
-        heartbeat: seconds.
-        connect_timeout: seconds per attempt.
-        fast: whether amqtask's frame codec is used.
     """
 
     def __init__(
         self,
         io: IoThread,
-        addresses: Sequence[Address],
+        reach: Reach,
         pending: Pending,
         *,
         name: str,
         connection_name: str,
         expires: float,
         kind: str = "classic",
-        heartbeat: int,
-        connect_timeout: float,
-        fast: bool,
     ) -> None:
         self.name = name
         self._pending = pending
-        self._addresses = addresses
+        self._addresses = reach.addresses
         self._consuming = Flag()  # set and cleared by the I/O thread
         self._consumer = ThreadedConsumer(
             io,
-            addresses,
+            reach,
             name=connection_name,
-            heartbeat=heartbeat,
-            connect_timeout=connect_timeout,
             queues=(name,),
             prefetch=PREFETCH,
             declarations=(reply_queue(name, expires, kind),),
             on_batch=self._arrived,
             on_lost=self._lost,
             on_ready=self._ready,
-            fast=fast,
         )
 
     def start(self) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from amqtask.amqp.reach import reach_of
 from amqtask.amqp.threaded.gauge import QueueGauge
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
@@ -49,16 +50,14 @@ class Agent:
         self._context = context
         self._mailbox = context.mailbox
         settings = job.settings
+        reach = reach_of(job.addresses, settings)
         self._io = IoThread("amqtask-agent")
         self._publisher = ThreadedPublisher(
             self._io,
-            job.addresses,
+            reach,
             name=f"{context.node} agent",
-            heartbeat=settings.broker_heartbeat,
-            connect_timeout=settings.broker_connection_timeout,
             window=settings.publish_window,
             buffer=settings.publish_buffer,
-            fast=settings.broker_fast_frames,
         )
         self._feed = VerdictFeed(
             self._io,
@@ -74,15 +73,12 @@ class Agent:
         if job.measured:
             self._gauge = QueueGauge(
                 self._io,
-                job.addresses,
+                reach,
                 name=f"{context.node} gauge",
-                heartbeat=settings.broker_heartbeat,
-                connect_timeout=settings.broker_connection_timeout,
                 queues=job.measured,
                 on_measured=self._io_measured,
                 # often enough to see what happens in a keepalive
                 every=min(EVERY, settings.worker_autoscale_keepalive / LOOKS),
-                fast=settings.broker_fast_frames,
             )
         # I/O thread: not the board's own, on which what was sent last may not be yet
         self._sent_up_to = context.board.offset

@@ -21,6 +21,7 @@ from functools import partial
 
 from amqtask.amqp import ports
 from amqtask.amqp.address import in_order
+from amqtask.amqp.reach import reach_of
 from amqtask.amqp.threaded.aside import Aside
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.join import Joiner
@@ -83,26 +84,23 @@ class Child:
         self._io.on_failure = self._io_failed
         # Descriptors kept for when a task has leaked all others: enough to send what has ended. I/O thread.
         self._spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE)]
-        addresses = in_order(job.addresses, job.settings.broker_failover_strategy)
+        reach = reach_of(
+            in_order(job.addresses, job.settings.broker_failover_strategy), job.settings
+        )
         # Connects when the first result, dead letter or task is published.
         self._publisher = ThreadedPublisher(
             self._io,
-            addresses,
+            reach,
             name=f"{job.node}/{context.index} publisher",
-            heartbeat=job.settings.broker_heartbeat,
-            connect_timeout=job.settings.broker_connection_timeout,
             window=job.settings.publish_window,
             buffer=job.settings.publish_buffer,
-            fast=job.settings.broker_fast_frames,
             ladder=job.app.ladder,
             barriers=barriers_of(job.settings),
         )
         self._consumer = ThreadedConsumer(
             self._io,
-            addresses,
+            reach,
             name=f"{job.node}/{context.index}",
-            heartbeat=job.settings.broker_heartbeat,
-            connect_timeout=job.settings.broker_connection_timeout,
             queues=job.queues,
             prefetch=job.prefetch or first(context.slots),
             declarations=job.declarations,
@@ -110,7 +108,6 @@ class Child:
             on_batch=self._io_batch,
             on_lost=self._io_lost,
             on_ready=self._io_ready,
-            fast=job.settings.broker_fast_frames,
             # what the broker dropped may have to wait for a task that runs all the same
             consumer_timeouts={**job.consumer_timeouts, DROPPED: NEVER},
             aside=Aside(DROPPED, PREFETCH, self._io_dropped, self._io_cannot_tell),
@@ -150,16 +147,13 @@ class Child:
         # Connects when the first part of a chord ends here.
         self._joiner = Joiner(
             self._io,
-            addresses,
+            reach,
             name=f"{job.node}/{context.index} chords",
-            heartbeat=job.settings.broker_heartbeat,
-            connect_timeout=job.settings.broker_connection_timeout,
             publisher=self._publisher,
             concluder=self._executor.successors,
             ladder=job.app.ladder,
             accept=self._executor.accept,
             limits=self._executor.sizes,
-            fast=job.settings.broker_fast_frames,
             classic=job.settings.chord_queue_type != "quorum",
         )
         self._settler.joins = self._joiner

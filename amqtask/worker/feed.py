@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from amqtask.amqp.reach import reach_of
 from amqtask.amqp.stream import verdict_stream
 from amqtask.amqp.threaded.follower import Entry, StreamFollower
 from amqtask.amqp.threaded.loop import IoThread
@@ -76,10 +77,8 @@ class VerdictFeed:
         settings = job.settings
         self._follower = StreamFollower(
             io,
-            job.addresses,
+            reach_of(job.addresses, settings),
             name=f"{name} verdicts",
-            heartbeat=settings.broker_heartbeat,
-            connect_timeout=settings.broker_connection_timeout,
             stream=STREAM,
             declaration=verdict_stream(settings) if job.declares else None,
             offset=self._begin_at,
@@ -88,7 +87,6 @@ class VerdictFeed:
             on_refused=self._refused,
             on_differs=self._differs,
             on_lost=self._lost,
-            fast=settings.broker_fast_frames,
         )
 
     def start(self) -> None:

@@ -12,6 +12,7 @@ from amqtask import App
 from amqtask.amqp.address import parse_addresses
 from amqtask.amqp.management import Management
 from amqtask.amqp.probe import probe
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.broker.cluster import PrivateCluster
@@ -156,10 +157,8 @@ def refused_in_time(urls: str, queue: str) -> None:
     io = IoThread("test-io")
     publisher = ThreadedPublisher(
         io,
-        parse_addresses(urls),
+        Reach(parse_addresses(urls), 10, 4),
         name="test",
-        heartbeat=10,
-        connect_timeout=4,
         window=1,
         buffer=1,
     )

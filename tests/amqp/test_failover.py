@@ -8,6 +8,7 @@ import pytest
 
 from amqtask.amqp.address import Address, in_order, parse_addresses
 from amqtask.amqp.aio.publisher import AioPublisher
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.session import Session
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
@@ -45,10 +46,8 @@ def test_a_publisher_passes_over_the_dead_and_leaves_the_dying(
     with Proxy.before(broker.url) as one, Proxy.before(broker.url) as two:
         publisher = ThreadedPublisher(
             io,
-            parse_addresses(f"{DEAD};{one.url};{two.url}"),
+            Reach(parse_addresses(f"{DEAD};{one.url};{two.url}"), 10, 4),
             name="test",
-            heartbeat=10,
-            connect_timeout=4,
             window=10,
             buffer=10,
         )

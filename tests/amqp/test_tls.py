@@ -17,6 +17,7 @@ import pytest
 from amqtask.amqp.address import parse_addresses
 from amqtask.amqp.aio.publisher import AioPublisher
 from amqtask.amqp.failures import temporary
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.session import Session
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
@@ -109,9 +110,7 @@ def test_nobody_talks_to_it(refused: tuple[Server, str, str]) -> None:
     server, url, words = refused
     addresses = parse_addresses(url)
     io = IoThread("test-io")
-    threaded = ThreadedPublisher(
-        io, addresses, name="test", heartbeat=10, connect_timeout=4, window=1, buffer=1
-    )
+    threaded = ThreadedPublisher(io, Reach(addresses, 10, 4), name="test", window=1, buffer=1)
 
     async def by_asyncio() -> None:
         publisher = AioPublisher(addresses, name="test", connect_timeout=4)

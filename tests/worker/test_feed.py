@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from amqtask.amqp.address import Address
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.verdicts import STREAM, Kind, Record, new_event, publication
@@ -33,10 +34,8 @@ class Line:
         self.io = IoThread("test-feed")
         self.publisher = ThreadedPublisher(
             self.io,
-            addresses,
+            Reach(addresses, 10, 5),
             name="feed test",
-            heartbeat=10,
-            connect_timeout=5,
             window=100,
             buffer=100,
         )

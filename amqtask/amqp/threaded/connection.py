@@ -11,7 +11,7 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pika
@@ -22,6 +22,7 @@ from pika.channel import Channel
 from amqtask.amqp import failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.pause import HEALTHY_AFTER, pause, turns
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.seams import FastConnection, PlainConnection, require_seams
 from amqtask.core.backoff import exponential
@@ -56,11 +57,8 @@ class Connection:
 
     Args:
         io: the I/O thread that owns the socket.
-        addresses: brokers to try, in order, one per attempt; from the first again after a healthy connection.
+        reach: the brokers, and how a connection is kept.
         name: shown by the broker's management as the connection's name.
-        heartbeat: seconds.
-        connect_timeout: seconds for each attempt, handshake included.
-        fast: whether amqtask's frame codec handles deliveries and confirms.
         on_open: a channel is open, the first one or one after a loss.
         on_lost: the channel is gone, with the reason; a new attempt follows unless closed.
         on_blocked: the broker holds publishers back (reason) or stopped to (``None``).
@@ -70,26 +68,22 @@ class Connection:
     def __init__(
         self,
         io: IoThread,
-        addresses: Sequence[Address],
+        reach: Reach,
         *,
         name: str,
-        heartbeat: int,
-        connect_timeout: float,
-        fast: bool,
         on_open: Callable[[Channel], None],
         on_lost: Callable[[BrokerError], None],
         on_blocked: Callable[[str | None], None] | None = None,
         reopen_cap: float = REOPEN_CAP,
     ) -> None:
-        if fast:
+        if reach.fast:
             require_seams()
         self.io = io
         self.name = name
-        self.fast = fast
-        self.addresses = tuple(addresses)
+        self.fast = reach.fast
+        self.addresses = reach.addresses
         self.last_error: BrokerError | None = None
-        self._heartbeat = heartbeat
-        self._connect_timeout = connect_timeout
+        self._reach = reach
         self._on_open = on_open
         self._on_lost = on_lost
         self._on_blocked = on_blocked
@@ -198,7 +192,7 @@ class Connection:
         factory = FastConnection if self.fast else PlainConnection
         try:
             parameters = connection_parameters(
-                self.address, self.name, self._heartbeat, self._connect_timeout
+                self.address, self.name, self._reach.heartbeat, self._reach.connect_timeout
             )
         except ConfigurationError as error:  # unreadable certificate files
             self._failed(ConnectFailed(str(error)))

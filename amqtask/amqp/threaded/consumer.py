@@ -16,9 +16,9 @@ from typing import Any
 from pika.channel import Channel
 
 from amqtask.amqp import failures, frames, ports
-from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import call_of, declaration_text
 from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.aside import Aside
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.lane import Lane
@@ -61,10 +61,8 @@ class ThreadedConsumer:
 
     Args:
         io: the I/O thread to live on.
-        addresses: brokers, tried in order.
+        reach: the brokers, and how a connection is kept.
         name: connection name; consumer tags begin with it.
-        heartbeat: seconds.
-        connect_timeout: seconds per attempt.
         queues: what to consume.
         prefetch: ``basic.qos`` per consumer.
         declarations: carried out on every new connection before consuming, and when a declared queue has gone. One that is
@@ -73,7 +71,6 @@ class ThreadedConsumer:
         on_batch: deliveries of one socket read, in order.
         on_lost: an epoch ended; unsettled deliveries of it are the broker's again (``stale``).
         on_ready: consuming has begun: on all queues, but those that the broker refuses at present; not while paused.
-        fast: whether amqtask's frame codec is used.
         exclusive: consume exclusively (a reply queue).
         consumer_timeouts: seconds a delivery of a queue may be held, told to brokers that take it from a consumer.
         aside: one more queue, consumed once this one is ready.
@@ -82,11 +79,9 @@ class ThreadedConsumer:
     def __init__(
         self,
         io: IoThread,
-        addresses: Sequence[Address],
+        reach: Reach,
         *,
         name: str,
-        heartbeat: int,
-        connect_timeout: float,
         queues: Sequence[str],
         prefetch: int,
         declarations: Sequence[Declaration] = (),
@@ -94,7 +89,6 @@ class ThreadedConsumer:
         on_batch: Callable[[list[Delivery]], None],
         on_lost: Callable[[BrokerError], None] | None = None,
         on_ready: Callable[[], None] | None = None,
-        fast: bool = True,
         exclusive: bool = False,
         consumer_timeouts: Mapping[str, float] | None = None,
         aside: Aside | None = None,
@@ -107,7 +101,7 @@ class ThreadedConsumer:
         self._on_batch = on_batch
         self._on_lost = on_lost
         self._on_ready = on_ready
-        self._fast = fast
+        self._fast = reach.fast
         self._timeouts = dict(consumer_timeouts or {})
         # I/O thread only, all of these:
         self.prefetch = prefetch
@@ -144,11 +138,8 @@ class ThreadedConsumer:
         self._taking = False  # they will be taken; written by any thread, cleared by the I/O thread before it drains
         self._connection = Connection(
             io,
-            addresses,
+            reach,
             name=name,
-            heartbeat=heartbeat,
-            connect_timeout=connect_timeout,
-            fast=fast,
             on_open=self._channel_open,
             on_lost=self._channel_lost,
             reopen_cap=REOPEN_CAP,

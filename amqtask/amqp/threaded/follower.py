@@ -7,14 +7,14 @@ that happens to have the stream's name loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from pika.channel import Channel
 
 from amqtask.amqp import frames
-from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import call_of
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import BrokerError, DecodeError, OperationRefused
@@ -32,10 +32,8 @@ class StreamFollower:
 
     Args:
         io: the I/O thread to live on; the callbacks run there.
-        addresses: brokers, tried in order.
+        reach: the brokers, and how a connection is kept.
         name: the connection's name in the broker's management; also the consumer's tag.
-        heartbeat: seconds.
-        connect_timeout: seconds per attempt.
         stream: its name.
         declaration: declares it on every new channel; ``None`` when it must be there.
         offset: asked on every new channel for the offset to begin with; 0 is the oldest there is.
@@ -45,17 +43,14 @@ class StreamFollower:
         on_differs: reading has begun, though the broker refuses to declare: the stream is there with other arguments, or may be read
             and not declared. Told after ``on_open``.
         on_lost: the channel is gone; another follows.
-        fast: whether amqtask's frame codec is used.
     """
 
     def __init__(
         self,
         io: IoThread,
-        addresses: Sequence[Address],
+        reach: Reach,
         *,
         name: str,
-        heartbeat: int,
-        connect_timeout: float,
         stream: str,
         declaration: DeclareQueue | None,
         offset: Callable[[], int],
@@ -64,7 +59,6 @@ class StreamFollower:
         on_refused: Callable[[OperationRefused], None],
         on_differs: Callable[[OperationRefused], None],
         on_lost: Callable[[BrokerError], None],
-        fast: bool = True,
     ) -> None:
         self._name = name
         self._stream = stream
@@ -75,7 +69,7 @@ class StreamFollower:
         self._on_refused = on_refused
         self._on_differs = on_differs
         self._on_lost = on_lost
-        self._fast = fast
+        self._fast = reach.fast
         # I/O thread, all of these
         self._batch: list[Entry] = []
         self._tag = 0  # the last delivery of this channel
@@ -83,11 +77,8 @@ class StreamFollower:
         self._refusal: OperationRefused | None = None  # of the declaration; it is used as it is
         self._connection = Connection(
             io,
-            addresses,
+            reach,
             name=name,
-            heartbeat=heartbeat,
-            connect_timeout=connect_timeout,
-            fast=fast,
             on_open=self._channel_open,
             on_lost=self._channel_lost,
             reopen_cap=REOPEN_CAP,

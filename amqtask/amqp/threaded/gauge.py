@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from amqtask.amqp.address import Address
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import BrokerError, OperationRefused
@@ -22,28 +22,22 @@ class QueueGauge:
 
     Args:
         io: the I/O thread to live on; the callback runs there.
-        addresses: brokers, tried in order.
+        reach: the brokers, and how a connection is kept.
         name: the connection's name in the broker's management.
-        heartbeat: seconds.
-        connect_timeout: seconds per attempt.
         queues: their names.
         on_measured: the messages in all of them, once a round; None when the broker cannot be asked.
         every: seconds between the last answer of a round and the next round.
-        fast: whether amqtask's frame codec is used.
     """
 
     def __init__(
         self,
         io: IoThread,
-        addresses: Sequence[Address],
+        reach: Reach,
         *,
         name: str,
-        heartbeat: int,
-        connect_timeout: float,
         queues: Sequence[str],
         on_measured: Callable[[int | None], None],
         every: float,
-        fast: bool = True,
     ) -> None:
         self._io = io
         self._queues = tuple(queues)
@@ -57,11 +51,8 @@ class QueueGauge:
         self._closed = False
         self._connection = Connection(
             io,
-            addresses,
+            reach,
             name=name,
-            heartbeat=heartbeat,
-            connect_timeout=connect_timeout,
-            fast=fast,
             on_open=lambda _channel: self._go_on(),
             on_lost=self._lost,
         )

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from amqtask.amqp import failures
-from amqtask.amqp.address import Address
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.drain import (
     Concluded,
@@ -91,16 +91,13 @@ class Joiner:
 
     Args:
         io: the I/O thread to live on.
-        addresses: brokers, tried in order.
+        reach: the brokers, and how a connection is kept.
         name: the connection's name in the broker's management.
-        heartbeat: seconds.
-        connect_timeout: seconds per attempt.
         publisher: publishes the plans of barriers that begin with a body.
         concluder: says what follows from a chord's end.
         ladder: the delay ladder, for bodies that are due later.
         accept: names or mime types of the serializers that results may have.
         limits: sizes that a message may have.
-        fast: whether amqtask's frame codec is used.
         ghost_within: seconds after which the broker has noticed that a process vanished; four heartbeats by default.
         classic: whether barriers are classic queues: those are drained by exclusive consumers, and told that they are over. A
             quorum queue is not: it would keep that when the broker is killed, and the body in the same transaction might be lost.
@@ -109,17 +106,14 @@ class Joiner:
     def __init__(
         self,
         io: IoThread,
-        addresses: Sequence[Address],
+        reach: Reach,
         *,
         name: str,
-        heartbeat: int,
-        connect_timeout: float,
         publisher: ThreadedPublisher,
         concluder: Concluder,
         ladder: Ladder | None = None,
         accept: frozenset[str] = codec.ACCEPT,
         limits: codec.Limits = codec.LIMITS,
-        fast: bool = True,
         ghost_within: float | None = None,
         classic: bool = True,
     ) -> None:
@@ -127,10 +121,10 @@ class Joiner:
         self.concluder = concluder
         self.accept = accept
         self.limits = limits
-        self.ghost_within = 4.0 * (heartbeat or 15) if ghost_within is None else ghost_within
+        self.ghost_within = 4.0 * (reach.heartbeat or 15) if ghost_within is None else ghost_within
         self.classic = classic
         self._publisher = publisher
-        self._fast = fast
+        self._fast = reach.fast
         # I/O thread, all of these
         self._chords: dict[str, _Chord] = {}
         self._looks: deque[_Chord] = deque()
@@ -147,11 +141,8 @@ class Joiner:
         self.blocked = False
         self.connection = Connection(
             io,
-            addresses,
+            reach,
             name=name,
-            heartbeat=heartbeat,
-            connect_timeout=connect_timeout,
-            fast=fast,
             on_open=self._open,
             on_lost=self._lost,
             on_blocked=self._hold,

@@ -18,8 +18,8 @@ import pika.exceptions
 from pika.channel import Channel
 
 from amqtask.amqp import failures, frames
-from amqtask.amqp.address import Address
 from amqtask.amqp.ports import Settled
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.paver import Paver
@@ -51,13 +51,10 @@ class ThreadedPublisher:
 
     Args:
         io: the I/O thread to live on.
-        addresses: brokers, tried in order.
+        reach: the brokers, and how a connection is kept.
         name: the connection's name in the broker's management.
-        heartbeat: seconds.
-        connect_timeout: seconds per attempt.
         window: most publishes without a confirm.
         buffer: most publishes waiting behind the window; callers wait when it is full.
-        fast: whether amqtask's frame codec is used.
         ladder: the delay ladder, for what is published into it.
         barriers: how the queues of chords are declared.
     """
@@ -65,20 +62,17 @@ class ThreadedPublisher:
     def __init__(
         self,
         io: IoThread,
-        addresses: Sequence[Address],
+        reach: Reach,
         *,
         name: str,
-        heartbeat: int,
-        connect_timeout: float,
         window: int,
         buffer: int,
-        fast: bool = True,
         ladder: Ladder | None = None,
         barriers: Barriers | None = None,
     ) -> None:
         self._io = io
         self._buffer = buffer
-        self._fast = fast
+        self._fast = reach.fast
         self._inbox: deque[Entry] = deque()  # appended by any thread, drained by the I/O thread
         ways = Ways(ladder or Ladder(), barriers)
         self._pump_posted = False  # set by any thread, cleared by the I/O thread
@@ -95,11 +89,8 @@ class ThreadedPublisher:
         self._starved = False  # a caller waits for space; guarded by _space
         self._connection = Connection(
             io,
-            addresses,
+            reach,
             name=name,
-            heartbeat=heartbeat,
-            connect_timeout=connect_timeout,
-            fast=fast,
             on_open=self._channel_open,
             on_lost=self._channel_lost,
             on_blocked=self._set_blocked,

@@ -16,6 +16,7 @@ import pytest
 
 from amqtask.amqp.address import parse_addresses
 from amqtask.amqp.declaration import call_of
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.join import Joiner
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher, pika_properties
@@ -86,18 +87,17 @@ class Site:
 
     def __init__(self, url: str, bodies: Any, *, fast: bool = True, **more: Any) -> None:
         self.io = IoThread("test-io")
-        addresses = parse_addresses(url)
-        common: dict[str, Any] = {"heartbeat": 10, "connect_timeout": 4, "fast": fast}
+        reach = Reach(parse_addresses(url), 10, 4, fast)
         self.publisher = ThreadedPublisher(
-            self.io, addresses, name="test-publisher", window=1000, buffer=20_000, **common
+            self.io, reach, name="test-publisher", window=1000, buffer=20_000
         )
         self.joiner = Joiner(
             self.io,
-            addresses,
+            reach,
             name="test-joiner",
             publisher=self.publisher,
             concluder=bodies,
-            **{"ghost_within": 1.0, **common, **more},
+            **{"ghost_within": 1.0, **more},
         )
 
     def end_part(self, part: Part, done: Callable[[Exception | None], None], again: bool) -> None:

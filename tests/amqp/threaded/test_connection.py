@@ -14,6 +14,7 @@ import pytest
 from pika.channel import Channel
 
 from amqtask.amqp.address import Address
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.connection import Connection, connection_parameters
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import BrokerError, ConfigurationError, ConnectFailed, ConnectionLost
@@ -36,11 +37,8 @@ def connection(
 ) -> Connection:
     return Connection(
         io,
-        [address],
+        Reach((address,), 10, 20, fast),
         name="test",
-        heartbeat=10,
-        connect_timeout=20,
-        fast=fast,
         on_open=lambda channel: None,
         on_lost=lost.append,
     )
@@ -152,11 +150,8 @@ def test_a_connection_whose_end_raises_is_replaced(io: IoThread, broker: Broker)
     with Proxy.before(broker.url) as proxy:
         kept = Connection(
             io,
-            [Address.parse(proxy.url)],
+            Reach((Address.parse(proxy.url),), 10, 4, True),
             name="test",
-            heartbeat=10,
-            connect_timeout=4,
-            fast=True,
             on_open=on_open,
             on_lost=lost.append,
         )

@@ -15,6 +15,7 @@ import pytest
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.session import Session
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.lane import Lane
@@ -44,14 +45,13 @@ class Reader:
             "queues": [queue],
             "prefetch": 100,
             "declarations": [DeclareQueue(queue)],
-            "heartbeat": 10,
-            "connect_timeout": 5,
             **more,
         }
+        reach = Reach((Address.parse(broker.url),), 10, 5, options.pop("fast", True))
         self.name: str = options["name"]
         self.consumer = ThreadedConsumer(
             io,
-            [Address.parse(broker.url)],
+            reach,
             on_batch=self.batches.append,
             on_lost=self._lost,
             on_ready=self.ready.set,
@@ -133,10 +133,8 @@ def send_envelope(broker: Broker, queue: str, envelope: Envelope) -> None:
     io = IoThread("test-sender")
     publisher = ThreadedPublisher(
         io,
-        [Address.parse(broker.url)],
+        Reach((Address.parse(broker.url),), 10, 5),
         name="test sender",
-        heartbeat=10,
-        connect_timeout=5,
         window=10,
         buffer=10,
     )
@@ -615,10 +613,8 @@ def test_a_failing_callback_stops_nothing(broker: Broker, queue_name: str) -> No
 
     consumer = ThreadedConsumer(
         io,
-        [Address.parse(broker.url)],
+        Reach((Address.parse(broker.url),), 10, 5),
         name="threaded-test",
-        heartbeat=10,
-        connect_timeout=5,
         queues=[queue_name],
         prefetch=10,
         declarations=[DeclareQueue(queue_name)],

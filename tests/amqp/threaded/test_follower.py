@@ -12,6 +12,7 @@ import pika
 import pytest
 
 from amqtask.amqp.address import Address
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.follower import Entry, StreamFollower
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import BrokerError, OperationRefused
@@ -40,10 +41,8 @@ class Reader:
         }
         self.follower = StreamFollower(
             io,
-            [Address.parse(broker.url)],
+            Reach((Address.parse(broker.url),), 10, 5, options.pop("fast", True)),
             name=self.name,
-            heartbeat=10,
-            connect_timeout=5,
             stream=stream,
             on_batch=self.entries.extend,
             on_open=self._open,

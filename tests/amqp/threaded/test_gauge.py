@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from amqtask.amqp.address import Address
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.gauge import QueueGauge
 from amqtask.amqp.threaded.loop import IoThread
 from tests.brokers import Broker
@@ -27,10 +28,8 @@ def measure(broker: Broker) -> Iterator[Callable[..., list[int | None]]]:
         told: list[int | None] = []
         gauge = QueueGauge(
             io,
-            [Address.parse(broker.url)],
+            Reach((Address.parse(broker.url),), 10, 5),
             name=NAME,
-            heartbeat=10,
-            connect_timeout=5,
             queues=queues,
             on_measured=told.append,
             every=0.02,

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from amqtask.amqp.address import parse_addresses
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.errors import SoftTimeLimitExceeded
@@ -241,10 +242,8 @@ def test_a_loop_that_stops_leaves_no_socket_open() -> None:
         io = IoThread("test-loop")
         publisher = ThreadedPublisher(
             io,
-            parse_addresses(f"amqp://127.0.0.1:{server.getsockname()[1]}"),
+            Reach(parse_addresses(f"amqp://127.0.0.1:{server.getsockname()[1]}"), 10, 10),
             name="test",
-            heartbeat=10,
-            connect_timeout=10,
             window=1,
             buffer=1,
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from amqtask.amqp.address import parse_addresses
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.session import Session
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
@@ -41,10 +42,8 @@ def io() -> Iterator[IoThread]:
 def publisher(io: IoThread, proxy: Proxy) -> Iterator[ThreadedPublisher]:
     made = ThreadedPublisher(
         io,
-        parse_addresses(proxy.url),
+        Reach(parse_addresses(proxy.url), 10, 4),
         name="test",
-        heartbeat=10,
-        connect_timeout=4,
         window=100,
         buffer=100,
         ladder=LADDER,

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from amqtask.amqp.address import parse_addresses
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.message import Envelope, Properties, Publication
@@ -46,13 +47,10 @@ def publisher(
     io = IoThread("test-io")
     made = ThreadedPublisher(
         io,
-        parse_addresses(url),
+        Reach(parse_addresses(url), 10, 4, fast),
         name="test",
-        heartbeat=10,
-        connect_timeout=4,
         window=window,
         buffer=buffer,
-        fast=fast,
     )
     try:
         yield made

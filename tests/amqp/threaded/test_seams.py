@@ -11,13 +11,14 @@ from amqtask.amqp.threaded.seams import missing_seams, require_seams
 
 PUBLISHER = """
 from amqtask.amqp.address import Address
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.errors import Unsupported
 
 def make(fast):
     return ThreadedPublisher(
-        IoThread("io"), [Address()], name="x", heartbeat=10, connect_timeout=1, window=1, buffer=1, fast=fast
+        IoThread("io"), Reach((Address(),), 10, 1, fast), name="x", window=1, buffer=1
     )
 
 make(fast=False)
