@@ -24,7 +24,11 @@ REASONS: Mapping[str, str] = {
     "rejected": "rejected",
 }
 
-TIMELY = 3.0  # seconds after its time at which a message that waits in a queue has been dropped; times of death are whole ones
+TIMELY = (
+    1.0  # seconds after its time within which a message that waits in a queue is dropped, as a rule
+)
+FOUND_WITHIN = 5.0  # seconds in which a process that lost its connection is back, and finds what it runs among what was dropped
+MANY = 5  # times that a message is handed out before it is thought to harm those who read it
 
 
 class BrokerDeath(msgspec.Struct, frozen=True):
@@ -95,15 +99,38 @@ def outcome_of(death: BrokerDeath, head: Head, limit: int | None) -> Outcome:
     return Failed(WorkerLostError(text), None, REASONS.get(death.reason, death.reason))
 
 
-def may_run(death: BrokerDeath, head: Head) -> bool:
-    """Whether the task of a dropped message may be running all the same: its message was in somebody's hands when it was dropped.
+def may_run(death: BrokerDeath, head: Head, now: float) -> bool:
+    """Whether the task of a dropped message may be running all the same, and whoever runs it may still find that out.
 
     A connection that breaks returns the message of a task that goes on. One that has expired meanwhile, or has been returned
-    too often, is dropped then. What waits in a queue is dropped when its time comes, not later.
+    too often, is dropped then. What only waits in a queue is dropped when its time comes, not later.
+
+    Args:
+        death: what the broker says.
+        head: the message's header.
+        now: seconds since the epoch.
+    """
+    if death.time is None or now - death.time.timestamp() >= FOUND_WITHIN:
+        return False
+    if death.reason == "delivery_limit":
+        return True
+    expired = head.expires_at()
+    return (
+        death.reason == "expired"
+        and expired is not None
+        and death.time.timestamp() > expired + TIMELY
+    )
+
+
+def deadly(death: BrokerDeath, headers: Headers, redelivered: bool) -> bool:
+    """Whether to read the body of a dropped message may be what kills those who do it.
+
+    Args:
+        death: what the broker says.
+        headers: with the broker's counts of how often it was handed out, here or before.
+        redelivered: it has been handed out before.
     """
     if death.reason == "delivery_limit":
         return True
-    if death.reason != "expired" or head.expires is None or death.time is None:
-        return False
-    expired = head.expires_at()
-    return expired is None or death.time.timestamp() > expired + TIMELY
+    counts = (headers.get(name) for name in ("x-acquired-count", "x-delivery-count"))
+    return redelivered and any(isinstance(count, int) and count >= MANY for count in counts)

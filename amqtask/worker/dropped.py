@@ -13,6 +13,7 @@ thread has heartbeats to send.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -23,7 +24,7 @@ from amqtask.amqp.threaded.loop import IoThread
 from amqtask.core import codec
 from amqtask.core.barrier import Unable, late
 from amqtask.core.codec import Head
-from amqtask.core.dropped import BrokerDeath, death_in, outcome_of
+from amqtask.core.dropped import BrokerDeath, deadly, death_in, may_run, outcome_of
 from amqtask.core.outcome import Outcome, Settlement, Verdict
 from amqtask.errors import MessageError
 from amqtask.log import get_logger
@@ -39,6 +40,7 @@ from amqtask.worker.journal import Ended
 log = get_logger("amqtask.worker")
 
 PREFETCH = 20  # of dropped messages that a child holds
+PASS_ON = 0.1  # seconds before the next process has a look at one whose task may run there
 
 
 class Teller:
@@ -72,7 +74,7 @@ class Teller:
         self._held = Held(
             io,
             board,
-            settle=lambda delivery, _key, _verdict: settle(delivery, Verdict.ACK),
+            settle=self._ended,
             release=self._released,
             give_back=self._look_again,
             resized=_nothing,
@@ -112,6 +114,18 @@ class Teller:
         """It runs for long: whoever got these instead would not know of it."""
         for delivery in deliveries:
             self._add(delivery, False)
+
+    def _ended(self, delivery: Delivery, _key: Key, verdict: Verdict) -> None:
+        """The run that was waited for has ended."""
+        if verdict is Verdict.ACK:
+            self._settle(delivery, Verdict.ACK)
+        else:
+            self._add(delivery, True)  # rejected, it may have ended without a word
+
+    def _pass_on(self, delivery: Delivery) -> None:
+        """Have another process look whether it runs the task: the broker hands it to the consumers in turn."""
+        if not self._stale(delivery):
+            self._settle(delivery, Verdict.GIVE_BACK)
 
     def _released(self, delivery: Delivery, _unconcerned: bool) -> None:
         """The run that was waited for has not ended in any way that it could tell of."""
@@ -174,10 +188,8 @@ class Teller:
         except MessageError as error:
             self._executor.conclusion.refuse_dropped(delivery, error)
             return
-        key = key_of(delivery, head, death.queue)
-        if not waited and not self._untold(delivery, death, key):
-            return
-        self._conclude(delivery, head, death)
+        if waited or self._untold(delivery, head, death):
+            self._conclude(delivery, head, death)
 
     def _fail(self, delivery: Delivery, ending: Unable) -> None:
         """A chord has not ended in time. What is left of its barrier goes by itself."""
@@ -185,28 +197,28 @@ class Teller:
         self._executor.settler.post(delivery, Settlement(Verdict.ACK, sequel=sequel), None)
         self._executor.settler.flush()
 
-    def _untold(self, delivery: Delivery, death: BrokerDeath, key: Key) -> bool:
-        """Whether this node has not told of the task by itself, and will not either; else the delivery is settled or held."""
-        journal = self._board.journal
+    def _untold(self, delivery: Delivery, head: Head, death: BrokerDeath) -> bool:
+        """Whether nobody has told of the task by itself, or will; else the delivery is settled, held or passed on."""
+        key = key_of(delivery, head, death.queue)
         runs = self._board.runs(*key)  # first: what leaves the board is in the journal already
-        ended = journal.find(key[1])
-        rejected = ended is Ended.REJECTED and death.reason == "rejected"
-        if rejected or ended in (Ended.ACK_LOST, Ended.REJECT_LOST):
+        ended = self._board.journal.find(key[1])
+        if ended is Ended.ACK_LOST:
             self._settle(delivery, Verdict.ACK)
-            return False
-        if runs or ended is Ended.SETTLING:
+        elif runs or ended is Ended.SETTLING:
             self._io.post(lambda: self._hold(delivery, key))
-            return False
-        return True
+        elif may_run(death, head, time.time()):
+            self._io.post(lambda: self._io.call_later(PASS_ON, lambda: self._pass_on(delivery)))
+        else:
+            return True
+        return False
 
     def _conclude(self, delivery: Delivery, head: Head, death: BrokerDeath) -> None:
         executor = self._executor
         outcome: Outcome = outcome_of(death, head, self._job.delivery_limits.get(death.queue))
         if executor.admission.revoked(head):
             outcome = REVOKED
-        # What was handed out again and again may have been what killed those who read it.
-        deadly = death.reason == "delivery_limit" or delivery.redelivered
-        run = executor.successors.read(delivery, head, deadly=deadly)
+        harmful = deadly(death, delivery.properties.headers or {}, delivery.redelivered)
+        run = executor.successors.read(delivery, head, deadly=harmful)
         app = self._job.app
         task = app.tasks.get(head.task) or app.builtins.get(head.task)
         settlement = executor.conclusion.settlement(delivery, head, task, outcome, False, run)

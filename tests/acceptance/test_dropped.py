@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -260,6 +261,29 @@ def test_a_task_that_takes_every_worker_with_it_is_told(tmp_path: Path, broker: 
         with pytest.raises(ChordError, match="handed out 3 times"):
             own(body)
         assert node.stop() == 0
+
+
+def test_a_task_that_runs_on_answers_for_its_message(place: Places) -> None:
+    """Its connection breaks when it has expired: the broker drops the message, and whoever runs it tells how it ends."""
+    at = place(type="quorum")
+    at.declare()
+    one = at.node("-c1", "-n", "one@here", "-Q", at.queue)
+    result = at.send("hold", "x", "go", expires=1.0)
+    late = time.time() + 3.3  # times of death are whole seconds
+    at.saw("start", "x")
+    two = at.node("-c2", "-n", "two@here", "-Q", at.queue)
+    eventually(lambda: time.time() > late)
+    at.broker.close_connection("one@here/0")
+    one.says("dropped by the broker, but runs in this node")
+    at.release("go")
+    assert result.get(timeout=SOON) == "x"
+    properties, _ = at.dead_letter()
+    assert properties.headers["x-death"][0]["reason"] == "expired"
+    eventually(lambda: at.depth(DROPPED) == 0, 10)
+    assert (one.stop(), two.stop()) == (0, 0)
+    assert at.count("start") == {"x": 1}
+    assert not two.records("task did not succeed")
+    assert not one.records("task did not succeed")
 
 
 def test_users_with_few_rights_go_on(tmp_path: Path, broker: Broker) -> None:

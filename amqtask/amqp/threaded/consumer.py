@@ -121,6 +121,7 @@ class ThreadedConsumer:
         self._consumers = 0  # consumers ever begun: each has a tag of its own
         self._up = False  # the connection is there
         self._ready = False  # on_ready was told
+        self._begun = False  # on any connection
         self._step: int | None = None  # the declaration that is asked for; None between two rounds
         self._round_timer: Any = None
         self._waiting: list[Lane] = []  # lanes that open after the next round of declarations
@@ -437,17 +438,16 @@ class ThreadedConsumer:
 
     def _tell_ready(self) -> None:
         lanes = self._work
-        if (
-            not self._ready
-            and not self.paused
-            and any(lane.consuming for lane in lanes)
-            and all(lane.consuming or lane.error is not None for lane in lanes)
+        if not any(lane.consuming for lane in lanes) or not all(
+            lane.consuming or lane.error is not None for lane in lanes
         ):
-            self._ready = True
+            return
+        if not self._ready and not self.paused:
+            self._ready = self._begun = True
             if self._on_ready is not None:
                 self._on_ready()
-            if self._aside is not None:
-                self._aside.lane.open()
+        if self._aside is not None and self._begun:
+            self._aside.lane.open()  # a pause is of its own queues
 
     def _adjust(self) -> None:
         for lane in self._in_turn(self._work):
