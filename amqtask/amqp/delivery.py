@@ -13,57 +13,45 @@ from amqtask.core.message import Properties
 _moulds = Moulds()
 
 
-class Delivery:
-    """One message of the current epoch. Implements ``amqtask.amqp.ports.Delivery``.
+class Delivery(frames.Deliver):
+    """One message of the current epoch, as the parser makes it. Implements ``amqtask.amqp.ports.Delivery``.
 
     Attributes:
-        epoch: number of the consumer's channel it came on.
-        tag: delivery tag, counted per channel.
-        redelivered: the broker has handed it out before.
-        exchange: exchange it was published to.
-        routing_key: routing key it was published with.
+        epoch: number of the consumer's channel it came on; set by the consumer, likewise ``queue``.
         queue: queue it was consumed from.
-        body: message body.
-        header: the properties as they came, for who passes them on untouched.
-
-    ``properties`` are given where another codec has decoded them already.
     """
 
-    __slots__ = (
-        "_properties",
-        "body",
-        "epoch",
-        "exchange",
-        "header",
-        "queue",
-        "redelivered",
-        "routing_key",
-        "tag",
-    )
+    __slots__ = ("_properties", "epoch", "queue")
+    epoch: int
+    queue: str
+    _properties: Properties  # decoded on first use
 
-    def __init__(
-        self,
-        epoch: int,
-        queue: str,
-        deliver: frames.Deliver,
-        properties: Properties | None = None,
-    ) -> None:
-        self.epoch = epoch
-        self.tag = deliver.tag
-        self.redelivered = deliver.redelivered
-        self.exchange = deliver.exchange
-        self.routing_key = deliver.routing_key
-        self.queue = queue
-        self.body = deliver.body
-        self.header = deliver.header
-        self._properties = properties
+    @classmethod
+    def of(
+        cls, epoch: int, queue: str, deliver: frames.Deliver, properties: Properties
+    ) -> Delivery:
+        """One whose properties another codec has decoded already."""
+        made = cls(
+            deliver.channel,
+            deliver.consumer_tag,
+            deliver.tag,
+            deliver.redelivered,
+            deliver.route,
+            deliver.header,
+            deliver.body,
+        )
+        made.epoch, made.queue, made._properties = epoch, queue, properties
+        return made
 
     @property
     def properties(self) -> Properties:
         """Decoded on first use; raises ``DecodeError`` for a property block that is malformed."""
-        if self._properties is None:
-            self._properties = _moulds.decode(self.header)
-        return self._properties
+        try:
+            return self._properties
+        except AttributeError:
+            pass
+        self._properties = found = _moulds.decode(self.header)
+        return found
 
     def head(self, accept: Container[str], limits: Limits) -> Head:
         """Everything but the arguments, as ``codec.read_header`` reads it. The properties are decoded only if they must be.
@@ -75,7 +63,7 @@ class Delivery:
         Raises:
             DecodeError, ContentRefused: as there.
         """
-        if self._properties is None and self.body[:1] == b"[":
+        if self.body[:1] == b"[":
             head = _moulds.head(self.header)
             if head is not None:
                 return head

@@ -20,7 +20,7 @@ from decimal import Decimal
 from functools import lru_cache
 from struct import Struct
 from struct import error as StructError  # noqa: N812  # a class, named as one
-from typing import cast
+from typing import Any, cast
 
 from msgspec.structs import astuple
 
@@ -59,6 +59,8 @@ _tagged_f64 = Struct(">cd").pack
 _tagged_length = Struct(">cI").pack
 _frame_head = Struct(">BHI")
 _header_head = Struct(">BHIHHQ")  # frame head, class, weight, body size
+_header_rest = Struct(">IHHQ")  # the same from the length on
+_tag_and_flag = Struct(">QB")
 _tag_frame = Struct(">BHIHHQBB").pack
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -614,6 +616,23 @@ def encode_nack(channel: int, tag: int, multiple: bool, requeue: bool) -> bytes:
 # ---------------------------------------------------------------- frames in
 
 
+_names: dict[bytes, tuple[str, str]] = {}  # of routes, which are few
+_NAMES_LIMIT = 512  # but keys may be made from data
+
+
+def _names_of(route: bytes) -> tuple[str, str]:
+    # Names are free bytes to the broker. One that is not UTF-8 must not stop a worker, so it is shown escaped.
+    end = 1 + route[0]
+    names = (
+        route[1:end].decode(errors="backslashreplace"),
+        route[end + 1 :].decode(errors="backslashreplace"),
+    )
+    if len(_names) >= _NAMES_LIMIT:
+        _names.clear()
+    _names[route] = names
+    return names
+
+
 class Deliver:
     """One message as it came off the wire, undecoded where decoding costs.
 
@@ -624,9 +643,10 @@ class Deliver:
         redelivered: the broker has handed it out before.
         header: property bytes for ``decode_properties``.
         body: message body.
+        route: exchange and routing key as two short strings.
     """
 
-    __slots__ = ("_route", "body", "channel", "consumer_tag", "header", "redelivered", "tag")
+    __slots__ = ("body", "channel", "consumer_tag", "header", "redelivered", "route", "tag")
 
     def __init__(
         self,
@@ -642,20 +662,24 @@ class Deliver:
         self.consumer_tag = consumer_tag
         self.tag = tag
         self.redelivered = redelivered
-        self._route = route  # exchange and routing key as two short strings
+        self.route = route
         self.header = header
         self.body = body
 
-    # Names are free bytes to the broker. One that is not UTF-8 must not stop a worker, so it is shown escaped.
+    @property
+    def names(self) -> tuple[str, str]:
+        """Exchange and routing key it was published with."""
+        return _names.get(self.route) or _names_of(self.route)
+
     @property
     def exchange(self) -> str:
         """Exchange the message was published to."""
-        return self._route[1 : 1 + self._route[0]].decode(errors="backslashreplace")
+        return self.names[0]
 
     @property
     def routing_key(self) -> str:
         """Routing key it was published with."""
-        return self._route[2 + self._route[0] :].decode(errors="backslashreplace")
+        return self.names[1]
 
     def __repr__(self) -> str:
         return (
@@ -702,16 +726,18 @@ class Contents:
     """Puts together what ``Parser`` leaves in frames: deliveries of several body frames, and returned messages.
 
     For a client library that has no use for them itself. Give it each frame of ``on_other``. Without ``on_return`` the
-    frames of returned messages are left to the client library.
+    frames of returned messages are left to the client library. ``make``: as for ``Parser``.
     """
 
-    __slots__ = ("_on_deliver", "_on_return", "_open")
+    __slots__ = ("_make", "_on_deliver", "_on_return", "_open")
 
     def __init__(
         self,
-        on_deliver: Callable[[Deliver], None],
+        on_deliver: Callable[[Any], None],
         on_return: Callable[[Returned], None] | None = None,
+        make: type[Deliver] = Deliver,
     ) -> None:
+        self._make = make
         self._on_deliver = on_deliver
         self._on_return = on_return
         self._open: dict[int, _Content] = {}  # by channel
@@ -771,7 +797,7 @@ class Contents:
                 names = method[tag_at + 9 :]
                 if len(names) != 2 + names[0] + names[1 + names[0]]:
                     raise IndexError
-                deliver = Deliver(
+                deliver = self._make(
                     channel,
                     method[5:tag_at],
                     _u64.unpack_from(method, tag_at)[0],
@@ -800,6 +826,12 @@ class _Content:
         self.parts: list[bytes] = []
 
 
+# Of the method frame of a delivery: its bytes before the tag; those behind the flag, with what the header frame behind it
+# begins with; its length; channel, consumer tag and route.
+_KnownDeliver = tuple[bytes, bytes, int, int, bytes, bytes]
+_NO_DELIVER: _KnownDeliver = (b"\0", b"\0", 0, 0, b"", b"")  # no frame begins with a zero
+
+
 class Parser:
     """Cuts the byte stream of one connection into events.
 
@@ -808,28 +840,34 @@ class Parser:
     order: among them all frames of a delivery with several body frames or with foreign frames in between, so that the
     client library can put those together as it always does. Callbacks run inside ``feed`` and must not raise.
 
-    Set ``frame_max`` to the negotiated size to have larger frames refused before they are buffered; 0 allows any.
+    Set ``frame_max`` to the negotiated size to have larger frames refused before they are buffered; 0 allows any. ``make``
+    is what deliveries are made as. ``on_deliver`` may be set anew at any time.
     """
 
     __slots__ = (
         "_chunks",
         "_held",
+        "_known",
+        "_make",
         "_needed",
         "_on_confirm",
-        "_on_deliver",
         "_on_other",
         "frame_max",
+        "on_deliver",
     )
 
     def __init__(
         self,
-        on_deliver: Callable[[Deliver], None],
+        on_deliver: Callable[[Any], None],
         on_confirm: Callable[[int, int, bool, bool], None],
         on_other: Callable[[bytes], None],
         frame_max: int = 0,
+        make: type[Deliver] = Deliver,
     ) -> None:
         self.frame_max = frame_max
-        self._on_deliver = on_deliver
+        self.on_deliver = on_deliver
+        self._make = make
+        self._known = _NO_DELIVER  # the last method frame of a delivery
         self._on_confirm = on_confirm
         self._on_other = on_other
         # What has arrived of an incomplete unit. Chunks are joined only when the unit (or its next readable part) is here,
@@ -861,9 +899,44 @@ class Parser:
         """Report all complete units in ``data``; return where the first incomplete one starts."""
         unpack_head = _frame_head.unpack_from
         on_other = self._on_other
+        make = self._make
+        before, between, size_of_method, known_channel, consumer_tag, route = self._known
+        known_tag_at = len(before)
         end = len(data)
         position = 0
         while True:
+            # Most often the next delivery comes to the same consumer by the same way: then nothing is new in its method frame
+            # but the tag, and all that is looked at below was looked at before.
+            after = position + size_of_method
+            if (
+                data.startswith(before, position)
+                and data.startswith(between, position + known_tag_at + 9)
+                and end - after >= 19
+            ):
+                length, _, _, body_size = _header_rest.unpack_from(data, after + 3)
+                body_at = after + length + FRAME_OVERHEAD
+                done = body_at + body_size + FRAME_OVERHEAD
+                if (
+                    done <= end
+                    and length >= 14
+                    and unpack_head(data, body_at) == (_BODY, known_channel, body_size)
+                    and data[body_at - 1] == FRAME_END
+                    and data[done - 1] == FRAME_END
+                ):
+                    tag, redelivered = _tag_and_flag.unpack_from(data, position + known_tag_at)
+                    self.on_deliver(
+                        make(
+                            known_channel,
+                            consumer_tag,
+                            tag,
+                            redelivered != 0,
+                            route,
+                            data[after + 19 : body_at - 1],
+                            data[body_at + 7 : done - 1],
+                        )
+                    )
+                    position = done
+                    continue
             if end - position < 7:
                 self._needed = 7
                 return position
@@ -930,17 +1003,24 @@ class Parser:
                     != after - 1
                 ):
                     raise ConnectionLost("The broker sent a malformed basic.deliver frame.")
-                self._on_deliver(
-                    Deliver(
+                consumer_tag = data[position + 12 : tag_at]
+                route = data[names_at : after - 1]
+                self.on_deliver(
+                    make(
                         channel,
-                        data[position + 12 : tag_at],
+                        consumer_tag,
                         _u64.unpack_from(data, tag_at)[0],
                         data[tag_at + 8] != 0,
-                        data[names_at : after - 1],
+                        route,
                         data[after + 19 : body_at - 1],
                         body,
                     )
                 )
+                before, between = data[position:tag_at], data[names_at : after + 3]
+                known_tag_at = len(before)
+                size_of_method = after - position
+                known_channel = channel
+                self._known = (before, between, size_of_method, channel, consumer_tag, route)
                 position = done
             elif size == 13 and method in (_ACK, _NACK):
                 self._on_confirm(

@@ -24,10 +24,23 @@ class Delivery(Protocol):
     epoch: int
     tag: int
     redelivered: bool
-    exchange: str
-    routing_key: str
     queue: str
     body: bytes
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Exchange and routing key it was published with."""
+        ...
+
+    @property
+    def exchange(self) -> str:
+        """The first of them."""
+        ...
+
+    @property
+    def routing_key(self) -> str:
+        """The second of them."""
+        ...
 
     @property
     def properties(self) -> Properties:

@@ -187,14 +187,15 @@ class Transfer(Session):
         if consumer is not None:
             self._call(lambda: self._reader.basic_cancel(consumer))
 
-    def _delivered(self, deliver: frames.Deliver) -> None:
+    def _delivered(self, deliver: Delivery) -> None:
         if self._reader is None or deliver.channel != self._reader.channel_number:
             return
         if deliver.consumer_tag == JOURNAL:
             if not self._log_read:
                 self._log.append(deliver.body)
         else:
-            self._in.append(Delivery(0, self._queue, deliver))
+            deliver.epoch, deliver.queue = 0, self._queue
+            self._in.append(deliver)
 
     def _next(self) -> Delivery | None:
         """The next delivery; ``None`` when the queue has no more to give."""

@@ -524,12 +524,13 @@ class Runner:
     ) -> Request:
         headers: Mapping[str, object] = head.headers
         first_time: object = None
-        if headers or delivery.exchange.startswith(KOMBU):
+        exchange, routing_key = delivery.names
+        if headers or exchange.startswith(
+            KOMBU
+        ):  # else nothing says that it went another way first
             exchange, routing_key = self.executor.carrier.came_by(delivery)
             first_time = headers.get(FIRST_TIME)
             headers = senders_own(headers)
-        else:  # nothing says that it went another way first
-            exchange, routing_key = delivery.exchange, delivery.routing_key
         # By order: by name it takes several times as long, and every task needs one.
         return Request(
             head.id,

@@ -591,6 +591,9 @@ def test_frames_between_those_of_a_delivery_send_it_the_general_way() -> None:
         events = Events()
         events.parser.feed(b"".join(stream))
         assert expected == events.seen
+        # the same where one like it came before
+        events.parser.feed(b"".join([*delivery_frames(1, 6, b"zero"), *stream]))
+        assert [*expected, expected_delivery(1, 6, b"zero"), *expected] == events.seen
 
 
 def test_a_returned_message_goes_the_general_way() -> None:

@@ -60,7 +60,7 @@ def delivered(
     header = frames.encode_properties(envelope.properties)
     route = b"".join(bytes((len(part),)) + part.encode() for part in (exchange, routing_key))
     deliver = frames.Deliver(1, b"c", 1, False, route, header, envelope.body)
-    return Delivery(1, "mail", deliver, envelope.properties)
+    return Delivery.of(1, "mail", deliver, envelope.properties)
 
 
 def carried(

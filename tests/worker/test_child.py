@@ -15,7 +15,7 @@ from amqtask.worker.child import Child, _returned_often
 
 def delivery(count: object, *, redelivered: bool = True) -> Delivery:
     deliver = Deliver(1, b"tag", 1, redelivered, b"\x00\x04work", b"", b"[]")
-    return Delivery(1, "work", deliver, Properties(headers={"x-delivery-count": count}))
+    return Delivery.of(1, "work", deliver, Properties(headers={"x-delivery-count": count}))
 
 
 @pytest.mark.parametrize(

@@ -220,13 +220,14 @@ class AioConsumer:
 
     # ------------------------------------------------------------ deliveries and verdicts
 
-    def _delivered(self, deliver: frames.Deliver) -> None:
+    def _delivered(self, deliver: Delivery) -> None:
         queue = self._tags.get(deliver.consumer_tag)
         if queue is None:
             return  # a consumer of an earlier channel: the broker has requeued it
         self._ledger.accept(deliver.tag)
         try:
-            self._on_delivery(Delivery(self._ledger.epoch, queue, deliver))
+            deliver.epoch, deliver.queue = self._ledger.epoch, queue
+            self._on_delivery(deliver)
         except Exception:
             log.exception("a delivery callback failed", queue=queue)
 

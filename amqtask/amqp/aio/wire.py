@@ -22,7 +22,8 @@ from typing import Any, cast
 import aiormq
 from aiormq.connection import TransportFactory
 
-from amqtask.amqp.frames import Contents, Deliver, Parser, Returned
+from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.frames import Contents, Parser, Returned
 from amqtask.errors import ConnectionLost
 
 if "transport_factory" not in inspect.signature(aiormq.Connection.__init__).parameters:
@@ -66,7 +67,7 @@ class Wire(asyncio.StreamReader):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
-        self.on_deliver: Callable[[Deliver], None] = _ignore
+        self.on_deliver: Callable[[Delivery], None] = _ignore
         self.on_confirm: Callable[[int, int, bool, bool], None] = _ignore
         self.on_return: Callable[[Returned], None] = _ignore
         self.on_cancel: Callable[[str], None] = _ignore
@@ -81,9 +82,12 @@ class Wire(asyncio.StreamReader):
             lambda deliver: self.on_deliver(deliver),
             lambda *confirm: self.on_confirm(*confirm),
             self._other,
+            make=Delivery,
         )
         self._contents = Contents(
-            lambda deliver: self.on_deliver(deliver), lambda returned: self.on_return(returned)
+            lambda deliver: self.on_deliver(deliver),
+            lambda returned: self.on_return(returned),
+            make=Delivery,
         )
         self._loop_time = loop.time
         self._passed_on: list[bytes] = []  # frames for aiormq, from the read at hand

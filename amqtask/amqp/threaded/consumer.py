@@ -378,7 +378,7 @@ class ThreadedConsumer:
         channel = lane.channel
         deliver = _deliver_of(method, body, 0 if channel is None else int(channel.channel_number))
         lane.ledger.accept(deliver.tag)
-        return Delivery(lane.ledger.epoch, lane.queue, deliver, from_pika(properties))
+        return Delivery.of(lane.ledger.epoch, lane.queue, deliver, from_pika(properties))
 
     def consumes(self, lane: Lane) -> None:
         """A lane consumes, or would but for a pause."""
@@ -460,15 +460,17 @@ class ThreadedConsumer:
 
     # ------------------------------------------------------------ I/O thread: deliveries
 
-    def _delivered(self, deliver: frames.Deliver) -> None:
-        lane = self._tags.get(deliver.consumer_tag)
+    def _delivered(self, delivery: Delivery) -> None:
+        lane = self._tags.get(delivery.consumer_tag)
         if lane is None:
-            if self._aside is None or not self._aside.takes(deliver):
-                self._refuse(deliver)
+            if self._aside is None or not self._aside.takes(delivery):
+                self._refuse(delivery)
             return
         ledger = lane.ledger
-        ledger.accept(deliver.tag)
-        self._batch.append(Delivery(ledger.epoch, lane.queue, deliver))
+        ledger.accept(delivery.tag)
+        delivery.epoch = ledger.epoch
+        delivery.queue = lane.queue
+        self._batch.append(delivery)
 
     def _refuse(self, deliver: frames.Deliver) -> None:
         """Give back what came for a consumer that is gone; left open, a ``multiple`` ack would cover it unseen."""

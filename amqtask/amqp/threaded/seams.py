@@ -21,12 +21,13 @@ from pika.adapters.base_connection import BaseConnection
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.adapters.utils import io_services_utils
 
-from amqtask.amqp.frames import Contents, Deliver, Parser
+from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.frames import Contents, Parser
 from amqtask.errors import ConnectionLost, Unsupported
 
 READ_BYTES = 65536  # pika reads 4 KiB at a time; a batch of small deliveries is larger
 
-OnDeliver = Callable[[Deliver], None]
+OnDeliver = Callable[[Delivery], None]
 OnConfirm = Callable[[int, int, bool, bool], None]
 
 
@@ -113,14 +114,25 @@ class FastConnection(PlainConnection):
     ``on_confirm`` gets ``(channel, tag, multiple, ok)``; ``on_read_end`` follows each socket read.
     """
 
-    on_deliver: OnDeliver | None = None
+    _on_deliver: OnDeliver | None = None
     on_confirm: OnConfirm | None = None
     on_read_end: Callable[[], None] | None = None
 
     def _init_connection_state(self) -> None:
         super()._init_connection_state()
-        self._parser = Parser(self._deliver, self._confirm, self._other)
-        self._contents = Contents(self._deliver)
+        self._parser = Parser(
+            self._on_deliver or self._deliver, self._confirm, self._other, make=Delivery
+        )
+        self._contents = Contents(self._deliver, make=Delivery)
+
+    @property
+    def on_deliver(self) -> OnDeliver | None:
+        """What takes deliveries; the parser calls it without a step between."""
+        return self._on_deliver
+
+    @on_deliver.setter
+    def on_deliver(self, on_deliver: OnDeliver) -> None:
+        self._on_deliver = self._parser.on_deliver = on_deliver
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = READ_BYTES
@@ -138,9 +150,9 @@ class FastConnection(PlainConnection):
         if self.on_read_end is not None:
             self.on_read_end()
 
-    def _deliver(self, deliver: Deliver) -> None:
-        if self.on_deliver is not None:
-            self.on_deliver(deliver)
+    def _deliver(self, deliver: Delivery) -> None:
+        if self._on_deliver is not None:
+            self._on_deliver(deliver)
 
     def _confirm(self, channel: int, tag: int, multiple: bool, ok: bool) -> None:
         if self.on_confirm is not None:
