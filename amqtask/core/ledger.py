@@ -70,6 +70,15 @@ class Ledger:
             self._returned.append(Settle(verdict, tag))
         return True
 
+    def ack(self, epoch: int, tag: int) -> bool:
+        """``settle`` with an ack, where that is asked for each message. False when its epoch has ended."""
+        if epoch != self.epoch:
+            return False
+        if tag in self._open:
+            del self._open[tag]
+            self._acked.append(tag)
+        return True
+
     def give_back(self) -> None:
         """Decide everything that is open: it goes back to its queue."""
         self._returned += [Settle(Verdict.GIVE_BACK, tag) for tag in self._open]

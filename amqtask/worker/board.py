@@ -112,6 +112,11 @@ def stored(task_id: str) -> str:
     return key(task_id).decode("utf-8", "replace")
 
 
+def stored_name(name: str) -> bytes:
+    """How a task's name stands on the board: ``Slot.begin`` takes it so, too."""
+    return name.encode("utf-8", "replace")[:NAME_BYTES]
+
+
 class Slot:
     """One place where a task runs. Written by the one thread that runs it; read by anyone.
 
@@ -131,7 +136,7 @@ class Slot:
     def begin(
         self,
         task_id: bytes | str,
-        name: str,
+        name: bytes | str,
         started: float,
         soft_deadline: float | None = None,
         hard_deadline: float | None = None,
@@ -143,7 +148,7 @@ class Slot:
 
         Args:
             task_id: stored whole up to 64 bytes of UTF-8, as its start and a hash beyond that.
-            name: stored up to 128 bytes.
+            name: stored up to 128 bytes; bytes are what ``stored_name`` made of it.
             started: monotonic seconds.
             soft_deadline: monotonic seconds, None without a limit.
             hard_deadline: monotonic seconds; shortly after it the supervisor kills the child if the same task is still here.
@@ -153,7 +158,8 @@ class Slot:
             task_id = task_id.encode("utf-8", "replace")
         if len(task_id) > KEY_BYTES:
             task_id = key(task_id)
-        encoded = name.encode("utf-8", "replace")[:NAME_BYTES]
+        if type(name) is str:
+            name = stored_name(name)
         self._sequence = sequence = self._sequence + 1
         _pack_task(
             self._memory,
@@ -164,9 +170,9 @@ class Slot:
             hard_deadline or 0.0,
             mark,
             len(task_id),
-            len(encoded),
+            len(name),
             task_id,
-            encoded,
+            name,
             sequence,
         )
         return sequence

@@ -53,6 +53,7 @@ from amqtask.errors import (
 from amqtask.log import get_logger
 from amqtask.request import Asked, DeliveryInfo, Request, current
 from amqtask.worker.admission import REVOKED, Admission, Work
+from amqtask.worker.board import stored_name
 from amqtask.worker.carry import Carrier
 from amqtask.worker.conclusion import UNREAD, AnyTask, Conclusion, Unread, reason_of
 from amqtask.worker.coroutines import Evicted, Interruptible
@@ -67,6 +68,9 @@ from amqtask.worker.trial import Trial
 log = get_logger("amqtask.worker")
 
 TERMINATED = Revoked("terminated")
+
+Rules = tuple[bool, float | None, float | None, bytes]
+"""Whether a task is acked late, its limits where the message has none (soft and hard, in seconds), its name for the board."""
 
 
 class CoroutineLoop(Protocol):
@@ -149,17 +153,21 @@ class Executor:
         self.exhausted = False
         self.copied = False
         self.base = copy_context()
+        self.rules: dict[str, Rules] = {}  # by name, as needed
         self._count = itertools.count(1).__next__
+        self._wears = job.max_tasks is not None or job.max_memory is not None
 
-    def rules(self, task: AnyTask) -> tuple[bool, float | None, float | None]:
-        """Whether a task is acked late, and its limits where the message has none: soft and hard, in seconds."""
+    def learn(self, task: AnyTask) -> Rules:
+        """Look up the rules of a task, and remember them."""
         options, settings = task.options, self.job.settings
-        return (
+        rules = self.rules[task.name] = (
             settings.task_acks_late if options.acks_late is None else options.acks_late,
             options.soft_time_limit or settings.task_soft_time_limit,
             # The process that would be ended is a solo worker's whole node.
             None if self.context.solo else options.time_limit or settings.task_time_limit,
+            stored_name(task.name),
         )
+        return rules
 
     def acquit(self, delivery: Delivery) -> None:
         """A delivery does not run, or not any more: if it was on trial, the next may be."""
@@ -169,12 +177,15 @@ class Executor:
 
     def ended(self, delivery: Delivery) -> None:
         """A run has ended: see whether the child has had its share."""
-        job = self.job
-        self.acquit(delivery)
-        if self._count() == job.max_tasks or (
-            job.max_memory is not None and resident_kib() > job.max_memory
-        ):
-            self.exhausted = True
+        trial = self.trial
+        if trial is not None and trial.tried is delivery:
+            trial.ended()
+        if self._wears:
+            job = self.job
+            if self._count() == job.max_tasks or (
+                job.max_memory is not None and resident_kib() > job.max_memory
+            ):
+                self.exhausted = True
 
 
 class Runner:
@@ -215,7 +226,7 @@ class Runner:
         self._board_slot = executor.context.record.slot(number)
         self._loop = loop
         self._solo = executor.context.solo
-        self._rules: dict[str, tuple[bool, float | None, float | None]] = {}  # by name, as needed
+        self._rules = executor.rules
         self._unlimited: set[str] = set()  # names of tasks whose hard limit was told not to hold
         # What runs now, its hard limit (or 0) and whether it is acked already; read by whoever took the run.
         self._current: tuple[Work, float, bool] | None = None
@@ -337,10 +348,7 @@ class Runner:
     def _begin(self, work: Work) -> tuple[int, float, float | None, float | None]:
         """The run begins: its number, when, and its limits in seconds."""
         delivery, head, task, key = work
-        try:
-            acks_late, soft, hard = self._rules[head.task]
-        except KeyError:
-            acks_late, soft, hard = self._rules[head.task] = self.executor.rules(task)
+        acks_late, soft, hard, name = self._rules.get(head.task) or self.executor.learn(task)
         if not acks_late:
             self._conclusion.post(delivery, DONE, key)
             self._settler.flush()
@@ -360,7 +368,7 @@ class Runner:
         self._current = (work, hard or 0.0, not acks_late)
         run = self._board_slot.begin(
             head.id,
-            head.task,
+            name,
             started,
             None if soft is None else started + soft,
             None if hard is None else started + hard,
@@ -388,25 +396,25 @@ class Runner:
         if not mine:
             self._released.wait()  # for ever, where the process ends with the run
             return
+        assert self._current is not None
+        acked = self._current[2]
+        # the short way for what most often happens, and as ``end`` would
+        alone = (
+            type(outcome) is Succeeded
+            and self._ran is None
+            and not acked
+            and not head.reply_to
+            and not self._conclusion.tells_success
+        )
         # In the journal before it leaves the board, so that no other child finds it on neither.
-        place = self._journal.begin(key[1])
+        place = self._journal.begin(key[1], alone)
         self._board_slot.end(type(outcome) is not Succeeded)
         self.ended_at = now = time.monotonic()
         self.busy += now - self.running_since
         self.running_since = 0.0
         self.ended += 1
         executor.ended(delivery)
-        assert self._current is not None
-        acked = self._current[2]
-        if (
-            type(outcome) is Succeeded
-            and not acked
-            and self._ran is None
-            and not head.reply_to
-            and not self._conclusion.tells_success
-        ):
-            # the short way for what most often happens, and as ``end`` would
-            self._journal.safe(place, key[1])
+        if alone:
             self._settler.post(delivery, DONE, key, place)
             return
         # What was acked before it ran has its place since then.
@@ -461,13 +469,14 @@ class Runner:
             except MessageError as error:
                 return Failed(error, None, reason_of(error))
         args, kwargs, embed = content
-        if embed and not any(embed.values()):
-            embed = {}  # a Celery client names what a task has none of
         if embed:
-            foreign = foreign_chord(head, embed)
-            if foreign is not None:
-                return Failed(Unsupported(foreign), None, "unsupported")
-        wants_result = self._conclusion.wants_result(head, task)
+            if not any(embed.values()):
+                embed = {}  # a Celery client names what a task has none of
+            else:
+                foreign = foreign_chord(head, embed)
+                if foreign is not None:
+                    return Failed(Unsupported(foreign), None, "unsupported")
+        wants_result = head.reply_to is not None and self._conclusion.wants_result(head, task)
         if wants_result and task.tracks_started(self._job.settings):
             self._conclusion.send_started(delivery, head)
         if head.headers and ERRBACK in head.headers and len(args) > 2:

@@ -84,10 +84,15 @@ class SeatJournal:
         self._next = itertools.count(begin).__next__
         self._turned = time.monotonic()
 
-    def begin(self, mark: int) -> int:
-        """Note that an execution ended and is being settled; return its place. Call before ``Slot.end``."""
+    def begin(self, mark: int, safe: bool = False) -> int:
+        """Note that an execution ended and is being settled; return its place. Call before ``Slot.end``.
+
+        Args:
+            mark: what it is called.
+            safe: nothing follows from it but its ack. Its settlement is to be handed over next.
+        """
         place = self._next()
-        self._ring[place % self._size] = mark | _SETTLING
+        self._ring[place % self._size] = mark | (_SAFE if safe else _SETTLING)
         self._header[_NEXT] = place + 1
         return place
 
@@ -105,11 +110,14 @@ class SeatJournal:
             lost: the delivery's channel is gone, so that the broker will not hear of it.
         """
         at = place % self._size
-        if self._ring[at] in (mark | _SETTLING, mark | _SAFE):
+        word = self._ring[at]
+        if word == mark | _SAFE or word == mark | _SETTLING:
             # else so many others ended meanwhile that it was overwritten
+            state = _ACKED if acked else _REJECTED
             if lost:
                 self._since[at] = int(time.monotonic())  # first: whoever sees the word reads it
-            self._ring[at] = mark | (_ACKED if acked else _REJECTED) + (_TO_LOST if lost else 0)
+                state += _TO_LOST
+            self._ring[at] = mark | state
         if place >= self._header[_END]:
             self._header[_END] = place + 1
 

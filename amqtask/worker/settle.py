@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.consumer import ThreadedConsumer
@@ -17,6 +17,7 @@ from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.message import Publication
 from amqtask.core.outcome import Settlement, Verdict
+from amqtask.core.settlement import DONE
 from amqtask.worker.followups import (
     REPLY_WITHIN_STOP,
     FollowUps,
@@ -141,8 +142,15 @@ class Settler:
     def _drain(self) -> None:
         outbox = self._outbox
         self._journal.turn(time.monotonic())
+        done: list[Posted] = []
         for _ in range(len(outbox)):
-            self._begin(*outbox.popleft())
+            posted = outbox.popleft()
+            if posted[1] is DONE and posted[2] is not None:
+                done.append(posted)
+            else:
+                self._begin(*posted)
+        if done:
+            self._finish_done(done)
         self._check_idle()
 
     def _poll(self) -> None:
@@ -209,6 +217,15 @@ class Settler:
                 not self._on_idle and (acked or not self._consumer.stale(delivery))
             )
         follow_ups.publish()
+
+    def _finish_done(self, done: Sequence[Posted]) -> None:
+        """``_finish`` for all from which nothing follows but an ack, which is what happens most."""
+        consumer, settled = self._consumer, self._journal.settled
+        for delivery, _, key, place in done:
+            assert key is not None
+            # Noted before the acks leave: what the broker knows, the journal knows.
+            settled(place, key[1], acked=True, lost=not consumer.note_ack(delivery))
+        consumer.send_acks()
 
     def _finish(
         self,

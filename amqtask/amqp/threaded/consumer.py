@@ -183,6 +183,14 @@ class ThreadedConsumer:
                 self._taking = False
                 raise
 
+    def note_ack(self, delivery: ports.Delivery) -> bool:
+        """Ack a delivery with the next ``send_acks``. False when the broker has it again (``stale``). I/O thread."""
+        return self._lanes[delivery.queue].ledger.ack(delivery.epoch, delivery.tag)
+
+    def send_acks(self) -> None:
+        """Send what was noted, together with other verdicts, within a few milliseconds. I/O thread."""
+        self._flush_soon(False)
+
     def give_back(self) -> None:
         """Give back whatever has no verdict, what runs included. I/O thread.
 
@@ -496,9 +504,12 @@ class ThreadedConsumer:
             ledger = lanes[delivery.queue].ledger
             if ledger.settle(delivery.epoch, delivery.tag, verdict) and verdict is not Verdict.ACK:
                 urgent = True
+        self._flush_soon(urgent)
+
+    def _flush_soon(self, urgent: bool) -> None:
         if urgent or not self.unsettled:
             self._flush()
-        elif self._flush_timer is None and any(lane.ledger.unsent for lane in lanes.values()):
+        elif self._flush_timer is None and any(lane.ledger.unsent for lane in self._lanes.values()):
             self._flush_timer = self._io.call_later(ACK_DELAY, self._flush)
 
     def _flush(self) -> None:

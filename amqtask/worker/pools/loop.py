@@ -130,15 +130,20 @@ class LoopSlots:
     def _pump(self) -> None:
         """Start what there are free slots for."""
         self._called = False  # first: what comes from now on calls again
-        inbox, free, host = self._inbox, self._free, self._host
+        free = self._free
+        while free and not self._stopped and self._next(free[-1]):
+            free.pop()
+
+    def _next(self, runner: Runner) -> bool:
+        """Have a slot begin with the next delivery; False when there is none."""
+        try:
+            delivery = self._inbox.popleft()
+        except IndexError:  # there was none, or the I/O thread has taken it back
+            return False
+        host = self._host
         assert host is not None
-        while free and not self._stopped:
-            try:
-                delivery = inbox.popleft()
-            except IndexError:
-                break
-            runner = free.pop()
-            self._limits[runner.number][0].drive(self._serve(runner, delivery), host.context())
+        self._limits[runner.number][0].drive(self._serve(runner, delivery), host.context())
+        return True
 
     async def _serve(self, runner: Runner, delivery: Delivery) -> None:
         """What a slot does with a delivery. Only the task's own coroutine is waited for: see ``LoopLimits.drive``."""
@@ -187,22 +192,27 @@ class LoopSlots:
         self._done(runner)
 
     def _done(self, runner: Runner) -> None:
-        """A slot is free again."""
+        """A slot has ended its work: it goes on with the next, or is free."""
+        if self._abandoned:
+            self._abandoned.discard(runner.number)
+        if runner.executor.exhausted or runner.ended_at - self._looked > SIGNALS_LOOK:
+            self._look(runner)
+        if self._inbox and not self._stopped and self._next(runner):
+            return
+        self._free.append(runner)
+        if self._stopped:
+            self._look_for_the_end()
+        self._flush_soon()
+
+    def _look(self, runner: Runner) -> None:
+        """Look after what need not be looked at for each task."""
         host = self._host
         assert host is not None
-        self._abandoned.discard(runner.number)
-        self._free.append(runner)
         if runner.executor.exhausted:
             host.after()
         if runner.ended_at - self._looked > SIGNALS_LOOK:
             self._looked = runner.ended_at
             host.look_at_signals()
-        if self._stopped:
-            self._look_for_the_end()
-        elif self._inbox:
-            self._pump()
-            return
-        self._flush_soon()
 
     def _flush_soon(self) -> None:
         """Settle what ends in this turn of the loop together."""
