@@ -24,35 +24,34 @@ STALE = 64  # blocks that a mould does not fit, before another is made of one
 class Mould:
     """What the blocks of one kind have in common.
 
+    A block is given to it that begins as those of its kind; what comes behind the id is compared in one piece.
+
     Args:
         pieces: their bytes before, between and after the id as a header and the id as correlation id.
         known: one of them, decoded.
     """
 
-    __slots__ = (
-        "_after",
-        "_before",
-        "_between",
-        "_known",
-        "_length",
-        "_pattern",
-        "_timed",
-        "misfits",
-    )
+    __slots__ = ("_after", "_between", "_id", "_known", "_pattern", "_tail", "_timed", "misfits")
 
     def __init__(self, pieces: tuple[bytes, bytes, bytes], known: Properties) -> None:
-        self._before, self._between, after = pieces
+        before, self._between, after = pieces
         self._timed = known.timestamp is not None
         self._after = after[:-_TIME_BYTES] if self._timed else after
-        self._length = sum(map(len, pieces)) + 2 * _ID_BYTES
+        at = len(before)
+        self._id = slice(at, at + _ID_BYTES)
+        self._tail = slice(at + _ID_BYTES, -_TIME_BYTES if self._timed else None)
         self._known = known
         self._pattern = _pattern_of(known)
         self.misfits = 0
 
-    def cast(self, block: bytes, at: int) -> Properties | None:
-        """Decode a block whose id stands at ``at``; ``None`` when it is of another kind."""
-        task_id = self._id_of(block, at)
-        if task_id is None:
+    def cast(self, block: bytes) -> Properties | None:
+        """Decode a block; ``None`` when it is of another kind."""
+        raw = block[self._id]
+        if block[self._tail] != self._between + raw + self._after:
+            return None
+        try:
+            task_id = raw.decode()
+        except UnicodeDecodeError:
             return None
         known = self._known
         return Properties(
@@ -67,35 +66,17 @@ class Mould:
             timestamp=int.from_bytes(block[-_TIME_BYTES:]) if self._timed else None,
         )
 
-    def head(self, block: bytes, at: int) -> Head | None:
+    def head(self, block: bytes) -> Head | None:
         """What the properties of a block say of its task; ``None`` when it is of another kind, or says nothing."""
-        pattern = self._pattern
-        if pattern is None:
-            return None
-        task_id = self._id_of(block, at)
-        if task_id is None:
-            return None
-        return pattern.head(task_id, int.from_bytes(block[-_TIME_BYTES:]) if self._timed else None)
-
-    def _id_of(self, block: bytes, at: int) -> str | None:
-        """The id of a block of this kind, ``None`` for any other."""
-        if len(block) != self._length:
-            return None
-        end = at + _ID_BYTES
-        second = end + len(self._between)
-        rest = second + _ID_BYTES
-        raw = block[at:end]
-        if (
-            block[second:rest] != raw
-            or block[end:second] != self._between
-            or not block.startswith(self._after, rest)
-            or block[:at] != self._before
-        ):
+        raw = block[self._id]
+        if self._pattern is None or block[self._tail] != self._between + raw + self._after:
             return None
         try:
-            return raw.decode()
+            task_id = raw.decode()
         except UnicodeDecodeError:
             return None
+        sent = int.from_bytes(block[-_TIME_BYTES:]) if self._timed else None
+        return self._pattern.head(task_id, sent)
 
 
 def _pattern_of(known: Properties) -> Pattern | None:
@@ -122,7 +103,7 @@ class Moulds:
             return frames.decode_properties(block)
         mould = self._moulds.get(block[:at])
         if mould is not None:
-            properties = mould.cast(block, at)
+            properties = mould.cast(block)
             if properties is not None:
                 mould.misfits = 0
                 return properties
@@ -134,9 +115,8 @@ class Moulds:
 
     def head(self, block: bytes) -> Head | None:
         """What ``codec.read_header`` would make of a block and a body that is a list; ``None`` when no mould knows it."""
-        at = block.find(_ID) + len(_ID)
-        mould = self._moulds.get(block[:at])
-        return None if mould is None else mould.head(block, at)
+        mould = self._moulds.get(block[: block.find(_ID) + len(_ID)])
+        return None if mould is None else mould.head(block)
 
     def _learn(self, block: bytes, at: int, known: Properties) -> None:
         """Make a mould of a block, if it is of a kind that has one."""
