@@ -293,15 +293,21 @@ class LoopLimits(Limits):
         io: owns the timers.
         on_hard: as in ``Limits``.
         loop: the event loop.
+        number: the slot's, for whoever looks at the loop's tasks.
     """
 
     def __init__(
-        self, io: IoThread, on_hard: Callable[[int], None], loop: asyncio.AbstractEventLoop
+        self,
+        io: IoThread,
+        on_hard: Callable[[int], None],
+        loop: asyncio.AbstractEventLoop,
+        number: int,
     ) -> None:
         super().__init__(io, on_hard)
         self._loop = loop
         # What the slot does now, and the asyncio task that was made of it: the loop keeps no hold of that.
         self._driven: tuple[Driven, asyncio.Task[None]] | None = None
+        self._name = f"amqtask-slot-{number}"
 
     def drive(self, coroutine: Coroutine[Any, Any, None], context: Context) -> None:
         """Run a coroutine on the loop, in which a run of the slot begins, waits and ends. On the loop.
@@ -313,7 +319,10 @@ class LoopLimits(Limits):
         driven: Any = Driven(
             coroutine
         )  # for asyncio's types, a coroutine is what inherits from one
-        self._driven = (driven, self._loop.create_task(driven, context=context))
+        # Made as a loop without a task factory makes it, but for the name: to count asyncio's tasks in theirs costs as much as
+        # to make one. A factory is for what tasks make.
+        task = asyncio.Task(driven, loop=self._loop, name=self._name, context=context)
+        self._driven = (driven, task)
 
     def evict(self, run: int) -> None:
         """Raise ``Evicted`` in a run that was taken."""

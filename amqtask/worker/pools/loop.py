@@ -62,7 +62,7 @@ class LoopSlots:
 
     def limits(self, io: IoThread, on_hard: Callable[[int], None]) -> LoopLimits:
         """Limits by cancellation."""
-        limits = LoopLimits(io, on_hard, self._loop)
+        limits = LoopLimits(io, on_hard, self._loop, len(self._limits))
         self._limits.append((limits, ThreadLimits(io, on_hard)))
         return limits
 
