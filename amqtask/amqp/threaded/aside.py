@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from pika.channel import Channel
 
-from amqtask.amqp import frames
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.threaded.lane import Lane
 from amqtask.core.backoff import exponential
@@ -78,13 +77,14 @@ class Aside:
         """Be consumed on the connection of this consumer."""
         self._owner = owner
 
-    def takes(self, deliver: frames.Deliver) -> bool:
+    def takes(self, deliver: Delivery) -> bool:
         """Take a delivery, if it is from this queue."""
         if deliver.consumer_tag not in self._tags:
             return False
         ledger = self.lane.ledger
         ledger.accept(deliver.tag)
-        self._on_delivery(Delivery(ledger.epoch, self.queue, deliver))
+        deliver.epoch, deliver.queue = ledger.epoch, self.queue
+        self._on_delivery(deliver)
         return True
 
     # ------------------------------------------------------------ lane.Home
