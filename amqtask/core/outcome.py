@@ -14,6 +14,7 @@ import msgspec
 from amqtask.core.message import Publication
 from amqtask.core.retry import Again
 from amqtask.core.workflow import Part, Sig
+from amqtask.errors import Ignore
 
 
 class Verdict(enum.Enum):
@@ -49,6 +50,11 @@ class Failed(msgspec.Struct, frozen=True):
 
 class Ignored(msgspec.Struct, frozen=True):
     """The task raised ``Ignore``: no result."""
+
+
+def ignored(task: str, task_id: str) -> Ignore:
+    """What is told to whoever needs the result of a task that has none: the rest of its chain, its chord, its group."""
+    return Ignore(f"Task {task}[{task_id}] ended without a result: it raised Ignore.")
 
 
 class Rejected(msgspec.Struct, frozen=True):

@@ -56,7 +56,9 @@ def decide(
         case Retried() | Deferred():
             return Settlement(Verdict.ACK, results, None, onward, sequel)
         case Ignored() | Replaced():
-            return DONE if sequel is None else Settlement(Verdict.ACK, sequel=sequel)
+            if result is None and sequel is None:
+                return DONE
+            return Settlement(Verdict.ACK, results, sequel=sequel)
         case Rejected(requeue=True):
             return Settlement(Verdict.REJECT_REQUEUE)
         case Rejected():

@@ -32,6 +32,7 @@ from amqtask.core.outcome import (
     Settlement,
     Succeeded,
     Verdict,
+    ignored,
 )
 from amqtask.core.settlement import DONE, decide, needs_letter
 from amqtask.core.verdicts import Standing
@@ -229,8 +230,13 @@ class Conclusion:
         children: Sequence[object] = (),
     ) -> tuple[Publication | None, Outcome]:
         """The result to send, and the outcome, which becomes a failure when the value cannot be written."""
-        if type(outcome) in (Ignored, Replaced, Deferred) or not self.wants_result(head, task):
+        if type(outcome) in (Replaced, Deferred) or not self.wants_result(head, task):
             return None, outcome
+        if type(outcome) is Ignored and head.group is None:
+            return (
+                None,
+                outcome,
+            )  # a member of a group is told: whoever waits for all would wait for ever
         if type(outcome) is Rejected and outcome.requeue:
             return None, outcome
         try:
@@ -245,7 +251,7 @@ class Conclusion:
     def _record(
         self, head: Head, outcome: Outcome, children: Sequence[object] = ()
     ) -> result.Record:
-        state, value, traceback = _state(outcome, self._job.settings.result_serializer)
+        state, value, traceback = _state(head, outcome, self._job.settings.result_serializer)
         return result.Record(
             task_id=head.id,
             status=state,
@@ -431,7 +437,7 @@ class Conclusion:
         )
 
 
-def _state(outcome: Outcome, serializer: str) -> tuple[str, object, str | None]:
+def _state(head: Head, outcome: Outcome, serializer: str) -> tuple[str, object, str | None]:
     """State, result and traceback of a result record."""
     match outcome:
         case Succeeded():
@@ -452,7 +458,13 @@ def _state(outcome: Outcome, serializer: str) -> tuple[str, object, str | None]:
             return "FAILURE", result.exception_to_wire(Reject(outcome.reason), serializer), None
         case Retried():
             return "RETRY", result.exception_to_wire(outcome.error, serializer), outcome.traceback
-        case Ignored() | Replaced() | Deferred():
+        case Ignored():
+            return (
+                "FAILURE",
+                result.exception_to_wire(ignored(head.task, head.id), serializer),
+                None,
+            )
+        case Replaced() | Deferred():
             return "IGNORED", None, None
 
 

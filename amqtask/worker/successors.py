@@ -56,6 +56,7 @@ from amqtask.core.outcome import (
     Revoked,
     Send,
     Sequel,
+    ignored,
 )
 from amqtask.core.result import FAILURE, REVOKED, Record, encode_result, exception_to_wire
 from amqtask.core.workflow import Barrier, Part, Sig
@@ -63,7 +64,6 @@ from amqtask.errors import (
     ChordError,
     ConfigurationError,
     EncodeError,
-    Ignore,
     MessageError,
     PayloadTooLarge,
     Reject,
@@ -468,10 +468,8 @@ def _ended(after: Continuation, outcome: Outcome, serializer: str) -> tuple[Ende
         case Rejected():
             return Ended(FAILURE, exception_to_wire(Reject(outcome.reason), serializer)), False
         case Ignored():
-            ignored = Ignore(
-                f"Task {after.task}[{after.id}] ended without a result: it raised Ignore."
-            )
-            return Ended(FAILURE, exception_to_wire(ignored, serializer)), False
+            told = ignored(after.task, after.id)
+            return Ended(FAILURE, exception_to_wire(told, serializer)), False
         case _:
             raise AssertionError(f"{type(outcome).__name__} is no failure")
 

@@ -248,6 +248,15 @@ def test_every_end_reaches_the_tail_and_the_body(
         own(body)
 
 
+def test_a_group_hears_of_a_member_that_is_ignored(canvas: Canvas) -> None:
+    s = canvas.s
+    together = group(s("same", 1), s("steer", "ignore"), s("same", 2)).delay()
+    with pytest.raises(Ignore, match=r"ended without a result: it raised Ignore"):
+        together.get(timeout=30)
+    first, ignored, last = together.get(timeout=30, propagate=False)
+    assert (first, type(ignored), last) == (1, Ignore, 2)
+
+
 def test_a_hard_limit_and_a_crash_reach_the_tail_and_the_body(canvas: Canvas) -> None:
     s = canvas.s
     hanging = s("steer", "hang").set(time_limit=0.3)
