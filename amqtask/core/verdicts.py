@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -59,6 +59,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     signal: str = "TERM"
     cause: str | None = None
     task: str | None = None
+
+    def concerns(self, task_id: str, *headers: Mapping[str, object] | None) -> bool:
+        """Whether it is about a task, by its id or by one of its headers.
+
+        Args:
+            task_id: the task's.
+            headers: the message's headers, and its stamps.
+        """
+        if task_id in self.ids:
+            return True
+        for name, values in self.headers.items():
+            for mapping in headers:
+                value = None if mapping is None else mapping.get(name)
+                given = value if isinstance(value, list | tuple) else (value,)
+                if value is not None and not set(map(str, given)).isdisjoint(values):
+                    return True
+        return False
 
 
 def new_event() -> str:

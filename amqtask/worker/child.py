@@ -30,6 +30,7 @@ from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.fleet import ChildExit
 from amqtask.core.outcome import Settlement, Verdict
 from amqtask.core.prefetch import first
+from amqtask.core.verdicts import Record
 from amqtask.errors import BrokerError, DecodeError
 from amqtask.log import get_logger
 from amqtask.request import set_abort_lookup
@@ -562,23 +563,36 @@ class Child:
         if again and tries:
             self._io.call_later(0.02, lambda: self._io_asked(tries - 1))
 
-    def _io_end_solo(self, looks: int = 20) -> None:
+    def _io_end_solo(self, records: Sequence[Record], looks: int = 20) -> None:
         """A solo worker is to end revoked tasks: nobody would replace its process, so it can only raise in the one that runs.
 
         It looks again for a moment, for a task that was looked up before the record came and is about to start.
+
+        Args:
+            records: what they were revoked with. One that was revoked otherwise, and runs meanwhile, goes on.
+            looks: how often to look again.
         """
         (runner,) = self._runners
-        run = self._io_revoked_run(runner)
+        run = self._io_revoked_run(runner, records)
         ended = run is not None and runner.limits.interrupt(run)
         if looks and not ended:
-            self._io.call_later(0.1, lambda: self._io_end_solo(looks - 1))
+            self._io.call_later(0.1, lambda: self._io_end_solo(records, looks - 1))
 
-    def _io_revoked_run(self, runner: Runner) -> int | None:
-        """The number of the run that goes on in a slot now, if it is of a task that was revoked."""
+    def _io_revoked_run(
+        self, runner: Runner, records: Sequence[Record] | None = None
+    ) -> int | None:
+        """The number of the run that goes on in a slot now, if it is of a task that was revoked, by one of these where given."""
         slot = self._context.record.slot(runner.number)
         before = slot.read()
         head = runner.current
-        revoked = head is not None and self._executor.admission.revoked(head)
+        revoked = (
+            head is not None
+            and self._executor.admission.revoked(head)
+            and (
+                records is None
+                or any(record.concerns(head.id, head.headers, head.stamps) for record in records)
+            )
+        )
         now = slot.read()
         if before is None or now is None or now.sequence != before.sequence or not revoked:
             return None  # what was asked about may have been another

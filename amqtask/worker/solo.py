@@ -29,7 +29,7 @@ class SoloVerdicts:
         job: brokers and settings.
         publisher: the worker's own.
         board: shows what is known.
-        on_terminate: called when a revoke wants running tasks ended, too.
+        on_terminate: called with the revokes that want running tasks ended, too.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SoloVerdicts:
         job: Job,
         publisher: ThreadedPublisher,
         board: Board,
-        on_terminate: Callable[[], None],
+        on_terminate: Callable[[list[Record]], None],
     ) -> None:
         self._io = io
         self._on_terminate = on_terminate
@@ -70,8 +70,9 @@ class SoloVerdicts:
 
     def _read(self, offset: int, records: list[Record]) -> None:
         self._docket.read(offset, records)
-        if any(record.terminate for record in records):
-            self._on_terminate()
+        ending = [record for record in records if record.terminate]
+        if ending:
+            self._on_terminate(ending)
 
     def _cannot(self, reason: str) -> None:
         log.warning(

@@ -250,11 +250,13 @@ def _ways(header: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [("id", {}), ("ids", {}), ("header", header)]
 
 
-def test_a_running_task_goes_on_without_terminate(at: Place) -> None:
-    node = at.node("-c1", "-Q", at.queue)
+@pytest.mark.parametrize("flags", ["-c1", "-Psolo"])
+def test_a_running_task_goes_on_without_terminate(at: Place, flags: str) -> None:
+    node = at.node(flags, "-Q", at.queue)
     result = at.send("patient", "x")
     at.saw("start", "x")
     result.revoke()
+    at.app.control.terminate("another")  # that one is looked for, and this one is none of its
     result.abort()
     assert result.get(timeout=10) == "stopped"
     assert result.state == "SUCCESS"

@@ -171,3 +171,17 @@ def test_parts_are_the_whole(count: int, size: int) -> None:
 
     assert tuple(each for piece in pieces for each in piece.ids) == ids
     assert all(len(piece.ids) <= size and piece.event == "e" for piece in pieces)
+
+
+def test_whom_a_record_concerns() -> None:
+    by_id = Record(kind=Kind.REVOKED, event="e", origin="n", time=NOW, ids=("x", "y"))
+    by_header = Record(
+        kind=Kind.REVOKED, event="e", origin="n", time=NOW, headers={"customer": ["42", "43"]}
+    )
+
+    assert by_id.concerns("x", {}, None)
+    assert not by_id.concerns("z", {"customer": 42}, None)
+    assert by_header.concerns("z", {"customer": 42}, None)
+    assert by_header.concerns("z", {}, {"customer": ["1", "43"]})
+    assert not by_header.concerns("z", {"customer": [1]}, {"other": ["42"]})
+    assert not by_header.concerns("z", {"customer": None}, None)
