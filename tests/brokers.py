@@ -22,6 +22,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pika
+import pika.exceptions
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.probe import probe
@@ -83,10 +84,18 @@ class Broker:
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
-        """Open a connection with one channel; both are closed at the end of the block."""
+        """Open a connection with one channel; both are closed at the end of the block.
+
+        A broker that has just started may reset a connection that it has let in: it is opened once more.
+        """
         connection = self.connect()
         try:
-            yield connection.channel()
+            try:
+                channel = connection.channel()
+            except pika.exceptions.StreamLostError:
+                connection = self.connect()
+                channel = connection.channel()
+            yield channel
         finally:
             if connection.is_open:
                 connection.close()

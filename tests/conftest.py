@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import amqtask
 from amqtask.broker.processes import marked
@@ -25,6 +26,10 @@ from amqtask.errors import AmqtaskError
 from tests import weather
 from tests.brokers import Broker, OwnBroker, left_behind, own_broker, run_broker
 from tests.waiting import eventually
+
+# Properties say what holds, not how fast: on a machine that does something else any example may take long.
+settings.register_profile("amqtask", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("amqtask")
 
 _RUN = "AMQTASK_TEST_RUN"
 _BROKER = pytest.StashKey[Broker]()

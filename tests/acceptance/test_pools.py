@@ -123,6 +123,9 @@ class Case:
     def starts(self, what: str) -> int:
         return self.at.count("start")[self.name(what)]
 
+    def ends(self, what: str) -> int:
+        return self.at.count("end")[self.name(what)]
+
     def once(self, *whats: str) -> None:
         """Assert that each of these was started, and ended, once."""
         names = [self.name(what) for what in whats]
@@ -302,7 +305,7 @@ def test_a_delayed_task_runs_when_it_is_due(case: Case) -> None:
     due = time.time() + 0.4
     for form in FORMS:
         case.send(f"{form}note", case.name(form), countdown=0.4)
-    eventually(lambda: all(case.starts(form) for form in FORMS), 10)
+    eventually(lambda: all(case.ends(form) for form in FORMS), 10)
     assert time.time() > due - 0.1
     case.once(*FORMS)
 
