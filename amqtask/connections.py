@@ -124,9 +124,13 @@ class Connections:
                 ladder=self._place.ladder,
             )
             with self._lock:
-                for ended in [each for each in self._loop_clients if each.is_closed()]:
-                    del self._loop_clients[ended]  # with it went its connections
+                ended = [each for each in self._loop_clients if each.is_closed()]
+                left = [
+                    self._loop_clients.pop(each) for each in ended
+                ]  # with them went connections
                 self._loop_clients[client.loop] = client
+            for each in left:
+                each.abandon()
             await client.start()
         return client
 

@@ -236,7 +236,7 @@ class Dispatcher:
                 parent.asked.sent(((call.id, None), None))
         awaited = None
         if not call.ignore_result:
-            awaited = self._connections.pending.sending(call.id)
+            awaited = self._connections.pending.sending(call.id, reply_to)
             if reply_to is None:
                 awaited.fail(result_elsewhere(call.task, call.id, call.reply_to))
         return sendings, awaited, handle.AsyncResult.of(awaited, call.id, call.task, self._control)
@@ -370,9 +370,9 @@ class Dispatcher:
         """
         return self._composer.compose(call, None)
 
-    def awaited(self, task_id: str) -> Awaited:
+    def awaited(self, task_id: str, reply_to: str | None) -> Awaited:
         """Where the result of a task is expected that is about to be sent, or to follow something."""
-        return self._connections.pending.sending(task_id)
+        return self._connections.pending.sending(task_id, reply_to)
 
     def handle_of(
         self, task_id: str, name: str | None, ignored: bool, parent: ResultBase | None

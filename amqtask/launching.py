@@ -81,7 +81,7 @@ class Sender(Protocol):
         """The publications of a call whose results go where it says."""
         ...
 
-    def awaited(self, task_id: str) -> Awaited:
+    def awaited(self, task_id: str, reply_to: str | None) -> Awaited:
         """Where a result is expected, before anything is sent."""
         ...
 
@@ -322,7 +322,7 @@ class Launching:
                     self._sender.check(step)
                     calls.append((step, self._sender.compose(step)))
             for task_id, said in islice(self._stream.tasks.items(), len(self._awaited), None):
-                entry = self._awaited[task_id] = self._sender.awaited(task_id)
+                entry = self._awaited[task_id] = self._sender.awaited(task_id, said.reply_to)
                 if said.reply_to != self._reply_to:
                     entry.fail(result_elsewhere(said.name, task_id, said.reply_to))
             yield plans, [(call, sendings, self._awaits(call)) for call, sendings in calls]

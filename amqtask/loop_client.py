@@ -92,10 +92,18 @@ class LoopClient:
         if self._closed:
             return
         self._closed = True
-        await self.publisher.close(timeout)
-        if self._replying:
-            await self._replies.close()
+        try:
+            await self.publisher.close(timeout)
+            if self._replying:
+                await self._replies.close()
+        finally:
+            self.abandon()
         await self._farewell.aclose()
+
+    def abandon(self) -> None:
+        """No reply comes here any more: tell whoever waits for one. Any thread."""
+        if self._replying:
+            self._replies.lose()
 
     def close_from_outside(self, timeout: float) -> None:
         """Close from any thread. In the loop's own thread this only begins the closing; a loop that ended is left alone."""
@@ -125,6 +133,8 @@ class LoopClient:
                         await self._replies.close()
                 except (BrokerError, RuntimeError, OSError):
                     pass  # asyncio.run has cancelled the connections' tasks by now, and with them closed the sockets
+                finally:
+                    self.abandon()
 
 
 class AsyncBatch:

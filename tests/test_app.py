@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from amqtask import App
+from amqtask import App, AsyncResult
 from amqtask.core.message import Message
 from amqtask.core.result import Record, exception_to_wire
 from amqtask.errors import (
@@ -542,7 +542,7 @@ def test_a_loop_can_be_left_while_the_app_goes_on(broker: Broker, queue_name: st
 def test_a_loop_that_ends_without_aclose_leaves_no_warning(broker: Broker, queue_name: str) -> None:
     program = f"""
         import asyncio
-        from amqtask import App
+        from amqtask import App, AsyncResult
         app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r},
                   result_queue_expires=4.0)
         @app.task
@@ -555,6 +555,25 @@ def test_a_loop_that_ends_without_aclose_leaves_no_warning(broker: Broker, queue
     with answering(broker, queue_name, total):
         output = run(program, "-W", "error")
     assert output.splitlines()[-1] == "7"
+
+
+def test_a_result_whose_loop_has_ended_is_not_waited_for(broker: Broker, queue_name: str) -> None:
+    with app_on(broker, queue_name) as app:  # nobody answers
+
+        async def sent_and_left() -> AsyncResult[Any]:
+            return await app.asend_task("t.add", (1,))
+
+        async def asked(result: AsyncResult[Any]) -> None:
+            await result.aget()
+
+        waiting = app.send_task("t.add", (2,))
+        result = asyncio.run(sent_and_left())
+        with pytest.raises(ConnectionLost, match=f"{result.id} was sent in has ended"):
+            result.get()
+        with pytest.raises(ConnectionLost, match="send with delay"):
+            asyncio.run(asked(result))
+        with pytest.raises(ResultTimeout):  # what was sent outside of it has a reply queue still
+            waiting.get(timeout=0.05)
 
 
 # ---------------------------------------------------------------- forks and ends
@@ -576,7 +595,7 @@ def test_a_fork_after_the_first_publish_has_its_own_connections(
 ) -> None:
     program = f"""
         import os, sys
-        from amqtask import App
+        from amqtask import App, AsyncResult
         app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r})
         @app.task
         def add(a, b): ...
@@ -604,7 +623,7 @@ def test_a_fork_inside_a_batch(broker: Broker, queue_name: str) -> None:
     declare(broker, queue_name)
     program = f"""
         import os
-        from amqtask import App
+        from amqtask import App, AsyncResult
         app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r})
         @app.task(ignore_result=True)
         def add(a): ...
@@ -623,7 +642,7 @@ def test_leaving_the_program_sends_what_is_on_its_way(broker: Broker, queue_name
     declare(broker, queue_name)
     before = reply_queues(broker)
     run(f"""
-        from amqtask import App
+        from amqtask import App, AsyncResult
         app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r})
         @app.task
         def add(a): ...

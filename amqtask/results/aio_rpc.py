@@ -72,6 +72,10 @@ class AioReplyQueue:
         await self._consumer.delete(self.name)
         await self._consumer.close()
 
+    def lose(self) -> None:
+        """It brings nothing any more. Any thread."""
+        self._pending.lose(self.name)
+
     def _arrived(self, delivery: Delivery) -> None:
         file_reply(self._pending, delivery)
         self._consumer.settle(delivery, Verdict.ACK)

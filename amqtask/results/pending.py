@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from amqtask.amqp.waits import closed_gate
 from amqtask.core.message import Envelope
-from amqtask.errors import ResultError
+from amqtask.errors import ConnectionLost, ResultError
 from amqtask.results.record import Known
 
 KEPT_MAX: Final = 1000  # tasks
@@ -35,17 +35,20 @@ class Awaited:
         id: the task's id.
         error: why no result will come: the publish failed, or the app was closed. Taken back when it is sent again.
         expected: this process has asked for the result, or a reply has come. An entry that was let go and made again does not know.
+        queue: the reply queue that was named when it was sent from here, else empty.
     """
 
     # _fresh, _waiters, error: guarded by the table's lock. _known: guarded by _folding.
     __slots__ = (
         "__weakref__", "_folding", "_fresh", "_known", "_table", "_waiters", "error", "expected", "id",
+        "queue",
     )  # fmt: skip
 
     def __init__(self, table: Pending, task_id: str) -> None:
         self.id = task_id
         self.error: BaseException | None = None
         self.expected = False
+        self.queue = ""
         self._table = table
         self._fresh: list[Envelope] = []
         self._waiters: list[Changed] = []
@@ -208,12 +211,18 @@ class Pending:
         with self.lock:
             return self._entry(task_id)
 
-    def sending(self, task_id: str) -> Awaited:
-        """The entry for an id that is about to be sent: that an earlier try to send it failed does not hold any more."""
+    def sending(self, task_id: str, queue: str | None = None) -> Awaited:
+        """The entry for an id that is about to be sent: that an earlier try to send it failed does not hold any more.
+
+        Args:
+            task_id: the task's.
+            queue: the reply queue that its message names, if it names one of this process.
+        """
         with self.lock:
             entry = self._entry(task_id)
             entry.error = self._closed
             entry.expected = self.asked = True
+            entry.queue = queue or ""
             return entry
 
     def arrive(self, task_id: str, envelope: Envelope) -> None:
@@ -240,6 +249,19 @@ class Pending:
             entries = list(self._awaited.values())
         for entry in entries:
             entry.fail(reason)
+
+    def lose(self, queue: str) -> None:
+        """Nothing comes from a reply queue any more: wake everybody who waits for what it would have brought."""
+        with self.lock:
+            entries = [entry for entry in self._awaited.values() if entry.queue == queue]
+        for entry in entries:
+            if not entry.settled():
+                entry.fail(
+                    ConnectionLost(
+                        f"The event loop that task {entry.id} was sent in has ended, or its connections were closed, before the"
+                        " result came: wait for it there, or send with delay()."
+                    )
+                )
 
     def _entry(self, task_id: str) -> Awaited:
         entry = self._awaited.get(task_id)

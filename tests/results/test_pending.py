@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amqtask.core.message import Envelope, Properties
+from amqtask.errors import ConnectionLost
 from amqtask.results import pending as module
 from amqtask.results.pending import Pending, better
 from amqtask.results.record import Known
@@ -49,6 +50,20 @@ def test_a_reply_that_comes_before_its_handle_is_kept(table: Pending) -> None:
     table.arrive("a", reply("SUCCESS", "1"))
 
     assert table.expect("a").latest() == Known("SUCCESS", "1")
+
+
+def test_what_a_lost_queue_would_have_brought_is_not_waited_for(table: Pending) -> None:
+    here, there, done = (
+        table.sending(name, queue) for name, queue in zip("abc", "qrq", strict=True)
+    )
+    table.arrive("c", reply("SUCCESS", "1"))
+
+    table.lose("q")
+
+    assert here.wait(0)
+    assert isinstance(here.error, ConnectionLost)
+    assert not there.settled()
+    assert (done.latest(), done.error) == (Known("SUCCESS", "1"), None)
 
 
 def test_two_handles_of_one_task_share_what_is_known(table: Pending) -> None:
