@@ -13,7 +13,6 @@ from amqtask.cli import output
 from amqtask.cli.flags import AppOption, BrokerOption, TopologyOption
 from amqtask.cli.target import Target
 from amqtask.errors import ConfigurationError
-from amqtask.topology.dropped import untold
 
 app = typer.Typer(
     help="Check, show, explain and declare exchanges, queues and routes.",
@@ -48,10 +47,10 @@ def validate(
     app_name: AppOption = None,
 ) -> None:
     """Check a topology without a broker: every mistake with its line, exit code 1; else what it declares."""
+    from amqtask.topology.plan import unsupported, untold
+
     topology = _target(context, app_name).topology(file)
     if rabbitmq is not None:
-        from amqtask.topology.plan import unsupported
-
         lacks = unsupported(topology, _version(rabbitmq))
         output.warn(lacks.warnings)
         output.fail(lacks.errors)
@@ -248,12 +247,8 @@ def _target(context: typer.Context, app_name: str | None, broker: str | None = N
 
 def _nobody_is_told(queues: Sequence[str]) -> str:
     """What the broker drops from queues with other dead letters than ours."""
-    named = ", ".join(map(repr, queues))
-    return (
-        f"Nobody is told of tasks that the broker drops from {named}, because it has not dead_letter: true."
-        if len(queues) == 1
-        else f"Nobody is told of tasks that the broker drops from {named}, because they have not dead_letter: true."
-    )
+    named, them = ", ".join(map(repr, queues)), "it" if len(queues) == 1 else "them"
+    return f"Nobody is told of tasks that the broker drops from {named}: give {them} dead_letter: true if somebody may wait for those."
 
 
 def _many(count: int, noun: str) -> str:

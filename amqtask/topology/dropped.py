@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from amqtask.topology.model import Queue, Topology
+from amqtask.topology.model import Queue
 
 DROPPED = "amqtask.dropped"  # the exchange, and the queue of what is to be told
 LATE = "amqtask.plan"  # the key of a chord's plan that the broker dropped: the chord did not end in time
@@ -40,18 +40,3 @@ def origin_of(key: str) -> Origin | None:
     if not name or ending not in (_TOLD, _REFUSED):
         return None
     return Origin(name, ending == _REFUSED)
-
-
-def untold(topology: Topology) -> tuple[str, ...]:
-    """The queues from which the broker may drop a message without anybody being told.
-
-    They have dead letters that go to an exchange of the file, or none. A queue that holds the dead letters of another, or a
-    stream, holds no task that somebody waits for.
-    """
-    holds = set(topology.all_queues()) - set(topology.queues)
-    holds |= {f"{queue.name}.dead" for queue in topology.queues.values()}
-    return tuple(
-        queue.name
-        for queue in topology.queues.values()
-        if queue.type != "stream" and not queue.has_dead_queue and queue.name not in holds
-    )

@@ -297,6 +297,21 @@ def dead_queues(topology: Topology, queue: str) -> tuple[str, ...]:
     return tuple(name for name in topology.all_queues() if name in reached)
 
 
+def untold(topology: Topology) -> tuple[str, ...]:
+    """The queues from which the broker may drop a message without anybody being told.
+
+    Their dead letters go to an exchange of the file, or nowhere. A queue that holds the dead letters of others, or a stream,
+    holds no task that somebody waits for.
+    """
+    holds = {dead_queue_name(name) for name in topology.queues}
+    holds.update(each for name in topology.queues for each in dead_queues(topology, name))
+    return tuple(
+        queue.name
+        for queue in topology.queues.values()
+        if queue.type != "stream" and not queue.has_dead_queue and queue.name not in holds
+    )
+
+
 def _target(queue: Queue) -> DeadLetterTarget | None:
     match queue.dead_letter:
         case True | DeadQueue():

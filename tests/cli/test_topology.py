@@ -45,6 +45,18 @@ def test_validate_prints_every_problem(folder: Folder) -> None:
     assert "nowhere" in lines[1]
 
 
+def test_validate_names_the_queues_of_which_nobody_is_told(folder: Folder) -> None:
+    folder.write("t.yaml", "version: 1\nqueues: {a: {dead_letter: false}, b: {}}\n")
+
+    found = folder.run("topology", "validate", "t.yaml")
+
+    assert found.returncode == 0
+    assert (
+        "Nobody is told of tasks that the broker drops from 'a': give it dead_letter: true"
+        in found.stderr
+    )
+
+
 def test_validate_for_a_version(folder: Folder) -> None:
     folder.write("t.yaml", "version: 1\nqueues: {a: {type: quorum, consumer_timeout: 2h}}\n")
 

@@ -32,6 +32,7 @@ from amqtask.topology.plan import (
     delivery_limit_of,
     explain_conflict,
     unsupported,
+    untold,
 )
 from amqtask.topology.routes import default_topology
 from tests.brokers import Broker
@@ -201,6 +202,22 @@ def test_delivery_limits() -> None:
     assert [delivery_limit_of(shape, name) for name in "ab"] == [100, 7]
     assert [delivery_limit_of(shape, name) for name in "cd"] == [NO_DELIVERY_LIMIT] * 2
     assert delivery_limit_of(shape, "unknown") == 20
+
+
+def test_queues_of_which_nobody_is_told() -> None:
+    shape = topology("""
+exchanges: {failed: {type: fanout}}
+queues:
+  told: {}
+  bounded: {dead_letter: {ttl: 1h}}
+  elsewhere: {dead_letter: {exchange: failed}}
+  lost: {dead_letter: false}
+  rest: {dead_letter: false, bindings: [{exchange: failed}]}
+  told.dead: {}
+  log: {type: stream}
+""")
+
+    assert untold(shape) == ("elsewhere", "lost")
 
 
 # ---------------------------------------------------------------- versions
