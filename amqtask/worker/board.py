@@ -31,6 +31,7 @@ import msgspec
 
 from amqtask.core.verdicts import KEY_BYTES, RECENT, Standing, header_key, key
 from amqtask.worker import journal
+from amqtask.worker.early import EarlyRuns
 from amqtask.worker.journal import Journal
 
 NAME_BYTES = 128
@@ -301,6 +302,7 @@ class Board:
 
     Attributes:
         journal: the executions that ended in this node a moment ago.
+        early: the runs that were acked before they began.
     """
 
     def __init__(
@@ -313,6 +315,7 @@ class Board:
     ) -> None:
         self._max_age = max_age
         self.journal = Journal(seats, executions)
+        self.early = EarlyRuns(seats, slots)
         self.seats = seats
         self.slots = slots
         self._seat_size = seat_size = _CHILD_SIZE + _SLOT_SIZE * slots
@@ -489,6 +492,7 @@ class Board:
     def close(self) -> None:
         """Unmap the memory in this process. Afterwards no method may be called."""
         self.journal.close()
+        self.early.close()
         self._words.release()
         self._buckets.release()
         self._memory.close()

@@ -367,6 +367,9 @@ class Child:
     def _io_ready(self) -> None:
         if not self._told:
             self._told = True
+            for orphan in self._executor.early.lost():
+                self._executor.adopt(orphan)
+            self._settler.flush()
             self._context.ready()
             if self._context.solo:
                 log.info("ready")  # as the supervisor says of its children

@@ -49,6 +49,7 @@ from amqtask.errors import (
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
     Unsupported,
+    WorkerLostError,
 )
 from amqtask.log import get_logger
 from amqtask.request import Asked, DeliveryInfo, Request, current
@@ -60,6 +61,7 @@ from amqtask.worker.coroutines import Evicted, Interruptible
 from amqtask.worker.followups import Key
 from amqtask.worker.job import Job
 from amqtask.worker.limits import Limits
+from amqtask.worker.orphan import read, written
 from amqtask.worker.prepared import ChildContext, ChildExit
 from amqtask.worker.settle import Settler
 from amqtask.worker.successors import Run, Successors, foreign_chord, request_of
@@ -124,6 +126,7 @@ class Executor:
         self.settler = settler
         self.waker = waker
         self.journal = context.board.journal.seat(context.index)
+        self.early = context.board.early.seat(context.index)
         self.accept = serialization.accepted(settings.accept_content)
         self.json = serialization.JSON in self.accept
         self.sizes = codec.Limits(
@@ -175,6 +178,33 @@ class Executor:
         if trial is not None and trial.tried is delivery:
             trial.ended()
 
+    def adopt(self, data: bytes) -> None:
+        """Tell of a run that was acked before it began, and whose process has died: nobody else can."""
+        delivery = read(data)
+        try:
+            head = None if delivery is None else delivery.head(self.accept, self.sizes)
+        except MessageError:
+            head = None
+        if delivery is None or head is None:
+            log.error("a task was lost with its process, which has damaged what is known of it")
+            return
+        standing = dead.of_this_life(self.context.board.standing(head.id), head.headers)
+        outcome: Outcome
+        if self.admission.revoked(head):
+            outcome = TERMINATED
+        elif standing is not None and standing.hard_limit:
+            error: Exception = TimeLimitExceeded(
+                f"Task {head.task}[{head.id}] was killed at its time limit."
+            )
+            outcome = Failed(error, None, "time limit")
+        else:
+            error = WorkerLostError(
+                f"The process that ran task {head.task}[{head.id}] died. It was acked before it ran, and does not run again."
+            )
+            outcome = Failed(error, None, "crashes")
+        task = self.job.app.tasks.get(head.task)
+        self.conclusion.end(delivery, head, task, outcome, None, acked=True)
+
     def ended(self, delivery: Delivery) -> None:
         """A run has ended: see whether the child has had its share."""
         trial = self.trial
@@ -221,6 +251,7 @@ class Runner:
         self._settler = executor.settler
         self._conclusion = executor.conclusion
         self._journal = executor.journal
+        self._early = executor.early
         self._admit = executor.admission.admit
         self._board = executor.context.board
         self._board_slot = executor.context.record.slot(number)
@@ -350,6 +381,7 @@ class Runner:
         delivery, head, task, key = work
         acks_late, soft, hard, name = self._rules.get(head.task) or self.executor.learn(task)
         if not acks_late:
+            self._early.keep(self.number, written(delivery))
             self._conclusion.post(delivery, DONE, key)
             self._settler.flush()
         soft = head.soft_time_limit or soft
@@ -417,6 +449,8 @@ class Runner:
         if alone:
             self._settler.post(delivery, DONE, key, place)
             return
+        if acked:
+            self._early.drop(self.number)
         # What was acked before it ran has its place since then.
         self._conclusion.end(
             delivery, head, task, outcome, key, acked=acked, place=place, run=self._ran
@@ -580,6 +614,7 @@ class Runner:
                 self._released.wait()
                 return
             self._board_slot.end(True)
+            self._early.drop(self.number)
             self.running_since = 0.0
             self.executor.ended(delivery)
         else:
@@ -637,6 +672,7 @@ class Runner:
     def _taken(self, outcome: Outcome) -> tuple[Delivery, Settlement, Key]:
         assert self._current is not None
         (delivery, head, task, key), _, acked = self._current
+        self._early.drop(self.number)
         return (
             delivery,
             self._conclusion.settlement(delivery, head, task, outcome, acked, self._ran),

@@ -174,6 +174,11 @@ def dies_joining(where: str, x: Any) -> Any:
     return x
 
 
+@app.task(acks_late=False)
+def dies_early(*args: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task
 def last(*args: Any) -> Any:
     return args[-1]

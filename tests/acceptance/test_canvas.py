@@ -439,6 +439,22 @@ def test_a_chord_of_tasks_that_are_acked_early_ends_though_nobody_delivers_them_
     eventually(lambda: canvas.barriers() <= before, timeout=SOON, interval=0.1)
 
 
+def test_a_task_that_is_acked_early_and_killed_is_told_to_all_who_wait(canvas: Canvas) -> None:
+    """By the process that takes the place of its own: its caller, what comes after it, its errbacks, its chord."""
+    small, large = canvas.s("dies_early"), canvas.s("dies_early", "x" * 100_000)
+    for lost in (small, large):
+        with pytest.raises(WorkerLostError, match="acked before it ran"):
+            value(lost.delay())
+    tag = uuid.uuid4().hex
+    chained = chain(small, canvas.s("same")).on_error(canvas.si("note", tag)).delay()
+    with pytest.raises(WorkerLostError):
+        own(chained)
+    canvas.said(tag)
+    for lost in (small, large):
+        with pytest.raises(ChordError, match="WorkerLostError"):
+            value(chord([lost, canvas.s("same", 1)], canvas.s("total")).delay())
+
+
 def test_tasks_that_are_acked_early_go_on_likewise(canvas: Canvas) -> None:
     s = canvas.s
     assert value((s("early", 1) | group(s("early"), s("add", 1)) | s("total")).delay()) == 3
