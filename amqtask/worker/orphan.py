@@ -36,8 +36,8 @@ class Orphan:
 
     def __init__(self, kept: _Kept) -> None:
         self.queue = kept.queue
-        self.exchange = kept.exchange
-        self.routing_key = kept.routing_key
+        self.names = kept.exchange, kept.routing_key
+        self.exchange, self.routing_key = self.names
         self.properties: Properties = frames.decode_properties(kept.properties)
         self.body = kept.body
 
