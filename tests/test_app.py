@@ -542,7 +542,7 @@ def test_a_loop_can_be_left_while_the_app_goes_on(broker: Broker, queue_name: st
 def test_a_loop_that_ends_without_aclose_leaves_no_warning(broker: Broker, queue_name: str) -> None:
     program = f"""
         import asyncio
-        from amqtask import App, AsyncResult
+        from amqtask import App
         app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r},
                   result_queue_expires=4.0)
         @app.task
@@ -558,6 +558,7 @@ def test_a_loop_that_ends_without_aclose_leaves_no_warning(broker: Broker, queue
 
 
 def test_a_result_whose_loop_has_ended_is_not_waited_for(broker: Broker, queue_name: str) -> None:
+    declare(broker, queue_name)
     with app_on(broker, queue_name) as app:  # nobody answers
 
         async def sent_and_left() -> AsyncResult[Any]:
@@ -595,7 +596,7 @@ def test_a_fork_after_the_first_publish_has_its_own_connections(
 ) -> None:
     program = f"""
         import os, sys
-        from amqtask import App, AsyncResult
+        from amqtask import App
         app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r})
         @app.task
         def add(a, b): ...
@@ -623,7 +624,7 @@ def test_a_fork_inside_a_batch(broker: Broker, queue_name: str) -> None:
     declare(broker, queue_name)
     program = f"""
         import os
-        from amqtask import App, AsyncResult
+        from amqtask import App
         app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r})
         @app.task(ignore_result=True)
         def add(a): ...
@@ -642,7 +643,7 @@ def test_leaving_the_program_sends_what_is_on_its_way(broker: Broker, queue_name
     declare(broker, queue_name)
     before = reply_queues(broker)
     run(f"""
-        from amqtask import App, AsyncResult
+        from amqtask import App
         app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r})
         @app.task
         def add(a): ...
