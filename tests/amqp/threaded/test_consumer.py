@@ -555,7 +555,7 @@ def test_acks_behind_a_burst_survive_the_close(broker: Broker, queue_name: str) 
     send(broker, queue_name, *[b"x"] * left)
     for _ in range(20):  # the broker loses them one time in ten
         with reading(broker, queue_name, declarations=[quorum], prefetch=left) as reader:
-            eventually(lambda: len(reader.deliveries) >= left)  # noqa: B023  # used in this round only
+            eventually(lambda: len(reader.deliveries) >= left, 30)  # noqa: B023  # used in this round only
             done, others = reader.deliveries[:2], reader.deliveries[2:]
             for delivery in others:
                 reader.consumer.settle(delivery, Verdict.GIVE_BACK)
