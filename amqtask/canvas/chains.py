@@ -201,8 +201,8 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
             if tasks:
                 tasks[-1].link(callback)
         for errback in listed(self.options.get("link_error")):
-            for task in tasks:
-                task.link_error(errback)
+            for task in tasks:  # each its own: what stamps one must not stamp the others
+                task.link_error(maybe_signature(errback, clone=True))
         self.update(args=(), options={}, immutable=False)
 
     def links(self) -> Members:

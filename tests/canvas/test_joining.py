@@ -91,3 +91,11 @@ def test_a_copy_of_a_chord_has_parts_of_its_own() -> None:
     sig = chord([note.s(1), note.s(2)], note.s())
     sig.clone().tasks[0].link(note.s())
     assert sig.tasks[0].options == {}
+
+
+def test_the_links_of_a_chain_with_an_errback_have_copies_of_it() -> None:
+    errback = note.s(9)
+    sig: Any = note.s(1) | chain(note.s(2), note.s(3)).on_error(errback)
+    own = [task.options["link_error"][0] for task in sig.tasks[1:]]
+    assert own == [errback, errback]
+    assert len({id(each) for each in [errback, *own]}) == 3
