@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from amqtask.call import Call, make_call
-from amqtask.canvas.options import CELERYS, PLACE, SENT, STRUCTURE, moment_of, put_off, put_over
+from amqtask.canvas.options import (
+    CELERYS,
+    DELAYS,
+    PLACE,
+    SENT,
+    STRUCTURE,
+    moment_of,
+    put_off,
+    put_over,
+)
 from amqtask.canvas.stages import Fan, Reader, Stage, Task, result_of
 from amqtask.core.workflow import (
     LEAF,
@@ -78,6 +87,8 @@ class Sender:
         options = dict(first.options)
         if over:
             put_over(options, over)
+            if first.chord and len(stages) > 1:
+                _put_over_body(stages[1:], over)
         if len(stages) == 1 and not follows:
             for branch in first.branches:
                 if kept is not None:
@@ -195,6 +206,17 @@ class Sender:
 
 
 _NO_WORKFLOW: Final = Workflow()
+
+
+def _put_over_body(stages: Sequence[Stage], over: Mapping[str, Any]) -> None:
+    """Put the options of what surrounds a chord over its body's, but for its delay, which is that of the parts."""
+    sending = {name: value for name, value in over.items() if name not in DELAYS}
+    while sending:
+        first = stages[0]
+        put_over(first.options, sending)
+        stages = stages[1:]
+        if not (isinstance(first, Fan) and first.chord and stages):
+            return
 
 
 def _bind(branch: list[Stage], group_id: str, stub: dict[str, Any], leaves: list[Task]) -> Any:

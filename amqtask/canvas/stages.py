@@ -274,7 +274,13 @@ class Reader:
         if not stages:
             raise ValueError("The body of this chord holds nothing to run: an empty chain.")
         if links := self._linked(options, "link"):
-            _link(stages, links)
+            end = stages[-1]
+            if len(stages) == 1 and isinstance(end, Fan) and not end.chord:
+                # A group has no end of its own: as with ``group.link`` its first member's counts, without its value.
+                for branch in end.gathered()[:1]:
+                    _link(branch, [{**each, "immutable": True} for each in links])
+            else:
+                _link(stages, links)
         stages.insert(0, fan)
         if errbacks := self._linked(options, "link_error"):
             self._link_error(stages, errbacks)
