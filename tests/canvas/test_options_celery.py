@@ -181,5 +181,5 @@ def test_a_callback_of_a_chord_that_ends_in_a_group_is_its_first_members(
     build = WORKFLOWS["body is a group"]
     ours = our_messages(build(amqtask, note), {"link": note.si(7)})
     assert ours == their_messages(
-        build(celery, their_note), {"link": their_note.si(7)}, monkeypatch
+        lambda: build(celery, their_note), {"link": their_note.si(7)}, monkeypatch
     )
