@@ -17,6 +17,7 @@ from amqtask.core.outcome import Send, Sequel
 from amqtask.core.workflow import Part
 from amqtask.testing import Proxy
 from tests.amqp.threaded.barriers import Bodies, Site, Stage, kinds, message, part, parts_of
+from tests.brokers import Broker, limited_user
 from tests.waiting import eventually
 
 
@@ -232,3 +233,17 @@ def test_a_broker_that_holds_publishers_back_is_waited_for(
     assert dropped == []
     assert stage.bodies() == [[0]]
     assert not stage.there(group)
+
+
+@kinds
+def test_a_chord_is_over_though_its_queue_may_not_be_deleted(
+    stage: Stage, sites: Callable[..., Site], broker: Broker, kind: str
+) -> None:
+    group = stage.barrier(1, kind)
+    with limited_user(broker, configure="^$") as limited:
+        site = sites(url=limited.url, classic=kind == "classic")
+
+        assert site.end_parts([part(group, 0, 1, 0)]) == [None]
+
+    assert stage.bodies() == [[0]]
+    assert stage.there(group)  # until its time is over
