@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from amqtask import AsyncResult, EagerResult, GroupResult, IncompleteStream, result_from_tuple
 from tests.results.table import Table
@@ -163,3 +165,37 @@ def test_an_eager_tree_is_walked_in_the_same_way() -> None:
     assert tail.as_tuple() == (("c", (("a", None), None)), None)
     assert tail == "c"
     assert len({tail, root, leaf, "a"}) == 3
+
+
+nothing_or_text = st.none() | st.text(max_size=3) | st.integers()
+
+
+@given(
+    st.recursive(
+        nothing_or_text,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner, max_size=2)
+        ),
+        max_leaves=6,
+    )
+)  # fmt: skip
+def test_rubbish_is_a_handle_or_one_sentence(form: object) -> None:
+    made: object = None
+    said = ""
+    try:
+        made = result_from_tuple(form, Table())
+    except ValueError as error:
+        said = str(error)
+
+    assert isinstance(made, AsyncResult | GroupResult) or said.startswith("A result as a tuple is")
+
+
+def test_members_nested_without_end_are_one_sentence(table: Table) -> None:
+    form: Any = ("a", None)
+    for _ in range(100_000):
+        form = ("g", [form])
+
+    with pytest.raises(ValueError, match="A result as a tuple is"):
+        result_from_tuple(form, table)
+    while form[1]:  # what is nested so deeply must not be freed at once
+        ((form,),) = (form[1],)
