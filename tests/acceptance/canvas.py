@@ -82,6 +82,11 @@ def retried(self: Task[..., Any], x: int) -> int:
     return x + self.request.retries
 
 
+@app.task(bind=True, max_retries=1)
+def hopeless(self: Task[..., Any]) -> None:
+    raise self.retry(exc=ValueError("again"), countdown=0)
+
+
 @app.task
 def unwritable(*_args: Any) -> object:
     return object()
@@ -108,6 +113,7 @@ def becomes(self: Task[..., Any], kind: str, *args: Any) -> Any:
         "chord": lambda: chord([add.s(1, x) for x in args], total.s()),
         "branch": lambda: chain(add.s(1, 1), group(add.s(x) for x in args)),
         "fail": lambda: fail.s(),
+        "failing group": lambda: group(fail.si(), same.si(1)),
         "tells": lambda: tells.s(),
     }
     return self.replace(sigs[kind]())
