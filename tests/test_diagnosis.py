@@ -17,9 +17,12 @@ from amqtask.amqp.session import Session
 from amqtask.errors import OperationRefused
 from amqtask.findings import Finding, Status
 from amqtask.settings import Settings
+from amqtask.topology import plan
+from amqtask.topology.dropped import DROPPED
 from amqtask.topology.model import Binding, Queue, Topology
 from amqtask.topology.parse import parse
 from tests.brokers import Broker, limited_user, own_vhost
+from tests.waiting import eventually
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 500_000, UTC)
 
@@ -254,3 +257,16 @@ def test_the_management_api(session: Session, broker: Broker, queue_name: str) -
     assert "optional" in diagnosis.check_management(nowhere, session, topology)[0].text
     if broker.management_url is not None:
         assert "all bindings in place" in diagnosis.check_management(api, session, topology)[0].text
+
+
+def test_dropped_tasks_of_which_no_worker_tells(elsewhere: Broker) -> None:
+    topology = Topology(queues={"q": Queue(name="q", type="classic", dead_letter=True)})
+    with Session((Address.parse(elsewhere.url),), name="test") as session:
+        session.apply(plan.declarations(topology))
+        assert diagnosis.check_dead_letters(session, topology)[0].status is Status.OK
+        session.publish("", DROPPED, b"dropped")
+        eventually(lambda: getattr(session.queue(DROPPED), "messages", 0) == 1)
+        (finding,) = diagnosis.check_dead_letters(session, topology)
+
+    assert finding.status is Status.WARN
+    assert finding.text == "1 dropped task in 'amqtask.dropped', and no worker tells whoever waits for them"  # fmt: skip
