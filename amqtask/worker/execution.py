@@ -350,7 +350,7 @@ class Runner:
         work, run, request = self._awaited
         try:
             if self.executor.copied:
-                _end_copy()
+                end_copy()
             runtime = time.monotonic() - request.started
             if request.asked.changes:
                 outcome = _asked(request.asked, value, runtime)
@@ -365,7 +365,7 @@ class Runner:
         work, run, request = self._awaited
         try:
             if self.executor.copied:
-                _end_copy()
+                end_copy()
             outcome = self._raised(error, work[2], request, time.monotonic() - request.started)
             self._finish(work, run, outcome, self.limits.end())
         except BaseException as broken:  # noqa: BLE001  # as in ``admit``
@@ -469,7 +469,7 @@ class Runner:
             return context.run(self._raised, error, task, prepared, time.monotonic() - started)
         finally:
             if self.executor.copied:
-                _end_copy()
+                end_copy()
         if prepared.asked.changes:
             return _asked(prepared.asked, value, time.monotonic() - started)
         return Succeeded(value, time.monotonic() - started)
@@ -724,7 +724,7 @@ def _asked(asked: Asked, value: object, runtime: float) -> Outcome:
     return Succeeded(value, runtime, asked.children or ())
 
 
-def _end_copy() -> None:
+def end_copy() -> None:
     """End a process that a task forked off and that came back to us: the message is the original's to settle."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,3 +147,15 @@ def test_what_does_not_end_is_left_behind(
     # so that its end is no complaint of asyncio's here
     staying._log_destroy_pending = False  # type: ignore[attr-defined]  # there is no public way
     staying.get_coro().close()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_copy_of_the_process_that_a_coroutine_makes_ends_with_it() -> None:
+    async def forks() -> int:
+        copy = os.fork()
+        if copy == 0:
+            return 0  # it comes back, where nobody waits for it
+        return os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+
+    with a_loop() as loop:
+        assert loop.run(Interruptible(forks())) == 0

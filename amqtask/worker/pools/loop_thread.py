@@ -10,6 +10,7 @@ of the end of its own processes any more.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
@@ -17,6 +18,7 @@ from contextvars import copy_context
 from amqtask.amqp.waits import closed_gate
 from amqtask.log import get_logger
 from amqtask.worker.coroutines import Interruptible, wind_up
+from amqtask.worker.execution import end_copy
 
 log = get_logger("amqtask.worker")
 
@@ -35,6 +37,7 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._pid = os.getpid()
         self._unheard = False  # the loop has not come yet to what `ask` asked
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no hold of them
 
@@ -51,6 +54,8 @@ class LoopThread:
             except BaseException as error:  # noqa: BLE001  # SystemExit too, which would end the loop, is that task's alone
                 ended.append((None, error))
             finally:
+                if os.getpid() != self._pid:  # nobody is there who would end the copy as elsewhere
+                    end_copy()
                 gate.release()
 
         def over(task: asyncio.Task[None]) -> None:
