@@ -87,7 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         except KeyboardInterrupt:
             code = 130
-            _say("Broken off: these are the figures so far.")
+            _say(
+                "Broken off: these are the figures so far."
+                if samples
+                else "Broken off before anything was measured."
+            )
         if not samples:
             return code or 1
         run = Run(

@@ -155,7 +155,7 @@ def test_a_copy_of_the_process_that_a_coroutine_makes_ends_with_it() -> None:
         copy = os.fork()
         if copy == 0:
             return 0  # it comes back, where nobody waits for it
-        return os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+        return os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])  # noqa: ASYNC222  # for a moment
 
     with a_loop() as loop:
         assert loop.run(Interruptible(forks())) == 0
