@@ -245,6 +245,9 @@ class Joiner:
         """So many messages wait in the barrier."""
         needed = chord.needed or (1 if chord.size is None else chord.size + 1)
         again, chord.again = chord.again, False
+        if not ready and not self.classic:
+            # Somebody has taken the part that we come from. Or the broker cannot ask the leader of a quorum queue, and says 0.
+            again = True
         if chord.ended or chord.failed or ready >= needed:
             self._drain(chord, ready, peek=False)
         elif again:

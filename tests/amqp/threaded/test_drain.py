@@ -12,7 +12,7 @@ import pytest
 from amqtask.amqp.threaded import drain, join, paver
 from amqtask.amqp.threaded.drain import Drain
 from amqtask.amqp.threaded.join import MOST_DRAINS
-from amqtask.core.barrier import Ending
+from amqtask.core.barrier import Ending, part_message
 from amqtask.core.outcome import Send, Sequel
 from amqtask.core.workflow import Part
 from amqtask.testing import Proxy
@@ -247,3 +247,24 @@ def test_a_chord_is_over_though_its_queue_may_not_be_deleted(
 
     assert stage.bodies() == [[0]]
     assert stage.there(group)  # until its time is over
+
+
+def test_a_quorum_queue_that_is_said_to_be_empty_is_looked_into(
+    stage: Stage, sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker says so, too, while the queue has no leader. The part that is looked for is confirmed."""
+    group = stage.barrier(2, "quorum")
+    stage.put(part_message(part(group, 0, 2, 0)))
+    found = join.Joiner._found
+    asked: list[int] = []
+
+    def without_leader(self: join.Joiner, chord: Any, ready: int) -> None:
+        asked.append(ready)
+        found(self, chord, ready if len(asked) > 1 else 0)
+
+    monkeypatch.setattr(join.Joiner, "_found", without_leader)
+    assert sites(classic=False).end_parts([part(group, 1, 2, 1)]) == [None]
+
+    assert asked == [3]
+    assert stage.bodies() == [[0, 1]]
+    assert not stage.there(group)
