@@ -208,6 +208,7 @@ def test_what_is_no_task_is_left_alone(canvas: Canvas) -> None:
         channel.queue_delete(answers)
 
 
+@pytest.mark.exact("counts dead letters, of which a cut may make two")
 def test_the_dead_letter_is_there_as_before_and_goes_back(canvas: Canvas) -> None:
     place, s = canvas.place, canvas.s
     place.command("dead", "discard", canvas.quiet, "--yes")
@@ -242,6 +243,7 @@ def test_what_was_dropped_while_no_worker_ran_is_told_when_one_starts(
         assert node.stop() == 0
 
 
+@pytest.mark.exact("each cut counts towards the limit of deliveries")
 def test_a_task_that_takes_every_worker_with_it_is_told(tmp_path: Path, broker: Broker) -> None:
     with (
         own_vhost(broker) as vhost,
@@ -263,6 +265,7 @@ def test_a_task_that_takes_every_worker_with_it_is_told(tmp_path: Path, broker: 
         assert node.stop() == 0
 
 
+@pytest.mark.exact("cuts the connection itself, at a moment of its own")
 def test_a_task_that_runs_on_answers_for_its_message(place: Places) -> None:
     """Its connection breaks when it has expired: the broker drops the message, and whoever runs it tells how it ends."""
     at = place(type="quorum")
@@ -286,6 +289,7 @@ def test_a_task_that_runs_on_answers_for_its_message(place: Places) -> None:
     assert not one.records("task did not succeed")
 
 
+@pytest.mark.exact("counts what is said once for each connection")
 def test_users_with_few_rights_go_on(tmp_path: Path, broker: Broker) -> None:
     with (
         own_vhost(broker) as vhost,
