@@ -137,10 +137,14 @@ class Admission:
 
     def revoked(self, head: Head) -> bool:
         """Whether a message was revoked, by its id, a header or one of Celery's stamps."""
-        board = self._board
-        standing = dead.of_this_life(board.standing(head.id), head.headers)
+        standing = dead.of_this_life(self._board.standing(head.id), head.headers)
         if standing is not None and standing.revoked:
             return True
+        return self.revoked_by_header(head)
+
+    def revoked_by_header(self, head: Head) -> bool:
+        """Whether a message was revoked by a header or one of Celery's stamps."""
+        board = self._board
         return board.revoked_by_header(head.headers) or (
             head.stamps is not None and board.revoked_by_header(head.stamps)
         )

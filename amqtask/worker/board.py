@@ -84,6 +84,9 @@ class Ending(enum.IntEnum):
     NOW = 2
 
 
+_BY_HEADER = 4  # beside an Ending
+
+
 class Running(msgspec.Struct, frozen=True):
     """The task in one slot. Times are seconds of the monotonic clock, which all processes of a machine share."""
 
@@ -211,14 +214,24 @@ class Slot:
                 )
         return None
 
-    def ask(self, sequence: int, how: Ending) -> None:
-        """Ask for the end of one run. The supervisor only, which then signals the child; a run that has ended is not touched."""
-        _ASKED.pack_into(self._memory, self._at + _ASKED_AT, sequence, how)
+    def ask(self, sequence: int, how: Ending, by_header: bool = False) -> None:
+        """Ask for the end of one run. The supervisor only, which then signals the child; a run that has ended is not touched.
 
-    def asked(self) -> tuple[int, Ending] | None:
-        """Return the run that was asked to end last, None when none was. Any thread of the child."""
+        Args:
+            sequence: the run.
+            how: how it is to end.
+            by_header: only if its task was revoked by a header, which the child alone can tell.
+        """
+        _ASKED.pack_into(
+            self._memory, self._at + _ASKED_AT, sequence, how | (_BY_HEADER if by_header else 0)
+        )
+
+    def asked(self) -> tuple[int, Ending, bool] | None:
+        """Return the run that was asked to end last, and whether by a header only; None when none was. Any thread of the child."""
         sequence, how = _ASKED.unpack_from(self._memory, self._at + _ASKED_AT)
-        return (sequence, Ending(how)) if sequence else None
+        if not sequence:
+            return None
+        return sequence, Ending(how & ~_BY_HEADER), bool(how & _BY_HEADER)
 
     def decline(self, sequence: int) -> None:
         """Answer that a run that was asked to end is not meant: it goes on. The child's I/O thread only."""

@@ -27,6 +27,7 @@ from amqtask.amqp.threaded.consumer import ThreadedConsumer
 from amqtask.amqp.threaded.join import Joiner
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
+from amqtask.core.codec import Head
 from amqtask.core.fleet import ChildExit
 from amqtask.core.outcome import Settlement, Verdict
 from amqtask.core.prefetch import first
@@ -552,11 +553,13 @@ class Child:
             asked = slot.asked()
             if asked is None:
                 continue
-            run, how = asked
+            run, how, by_header = asked
+            admission = self._executor.admission
+            meant = admission.revoked_by_header if by_header else admission.revoked
             now = slot.read()
             if now is None or now.sequence != run:
                 continue  # it has ended
-            if self._io_revoked_run(runner) != run:
+            if self._io_run_of(runner, meant) != run:
                 # it has ended meanwhile, or if it is the same still, it is not what was revoked: only we know its headers
                 slot.decline(run)
             elif how is Ending.NOW and runner.take(run):
@@ -576,28 +579,25 @@ class Child:
             looks: how often to look again.
         """
         (runner,) = self._runners
-        run = self._io_revoked_run(runner, records)
+
+        def meant(head: Head) -> bool:
+            return self._executor.admission.revoked(head) and any(
+                record.concerns(head.id, head.headers, head.stamps) for record in records
+            )
+
+        run = self._io_run_of(runner, meant)
         ended = run is not None and runner.limits.interrupt(run)
         if looks and not ended:
             self._io.call_later(0.1, lambda: self._io_end_solo(records, looks - 1))
 
-    def _io_revoked_run(
-        self, runner: Runner, records: Sequence[Record] | None = None
-    ) -> int | None:
-        """The number of the run that goes on in a slot now, if it is of a task that was revoked, by one of these where given."""
+    def _io_run_of(self, runner: Runner, meant: Callable[[Head], bool]) -> int | None:
+        """The number of the run that goes on in a slot now, if it is of a task that is meant."""
         slot = self._context.record.slot(runner.number)
         before = slot.read()
         head = runner.current
-        revoked = (
-            head is not None
-            and self._executor.admission.revoked(head)
-            and (
-                records is None
-                or any(record.concerns(head.id, head.headers, head.stamps) for record in records)
-            )
-        )
+        mine = head is not None and meant(head)
         now = slot.read()
-        if before is None or now is None or now.sequence != before.sequence or not revoked:
+        if before is None or now is None or now.sequence != before.sequence or not mine:
             return None  # what was asked about may have been another
         return now.sequence
 

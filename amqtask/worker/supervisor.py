@@ -361,6 +361,10 @@ class _Shell:
         """End one run: USR1 raises an exception in it; else the child settles it, or is killed, after KILL soon."""
         pid, index, _, sequence = run
         named = task.task_id in order.ids
+        if not named and any(
+            task.task_id in each.ids for each in self._orders if run in each.given
+        ):
+            return  # it was asked already, and without a condition
         if named:
             self._log.info(
                 "ending a revoked task",
@@ -375,7 +379,7 @@ class _Shell:
             # asked first even so: what had ended before in this child is settled, and not run once more
             self._asked[run] = now + (KILL_GRACE if order.number == signal.SIGKILL else ASK_GRACE)
         # which headers a task has only its child knows, so that one looks for itself
-        slot.ask(sequence, Ending.ASKED if softly else Ending.NOW)
+        slot.ask(sequence, Ending.ASKED if softly else Ending.NOW, by_header=not named)
         # the pid is the child's until we acknowledge its death
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, ASK_SIGNAL)

@@ -256,7 +256,9 @@ def test_a_running_task_goes_on_without_terminate(at: Place, flags: str) -> None
     result = at.send("patient", "x")
     at.saw("start", "x")
     result.revoke()
-    at.app.control.terminate("another")  # that one is looked for, and this one is none of its
+    # Others are looked for, and this one is none of them.
+    at.app.control.terminate("another")
+    at.app.control.revoke_by_headers({"customer": f"{at.queue}-another"}, terminate=True)
     result.abort()
     assert result.get(timeout=10) == "stopped"
     assert result.state == "SUCCESS"

@@ -274,7 +274,9 @@ def test_a_run_is_asked_to_end_by_its_number() -> None:
     run = first.begin("x", "t", 1.0)
     first.ask(run, Ending.NOW)
 
-    assert first.asked() == (run, Ending.NOW)
+    assert first.asked() == (run, Ending.NOW, False)
+    first.ask(run, Ending.ASKED, by_header=True)
+    assert first.asked() == (run, Ending.ASKED, True)
     assert second.asked() is None
     assert not first.declined(run)
     first.decline(run)
