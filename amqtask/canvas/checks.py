@@ -36,7 +36,7 @@ def linkable(value: object, function: str) -> None:
     Raises:
         TypeError: it says what to write.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (dict, Mapping)):
         raise no_signature(value, f"{function} takes a signature, not")
     if not isinstance(value.get("task"), str):
         raise TypeError(f"{function} takes a signature, not a mapping that names no task.")
@@ -110,7 +110,6 @@ def well_formed(form: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: it says which place has the wrong type.
-        ValueError: a part is missing.
     """
     task, kind = form.get("task"), form.get("subtask_type")
     if not isinstance(task, str) or not task:
@@ -129,7 +128,9 @@ def well_formed(form: Mapping[str, Any]) -> None:
                 raise TypeError(
                     f"The signature of {task!r} has {name} whose names are no texts: {key!r}."
                 )
-    options = form.get("options") or {}
+    options = form.get("options")
+    if not options:
+        return
     for name in ("link", "link_error"):
         links = options.get(name)
         for each in (
@@ -147,8 +148,8 @@ def well_formed(form: Mapping[str, Any]) -> None:
 
 _PLACES: Final = (
     ("args", (list, tuple), "list"),
-    ("kwargs", Mapping, "mapping"),
-    ("options", Mapping, "mapping"),
+    ("kwargs", (dict, Mapping), "mapping"),  # a dictionary is told at once, any other mapping is asked for
+    ("options", (dict, Mapping), "mapping"),
 )
 
 
