@@ -148,7 +148,8 @@ def well_formed(form: Mapping[str, Any]) -> None:
 
 _PLACES: Final = (
     ("args", (list, tuple), "list"),
-    ("kwargs", (dict, Mapping), "mapping"),  # a dictionary is told at once, any other mapping is asked for
+    # A dictionary is told at once, any other mapping is asked for.
+    ("kwargs", (dict, Mapping), "mapping"),
     ("options", (dict, Mapping), "mapping"),
 )
 
