@@ -76,7 +76,7 @@ class App:
         overrides: settings as keyword arguments; they come before ``settings``.
 
     Raises:
-        ConfigurationError: an unknown setting, or a value of the wrong type.
+        ConfigurationError: an unknown setting, or a value of the wrong type, also of the topology.
     """
 
     def __init__(

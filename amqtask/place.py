@@ -43,6 +43,11 @@ class Place:
         home: Path | None,
         broker_url: str | None,
     ) -> None:
+        if source is not None and not isinstance(source, (str, os.PathLike, Topology)):
+            raise ConfigurationError(
+                f"An app's topology is the path of a YAML file or a Topology, not {type(source).__name__}: write it into a file"
+                " and give its name."
+            )
         self._name = name
         self._settings = settings
         self._source = source

@@ -172,6 +172,7 @@ WRONG: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("skew", lambda: group(add.s()).skew("1"), TypeError, "skew() takes start in seconds, not '1'"),
     ("no name", lambda: signature(""), TypeError, "made of a task or its name, not ''"),
     ("no App", lambda: signature("x", app="shop").delay(), ConfigurationError, "which is no App"),
+    ("topology", lambda: App("x", topology={"version": 1}), ConfigurationError, "path of a YAML file"),
     ("index", lambda: group(add.s())[0], KeyError, "what a workflow is made of is in .tasks"),
     ("outside", lambda: bound(add.s()), ValueError, "add_to_chord() is for a task that runs as"),
     ("replacing", lambda: bound.replace("x"), TypeError, "replace() takes a signature, not str"),
