@@ -200,16 +200,14 @@ def check_dead_letters(session: Session, topology: Topology) -> list[Finding]:
             findings.append(
                 warn("dead letters", f"{name!r} holds {some}", f"see amqtask dead list {name}")
             )
-    findings += _untold(session, topology)
+    findings += _untold(session)
     if findings or not queues:
         return findings
     return [ok("dead letters", "none")]
 
 
-def _untold(session: Session, topology: Topology) -> list[Finding]:
+def _untold(session: Session) -> list[Finding]:
     """Whether tasks that the broker dropped wait for somebody to tell of them."""
-    if not any(queue.has_dead_queue for queue in topology.queues.values()):
-        return []
     try:
         state = session.queue(DROPPED)
     except OperationRefused:

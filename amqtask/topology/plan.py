@@ -139,6 +139,8 @@ def declarations(
     telling = [
         queue for name, queue in topology.queues.items() if name in wanted and queue.has_dead_queue
     ]
+    # Whatever becomes of dead letters here: parts of chords may run, and a chord that does not end in time is told of there.
+    chords = any(name in wanted for name, queue in topology.queues.items() if queue.type != "stream")
     binding_exchanges: list[Declaration] = []
     binding_queues: list[Declaration] = []
     for link in topology.bindings:
@@ -165,9 +167,9 @@ def declarations(
             for name, exchange in topology.exchanges.items()
             if name in exchanges
         ),
-        *((DECLARE_EXCHANGE_OF_DROPPED,) if telling else ()),
+        *((DECLARE_EXCHANGE_OF_DROPPED,) if chords else ()),
         *(declare_queue(queue) for name, queue in topology.all_queues().items() if name in wanted),
-        *((DECLARE_QUEUE_OF_DROPPED, BIND_LATE_PLANS) if telling else ()),
+        *((DECLARE_QUEUE_OF_DROPPED, BIND_LATE_PLANS) if chords else ()),
         *(each for queue in telling for each in _bind_dropped(queue)),
         *binding_exchanges,
         *binding_queues,
@@ -195,6 +197,14 @@ def _bind_dropped(queue: Queue) -> tuple[BindQueue, BindQueue]:
     return (
         BindQueue(dead_queue_name(queue.name), DROPPED, key),
         BindQueue(DROPPED, DROPPED, key),
+    )
+
+
+def needs_dropped(declarations: Iterable[Declaration]) -> bool:
+    """Whether dead letters of a queue that is declared go through the exchange of dropped messages, and are lost without it."""
+    return any(
+        isinstance(each, DeclareQueue) and each.arguments.get("x-dead-letter-exchange") == DROPPED
+        for each in declarations
     )
 
 

@@ -40,6 +40,7 @@ from amqtask.worker.prepared import AgentContext, ChildContext
 log = get_logger("amqtask.worker")
 
 ACCESS_REFUSED = 403
+NOT_FOUND = 404
 RETRY_CAP = 5.0  # seconds between two tries to find the broker at start
 REMIND = 60.0  # seconds after which it is said again that the broker is waited for
 
@@ -316,8 +317,8 @@ def _consumer_timeouts(
 def _declare(session: Session, declarations: tuple[plan.Declaration, ...]) -> None:
     """Declare what the node needs.
 
-    What only serves to tell of dropped messages may be forbidden, if the exchange is there that the arguments of queues name:
-    without it the broker would lose their dead letters.
+    What only serves to tell of dropped messages may be forbidden, if the exchange is there that the arguments of queues name
+    (without it the broker would lose their dead letters), or no queue's do.
     """
     told = False
     for declaration in declarations:
@@ -327,9 +328,10 @@ def _declare(session: Session, declarations: tuple[plan.Declaration, ...]) -> No
             if failures.temporary(error):
                 raise
             if (
-                error.code == ACCESS_REFUSED
+                # what was refused is not there for what comes after it
+                (error.code == ACCESS_REFUSED or (told and error.code == NOT_FOUND))
                 and plan.only_tells(declaration)
-                and session.exchange_exists(DROPPED)
+                and (not plan.needs_dropped(declarations) or session.exchange_exists(DROPPED))
             ):
                 if not told:
                     log.warning(

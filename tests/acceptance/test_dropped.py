@@ -316,6 +316,37 @@ def test_users_with_few_rights_go_on(tmp_path: Path, broker: Broker) -> None:
             place.broker = vhost
 
 
+def test_a_chord_fails_in_time_where_no_queue_has_dead_letters(
+    tmp_path: Path, broker: Broker
+) -> None:
+    with (
+        own_vhost(broker) as vhost,
+        Place(tmp_path, vhost, tasks=TASKS, more=("quiet",)) as place,
+    ):
+        plain = {"type": "classic", "dead_letter": False}
+        shape = {"version": 1, "queues": {name: plain for name in place.queues}}
+        (place.path / "topology.yaml").write_text(json.dumps(shape))
+        work, quiet = place.queues
+        with limited_user(vhost, configure=r"^(?!amqtask\.dropped$).*") as place.broker:
+            node = place.node("-c1", "-Q", work)  # which may not declare it, and loses nothing
+            assert node.stop() == 0
+        place.broker = vhost
+        place.node("-c1", "-Q", work)
+        with App(
+            "canvas",
+            topology=place.path / "topology.yaml",
+            broker_url=vhost.url,
+            task_default_queue=work,
+            result_chord_expires=1.0,
+        ) as app:
+
+            def s(name: str, *args: Any) -> Any:
+                return Signature(f"canvas.{name}", args, app=app)
+
+            with pytest.raises(ChordError, match="did not end in the time"):
+                own(chord([s("same", 1).set(queue=quiet), s("same", 2)], s("total")).delay())
+
+
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_a_chord_that_does_not_end_in_time_fails(canvas: Canvas, kind: str) -> None:
     place = canvas.place

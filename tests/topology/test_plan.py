@@ -29,6 +29,7 @@ from amqtask.topology.plan import (
     dead_letter_of,
     dead_queues,
     declarations,
+    declare_queue,
     delivery_limit_of,
     explain_conflict,
     unsupported,
@@ -169,7 +170,7 @@ queues:
 """)
 
     assert names(declarations(shape, ["a"])) == ["first", "second", "rest", DROPPED, "a", "leftovers", "a.dead", "leftovers.dead", DROPPED]  # fmt: skip
-    assert names(declarations(shape, ["b"])) == ["failed", "other", "b", "graveyard"]
+    assert names(declarations(shape, ["b"])) == ["failed", "other", DROPPED, "b", "graveyard", DROPPED]
     assert names(declarations(shape, ["c"])) == ["other", DROPPED, "c", "c.dead", DROPPED]
     assert names(declarations(shape, ["c.dead"])) == ["c.dead"]
     assert declarations(shape, []) == ()
@@ -373,7 +374,7 @@ queues:
   sink: {dead_letter: false, bindings: [{exchange: failed, routing_key: "x.#"}]}
 """)
 
-    assert names(declarations(shape, ["a", "a"])) == ["failed", "a", "sink"]
+    assert names(declarations(shape, ["a", "a"])) == ["failed", DROPPED, "a", "sink", DROPPED]
 
 
 # ---------------------------------------------------------------- the real broker
@@ -436,14 +437,12 @@ def test_the_broker_takes_everything_a_file_can_say(broker: Broker, prefix: str)
 @pytest.mark.broker
 def test_the_brokers_own_words_are_explained(broker: Broker, prefix: str) -> None:
     def conflict(name: str, first: dict[str, Any], second: dict[str, Any]) -> str:
-        shapes = [
-            declarations(Topology(queues={name: Queue(name=name, **q)})) for q in (first, second)
-        ]
+        shapes = [declare_queue(Queue(name=name, **q)) for q in (first, second)]
         with broker.channel() as channel:
-            declare(channel, shapes[0][0])
+            declare(channel, shapes[0])
             with pytest.raises(pika.exceptions.ChannelClosedByBroker) as caught:
-                declare(channel, shapes[1][0])
-        return explain_conflict(caught.value.reply_text, shapes[1][0])
+                declare(channel, shapes[1])
+        return explain_conflict(caught.value.reply_text, shapes[1])
 
     assert conflict(f"{prefix}one", {"type": "classic", "max_priority": 5}, {"type": "classic", "max_priority": 9}).startswith(
         f"Queue '{prefix}one' exists on the broker with x-max-priority (max_priority) 5, and the topology declares it with 9: "
