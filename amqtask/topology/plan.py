@@ -140,7 +140,9 @@ def declarations(
         queue for name, queue in topology.queues.items() if name in wanted and queue.has_dead_queue
     ]
     # Whatever becomes of dead letters here: parts of chords may run, and a chord that does not end in time is told of there.
-    chords = any(name in wanted for name, queue in topology.queues.items() if queue.type != "stream")
+    chords = any(
+        name in wanted for name, queue in topology.queues.items() if queue.type != "stream"
+    )
     binding_exchanges: list[Declaration] = []
     binding_queues: list[Declaration] = []
     for link in topology.bindings:

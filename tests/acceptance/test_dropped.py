@@ -324,7 +324,7 @@ def test_a_chord_fails_in_time_where_no_queue_has_dead_letters(
         Place(tmp_path, vhost, tasks=TASKS, more=("quiet",)) as place,
     ):
         plain = {"type": "classic", "dead_letter": False}
-        shape = {"version": 1, "queues": {name: plain for name in place.queues}}
+        shape = {"version": 1, "queues": dict.fromkeys(place.queues, plain)}
         (place.path / "topology.yaml").write_text(json.dumps(shape))
         work, quiet = place.queues
         with limited_user(vhost, configure=r"^(?!amqtask\.dropped$).*") as place.broker:
