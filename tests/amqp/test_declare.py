@@ -57,7 +57,9 @@ def test_steps_tell_what_is_new(session: Session, queue_name: str) -> None:
         f"binding amqtask.dropped → queue amqtask.dropped, key {queue_name}.dead",
         f"binding {exchange} → queue {queue_name}, key a.#",
     ]
-    ours = [step for step in first if "queue amqtask.dropped" not in step.text]  # which others share
+    ours = [
+        step for step in first if "queue amqtask.dropped" not in step.text
+    ]  # which others share
     assert [step.created for step in ours if "dropped (direct)" not in step.text] == [True, True, True, None, None]  # fmt: skip
     assert [step.created for step in second] == [False] * 5 + [None] * 4
 

@@ -170,7 +170,14 @@ queues:
 """)
 
     assert names(declarations(shape, ["a"])) == ["first", "second", "rest", DROPPED, "a", "leftovers", "a.dead", "leftovers.dead", DROPPED]  # fmt: skip
-    assert names(declarations(shape, ["b"])) == ["failed", "other", DROPPED, "b", "graveyard", DROPPED]
+    assert names(declarations(shape, ["b"])) == [
+        "failed",
+        "other",
+        DROPPED,
+        "b",
+        "graveyard",
+        DROPPED,
+    ]
     assert names(declarations(shape, ["c"])) == ["other", DROPPED, "c", "c.dead", DROPPED]
     assert names(declarations(shape, ["c.dead"])) == ["c.dead"]
     assert declarations(shape, []) == ()
