@@ -81,7 +81,7 @@ def test_the_bounds_of_autoscale(text: str, bounds: tuple[int, int]) -> None:
         (("-n", "%x"), "'%x'"),
         (("-Q", ","), "names no queue"),
         (("--time-limit", "5", "--soft-time-limit", "9"), "must be shorter"),
-        (("--time-limit", "-1"), "time_limit"),
+        (("--time-limit", "-1"), "--time-limit must be more than 0."),
         (("--autoscale", "many"), "write --autoscale 10,3 for three to ten processes"),
         (("--autoscale", "1,2,3"), "is not MAX,MIN"),
         (("--autoscale", "0"), "its maximum is at least 1"),
