@@ -58,9 +58,9 @@ def graph(
     """Draw a workflow, before it is sent or with the states of its results. Nothing is sent, and no broker is asked."""
     from amqtask.core import flow_mermaid, flow_svg
 
-    flow = _flow(what, context.obj.override(app_name, None))
     if form is None:
-        form = Format.SVG if output is not None and output.suffix == ".svg" else Format.MERMAID
+        form = _form_of(output)
+    flow = _flow(what, context.obj.override(app_name, None))
     text = flow_svg.svg(flow) if form is Format.SVG else flow_mermaid.mermaid(flow)
     if output is None:
         typer.echo(text, nl=False)
@@ -69,6 +69,15 @@ def graph(
         output.write_text(text, "utf-8")
     except OSError as error:
         raise ConfigurationError(f"{output} cannot be written: {error.strerror}.") from None
+
+
+def _form_of(output: Path | None) -> Format:
+    ending = "" if output is None else output.suffix.lower()
+    if ending in (".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".dot"):
+        raise ConfigurationError(
+            f"A workflow is drawn as mermaid or svg, not as {ending[1:]}: name a file that ends in .svg or .mmd."
+        )
+    return Format.SVG if ending == ".svg" else Format.MERMAID
 
 
 def _flow(what: str, target: Target) -> Flow:
@@ -126,6 +135,8 @@ def _of_ids(form: list[Any]) -> Flow:
 
 
 def _signature(what: str, target: Target) -> Mapping[str, Any]:
+    from amqtask.task import Task
+
     module, colon, name = what.partition(":")
     if colon and name.isidentifier() and all(part.isidentifier() for part in module.split(".")):
         from amqtask.loading import load_value
@@ -135,6 +146,10 @@ def _signature(what: str, target: Target) -> Mapping[str, Any]:
         found = load_value(what)
     else:
         found = _evaluated(what, target)
+    if isinstance(found, Task):  # to call it would run it
+        raise ConfigurationError(
+            f"{what} is a task, not a call of one: write {found.name.rpartition('.')[2]}.s(…)."
+        )
     if callable(found) and not isinstance(found, Mapping):
         try:
             found = found()
@@ -164,5 +179,7 @@ def _evaluated(text: str, target: Target) -> Any:
     names |= {"app": app, "__builtins__": {"dict": dict, "list": list, "range": range}}
     try:
         return eval(text, names)  # the user's own words, in the user's own process
+    except SyntaxError as error:
+        raise ConfigurationError(f"{text!r} cannot be read: {error.msg}.") from None
     except Exception as error:  # noqa: BLE001  # whatever they come to
         raise ConfigurationError(f"{text!r} cannot be read: {error!r}.") from None

@@ -93,6 +93,37 @@ def test_a_function_that_makes_a_signature_and_one_that_fails(tmp_path: Path) ->
     )
 
 
+def test_a_task_is_named_and_not_run(tmp_path: Path) -> None:
+    Folder(tmp_path).write(
+        "wares_to_draw.py",
+        """
+        from pathlib import Path
+
+        from amqtask import App
+
+        app = App("shop")
+
+        @app.task
+        def sweep():
+            Path("swept").touch()
+        """,
+    )
+
+    assert refused(tmp_path, "wares_to_draw:sweep") == (
+        "wares_to_draw:sweep is a task, not a call of one: write sweep.s(…).\n"
+    )
+    assert refused(tmp_path, "-A", "wares_to_draw", "sweep.s(") == (
+        "'sweep.s(' cannot be read: '(' was never closed.\n"
+    )
+    assert not (tmp_path / "swept").exists()
+
+
+def test_a_kind_of_picture_that_is_not_drawn_is_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path, "work.json", "-o", "work.PNG") == (
+        "A workflow is drawn as mermaid or svg, not as png: name a file that ends in .svg or .mmd.\n"
+    )
+
+
 def test_a_file_of_a_signature(tmp_path: Path) -> None:
     app = App("shop")
 
