@@ -331,7 +331,7 @@ def test_a_chord_fails_in_time_where_no_queue_has_dead_letters(
             node = place.node("-c1", "-Q", work)  # which may not declare it, and loses nothing
             assert node.stop() == 0
         place.broker = vhost
-        place.node("-c1", "-Q", work)
+        node = place.node("-c1", "-Q", work)
         with App(
             "canvas",
             topology=place.path / "topology.yaml",
@@ -345,6 +345,7 @@ def test_a_chord_fails_in_time_where_no_queue_has_dead_letters(
 
             with pytest.raises(ChordError, match="did not end in the time"):
                 own(chord([s("same", 1).set(queue=quiet), s("same", 2)], s("total")).delay())
+        assert node.stop() == 0
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
