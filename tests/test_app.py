@@ -639,6 +639,28 @@ def test_a_fork_inside_a_batch(broker: Broker, queue_name: str) -> None:
     assert len(messages(broker, queue_name)) == 202
 
 
+def test_no_thread_of_ours_imports_anything(broker: Broker, queue_name: str) -> None:
+    """The lock of a module that another thread imports in the moment of a fork is held in the copy for ever."""
+    declare(broker, queue_name)
+    told = run(f"""
+        import sys, threading
+        from amqtask import App
+        app = App("shop", broker_url={broker.url!r}, task_default_queue={queue_name!r})
+        @app.task(ignore_result=True)
+        def add(a): ...
+        class Watch:
+            def find_spec(self, name, path=None, target=None):
+                if threading.current_thread() is not threading.main_thread():
+                    print(name)
+        sys.meta_path.insert(0, Watch())
+        add.delay(1)
+        with app.batch():
+            for n in range(3): add.delay(n)
+        app.close()
+    """)
+    assert told == ""
+
+
 def test_leaving_the_program_sends_what_is_on_its_way(broker: Broker, queue_name: str) -> None:
     declare(broker, queue_name)
     before = reply_queues(broker)

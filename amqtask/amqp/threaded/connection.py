@@ -7,6 +7,9 @@ owner knows that delivery tags and sequence numbers start anew.
 
 from __future__ import annotations
 
+# The look-up of a host's name needs it, in a thread of pika's: a process that is forked while that imports it could never
+# look up a name, because the lock of that import stays held in it.
+import encodings.idna  # noqa: F401
 import random
 import re
 import ssl
