@@ -21,6 +21,7 @@ from amqtask import App, Signature, chain, chord, chunks, group, signature, xmap
 from amqtask.canvas.launch import stream
 from amqtask.core.workflow import plain
 from amqtask.errors import ConfigurationError
+from tests.brokers import Broker
 
 app = App("mistakes")
 
@@ -79,23 +80,35 @@ USES: dict[str, Callable[[Any], Any]] = {
     "freeze": lambda sig: sig.freeze(),
     "apply": lambda sig: sig.apply(),
     "stamp": lambda sig: sig.stamp(customer=7),
-    "delay": lambda sig: sig.delay(),
     "join": lambda sig: sig | add.s(),
 }
+
+
+def containing_itself(kind: str, task: Any) -> Any:
+    if kind == "chord":
+        sig: Any = chord([task.s()], task.s())
+        sig["kwargs"]["body"] = sig
+    else:
+        sig = chain(task.s(), task.s()) if kind == "chain" else group(task.s(), task.s())
+        sig.tasks.append(sig)
+    return sig
 
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("kind", ["chain", "group", "chord"])
 def test_a_workflow_that_contains_itself_is_told(kind: str, use: str) -> None:
-    if kind == "chord":
-        sig: Any = chord([add.s()], add.s())
-        sig["kwargs"]["body"] = sig
-    else:
-        sig = chain(add.s(), add.s()) if kind == "chain" else group(add.s(), add.s())
-        sig.tasks.append(sig)
+    sig = containing_itself(kind, add)
     with pytest.raises(ConfigurationError, match="contains itself somewhere, or is nested too"):
         USES[use](sig)
     assert "…" in repr(sig)
+
+
+def test_a_workflow_that_contains_itself_is_not_sent(broker: Broker) -> None:
+    with App("endless", broker_url=broker.url) as here:
+        task = here.task(name="endless.add")(lambda x=0: x)
+        for kind in ("chain", "group", "chord"):
+            with pytest.raises(ConfigurationError, match="contains itself somewhere"):
+                containing_itself(kind, task).delay()
 
 
 def test_the_same_signature_may_stand_in_several_places() -> None:
