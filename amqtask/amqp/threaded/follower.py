@@ -7,6 +7,7 @@ that happens to have the stream's name loses nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from amqtask.topology.plan import DeclareQueue
 
 PREFETCH = 500  # messages under way
 REOPEN_CAP = 30.0  # seconds between two tries on a stream that is refused
+FAILS_FOR = 5.0  # seconds in which every try has failed: it is not the broker's start, then
+INTERNAL_ERROR = "INTERNAL_ERROR"  # how the broker closes a connection when it has failed itself
 ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
 
 Entry = tuple[int, bytes]  # offset and body
@@ -39,7 +42,8 @@ class StreamFollower:
         offset: asked on every new channel for the offset to begin with; 0 is the oldest there is.
         on_batch: entries of one read, in order.
         on_open: reading has begun, on the first channel or another.
-        on_refused: the broker refuses to consume, or to declare what is not there; tried again ever more slowly.
+        on_refused: the broker refuses to consume, or to declare what is not there, or fails at it itself; tried again ever more
+            slowly.
         on_differs: reading has begun, though the broker refuses to declare: the stream is there with other arguments, or may be read
             and not declared. Told after ``on_open``.
         on_lost: the channel is gone; another follows.
@@ -75,6 +79,8 @@ class StreamFollower:
         self._tag = 0  # the last delivery of this channel
         self._declaring = False
         self._refusal: OperationRefused | None = None  # of the declaration; it is used as it is
+        self._asking = False  # for the stream, without an answer yet
+        self._failing: float | None = None  # since when the broker has failed at that each time
         self._connection = Connection(
             io,
             reach,
@@ -117,6 +123,7 @@ class StreamFollower:
         self._declaring = False
         if channel.is_closed or channel.is_closing:
             return
+        self._asking = True
         channel.basic_qos(prefetch_count=PREFETCH)
         channel.basic_consume(
             self._stream,
@@ -127,13 +134,17 @@ class StreamFollower:
         )
 
     def _consuming(self) -> None:
+        self._asking, self._failing = False, None
         self._on_open()
         if self._refusal is not None:
             self._on_differs(self._refusal)
 
     def _channel_lost(self, error: BrokerError) -> None:
         declaring, self._declaring = self._declaring, False
+        asking, self._asking = self._asking, False
         self._batch = []
+        if asking and INTERNAL_ERROR in str(error):
+            self._fails()
         if isinstance(error, OperationRefused):
             if declaring and error.code in (ACCESS_REFUSED, PRECONDITION_FAILED):
                 self._refusal = (
@@ -145,6 +156,18 @@ class StreamFollower:
             else:
                 self._on_refused(error)
         self._on_lost(error)
+
+    def _fails(self) -> None:
+        """The broker has closed the connection because it failed at the stream itself.
+
+        RabbitMQ 4.3 does so for good when it was killed and has lost what it knew of a stream, but for its name.
+        """
+        now = time.monotonic()
+        if self._failing is None:
+            self._failing = now
+        if now - self._failing >= FAILS_FOR:
+            text = f"{INTERNAL_ERROR} whenever it is read: delete queue {self._stream!r}, and it is made anew, without what it held"
+            self._on_refused(OperationRefused(541, text))
 
     def _delivered(self, deliver: frames.Deliver) -> None:
         try:
