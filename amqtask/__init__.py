@@ -68,8 +68,10 @@ from amqtask.errors import (
 )
 from amqtask.log import get_task_logger
 from amqtask.request import Request, is_aborted
-from amqtask.results.group import GroupResult, ResultSet
-from amqtask.results.handle import AsyncResult, EagerResult
+from amqtask.results.eager import EagerResult
+from amqtask.results.group import GroupResult
+from amqtask.results.handle import AsyncResult
+from amqtask.results.result_set import ResultSet
 from amqtask.results.tree import result_from_tuple
 from amqtask.settings import Settings, TaskRoute
 from amqtask.task import AbortableTask, CoroutineTask, Task

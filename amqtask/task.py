@@ -40,7 +40,8 @@ from amqtask.core.workflow import listed
 from amqtask.errors import Ignore, MaxRetriesExceededError, Reject, Retry
 from amqtask.options import Options
 from amqtask.request import DIRECT, DeliveryInfo, Request, current
-from amqtask.results.handle import AsyncResult, EagerResult
+from amqtask.results.eager import EagerResult
+from amqtask.results.handle import AsyncResult
 from amqtask.results.loops import running_loop
 from amqtask.settings import Settings
 

@@ -14,7 +14,7 @@ from amqtask.control import Control, header_values, signal_name
 from amqtask.core.message import Publication
 from amqtask.core.verdicts import STREAM, Kind, Record, decode
 from amqtask.errors import TaskRevokedError
-from amqtask.results.handle import EagerResult
+from amqtask.results.eager import EagerResult
 
 
 class Notes:

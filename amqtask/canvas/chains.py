@@ -25,8 +25,8 @@ from amqtask.canvas.stamping import StampingVisitor, visits
 from amqtask.core.result import IGNORED, REJECTED
 from amqtask.core.workflow import listed
 from amqtask.errors import ConfigurationError
+from amqtask.results.eager import EagerResult
 from amqtask.results.group import GroupResult
-from amqtask.results.handle import EagerResult
 
 S = TypeVar("S")
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self, TypeVar, Unpack
 
+from amqtask.core.result import FAILURE, SUCCESS
 from amqtask.errors import IncompleteStream
 from amqtask.results import callbacks
 from amqtask.results.dependencies import DependencyGraph
@@ -64,11 +65,13 @@ class ResultBase(ABC):
     """A handle: of one task, of one that ran in place, or of several together. Any thread and any event loop.
 
     Attributes:
+        id: the task's or the group's id, ``None`` for a set without one.
         parent: the handle of what came before it in its chain, ``None`` for the first.
     """
 
     __slots__ = ()
 
+    id: str | None
     parent: ResultBase | None
 
     @property
@@ -332,8 +335,47 @@ class Leaf(ResultBase):
 
     @property
     @abstractmethod
+    def result(self) -> Any:
+        """The return value, the exception of a failure, or what came with a state on the way; ``None`` before that."""
+
+    @property
+    @abstractmethod
+    def traceback(self) -> str | None:
+        """The formatted traceback of a failed task."""
+
+    @property
+    def task_id(self) -> str:
+        """The same as ``id``."""
+        return self.id
+
+    @property
+    def status(self) -> str:
+        """The same as ``state``."""
+        return self.state
+
+    @property
+    def info(self) -> Any:
+        """The same as ``result``."""
+        return self.result
+
+    def successful(self) -> bool:
+        """Whether the task has returned."""
+        return self.state == SUCCESS
+
+    def failed(self) -> bool:
+        """Whether the task has raised. A revoked task has neither returned nor raised."""
+        return self.state == FAILURE
+
+    @property
     def meta(self) -> dict[str, Any]:
         """What is known, by Celery's names: ``task_id status result traceback children``, and what else its worker told."""
+        return {
+            "task_id": self.id,
+            "status": self.state,
+            "result": self.result,
+            "traceback": self.traceback,
+            "children": self.children or [],
+        }
 
     @property
     @abstractmethod
@@ -373,12 +415,27 @@ class Leaf(ResultBase):
         failure = self.failure
         if failure is not None and propagate:
             raise failure.with_traceback(None)
-        value = self.meta["result"]
+        value = self.result
         if callback is not None:
             callback(self.id, value)
         return value
 
     maybe_reraise = maybe_throw
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __eq__(self, other: object) -> bool:
+        # handles are equal by their ids, and equal to those
+        if isinstance(other, Leaf):
+            return self.id == other.id
+        return self.id == other if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
 
 L_co = TypeVar("L_co", bound=Leaf, covariant=True)
@@ -397,7 +454,6 @@ class Several(ResultBase):
 
     __slots__ = ()
 
-    id: str | None
     results: list[ResultBase]
 
 

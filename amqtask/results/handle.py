@@ -1,4 +1,4 @@
-"""The handle of a task that was sent: ``AsyncResult``, and its twin for a task that ran in place, ``EagerResult``."""
+"""The handle of a task that was sent: ``AsyncResult``."""
 
 from __future__ import annotations
 
@@ -8,25 +8,16 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar, Unpack, cast
 
-from amqtask.core.result import (
-    EXCEPTION_STATES,
-    FAILURE,
-    IGNORED,
-    PENDING,
-    REJECTED,
-    REVOKED,
-    SUCCESS,
-)
-from amqtask.errors import ResultError, ResultTimeout, TaskRevokedError
+from amqtask.core.result import EXCEPTION_STATES, PENDING, SUCCESS
+from amqtask.errors import ResultError, ResultTimeout
 from amqtask.results.base import Callback, Control, Handles, Headers, Leaf, ResultBase
-from amqtask.results.group import arevoke_all, revoke_all
 from amqtask.results.loops import running_loop
 from amqtask.results.pending import Awaited
 from amqtask.results.record import Known
+from amqtask.results.revoking import arevoke_all, revoke_all
 from amqtask.results.tree import result_from_tuple
 from amqtask.results.waiting import (
     NOBODY,
-    PATIENCE,
     Doubts,
     Interval,
     Listener,
@@ -225,11 +216,6 @@ class AsyncResult(Leaf, Generic[R_co]):
     # ------------------------------------------------------------ looking
 
     @property
-    def task_id(self) -> str:
-        """The same as ``id``."""
-        return self.id
-
-    @property
     def name(self) -> str | None:
         """The task's name, when it is known: to who sent it, or from its worker with ``result_extended``."""
         return self._name or self._told("name")
@@ -241,20 +227,10 @@ class AsyncResult(Leaf, Generic[R_co]):
         return PENDING if record is None else record.state
 
     @property
-    def status(self) -> str:
-        """The same as ``state``."""
-        return self.state
-
-    @property
     def result(self) -> Any:
         """The return value, the exception of a failure, or what came with a state on the way; ``None`` before that."""
         record = self._record()
         return None if record is None else record.value
-
-    @property
-    def info(self) -> Any:
-        """The same as ``result``."""
-        return self.result
 
     @property
     def traceback(self) -> str | None:
@@ -306,14 +282,6 @@ class AsyncResult(Leaf, Generic[R_co]):
         record = self._record()
         return record is not None and record.final
 
-    def successful(self) -> bool:
-        """Whether the task has returned."""
-        return self.state == SUCCESS
-
-    def failed(self) -> bool:
-        """Whether the task has raised. A revoked task has neither returned nor raised."""
-        return self.state == FAILURE
-
     @property
     def children(self) -> list[ResultBase] | None:
         """What the task started, as its worker told; ``None`` before that. What cannot be read is left out."""
@@ -333,7 +301,7 @@ class AsyncResult(Leaf, Generic[R_co]):
     @property
     def meta(self) -> dict[str, Any]:
         """What is known, by Celery's names: ``task_id status result traceback children``, and what else its worker told."""
-        meta = _meta(self, self.traceback)
+        meta = super().meta
         for name in TOLD:
             value = self._told(name)
             if value is not None:
@@ -437,18 +405,6 @@ class AsyncResult(Leaf, Generic[R_co]):
         """``abort`` for coroutines."""
         await self.control.aabort(self.id)
 
-    def __repr__(self) -> str:
-        return f"<AsyncResult: {self.id}>"
-
-    def __str__(self) -> str:
-        return self.id
-
-    def __eq__(self, other: object) -> bool:
-        return _same(self, other)
-
-    def __hash__(self) -> int:
-        return hash(self.id)
-
     def __copy__(self) -> AsyncResult[R_co]:
         return self.of(self._awaited, self.id, self._name, self._control, self.parent)
 
@@ -484,22 +440,16 @@ class AsyncResult(Leaf, Generic[R_co]):
             checked(timeout)
         if callback is not None:
             callback_checked(callback)
-        on_interval: Interval | None = None
+        doubts: Interval | None = None
         if timeout is None and self._awaited is not None and not self._awaited.expected:
-            on_interval = Doubts(f"task {self.called}")
-        if not options:
-            return None if on_interval is None else Listener(None, on_interval, PATIENCE)
-        on_message, asked, interval = listening(cast(Any, options), called)
+            doubts = Doubts(f"task {self.called}")
+        if not options and doubts is None:
+            return None
+        return listening(options, called, self._known, doubts)
 
-        def on_change(place: int) -> None:
-            if on_message is not None and not place and self._record() is not None:
-                on_message(self.meta)
-
-        return Listener(
-            None if on_message is None else on_change,
-            asked or on_interval,
-            interval if asked is not None else PATIENCE,
-        )
+    def _known(self, place: int) -> dict[str, Any] | None:
+        """What is to be told when the entry in this place has changed: nothing of what came before."""
+        return self.meta if not place and self._record() is not None else None
 
     def _followed(self, follow: bool) -> list[Leaf]:
         return self.links_before() if follow and self.parent is not None else []
@@ -589,228 +539,6 @@ class _Relatives:
         of = self._of
         entry = None if of.entry is None else of.entry.sibling(task_id)
         return AsyncResult.of(entry, task_id, None, of._control, parent)  # noqa: SLF001  # made for it
-
-
-class EagerResult(Leaf, Generic[R_co]):
-    """The outcome of ``task.apply()``: the task has run already, here.
-
-    Args:
-        id: the id the task ran under.
-        ret_value: what it returned, or the exception it raised.
-        state: SUCCESS, FAILURE, IGNORED or REJECTED.
-        traceback: formatted, of a failure.
-        name: the task's name.
-        parent: what ran before it in its chain.
-        children: what followed from it.
-    """
-
-    __slots__ = ("_children", "_name", "_state", "id", "parent", "result", "traceback")
-
-    TimeoutError = ResultTimeout
-    """As of an ``AsyncResult``; never raised."""
-    supports_native_join = False
-    """As Celery asks it: nothing is waited for."""
-
-    def __init__(
-        self,
-        id: str,  # noqa: A002  # Celery's name for it
-        ret_value: object,
-        state: str,
-        traceback: str | None = None,
-        name: str | None = None,
-        parent: ResultBase | None = None,
-        children: Sequence[ResultBase] = (),
-    ) -> None:
-        self.id = id
-        self._name = name
-        self.parent = parent
-        self._children = list(children)
-        self._state = state
-        self.result: Any = ret_value
-        self.traceback = traceback
-
-    def get(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        follow_parents: bool = True,
-        callback: Callback | None = None,
-        **options: Unpack[WaitOptions],
-    ) -> R_co:
-        """What the task returned; raises what it raised unless ``propagate`` is false. Never waits."""
-        return self._given(timeout, propagate, callback, options, "get")
-
-    wait = get
-
-    async def aget(
-        self,
-        timeout: float | None = None,  # noqa: ASYNC109  # nothing waits here
-        propagate: bool = True,
-        follow_parents: bool = True,
-        callback: Callback | None = None,
-        **options: Unpack[WaitOptions],
-    ) -> R_co:
-        """``get`` for coroutines."""
-        return self._given(timeout, propagate, callback, options, "aget")
-
-    def _given(
-        self,
-        timeout: float | None,
-        propagate: bool,
-        callback: Callback | None,
-        options: WaitOptions,
-        called: str,
-    ) -> R_co:
-        checked(timeout)
-        if options:
-            listening(cast(Any, options), called)
-        value = self.outcome(propagate)
-        if callback is not None:
-            callback_checked(callback)
-            callback(self.id, value)
-        return value
-
-    def __await__(self) -> Generator[Any, None, R_co]:
-        """``await result`` is ``await result.aget()``."""
-        return self.aget().__await__()
-
-    def outcome(self, propagate: bool = True) -> R_co:
-        """The same as ``get``."""
-        failure = self.failure
-        if failure is not None and propagate:
-            raise failure
-        return cast(R_co, None if self._state in (IGNORED, REJECTED) else self.result)
-
-    @property
-    def children(self) -> list[ResultBase]:
-        """What followed from it: callbacks, and the rest of a chain that it was replaced by."""
-        return self._children
-
-    @property
-    def state(self) -> str:
-        """SUCCESS, FAILURE, or when the task raised ``Ignore`` or ``Reject``: IGNORED, REJECTED."""
-        return self._state
-
-    @property
-    def entry(self) -> None:
-        """Nothing is awaited."""
-
-    @property
-    def control(self) -> None:
-        """There is nothing to tell the workers."""
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What is known, by Celery's names: ``task_id status result traceback children``, and its name."""
-        return {**_meta(self, self.traceback), "name": self.name}
-
-    @property
-    def failure(self) -> BaseException | None:
-        """Why the task failed or counts as revoked, ``None`` when it has not."""
-        if self._state in (SUCCESS, IGNORED, REJECTED):
-            return None
-        return cast(BaseException, self.result)
-
-    def may_wait(self, *, blocks: bool = True) -> None:
-        """Always: nothing waits."""
-
-    @property
-    def name(self) -> str | None:
-        """The task's name."""
-        return self._name
-
-    @property
-    def task_id(self) -> str:
-        """The same as ``id``."""
-        return self.id
-
-    @property
-    def status(self) -> str:
-        """The same as ``state``."""
-        return self.state
-
-    @property
-    def info(self) -> Any:
-        """The same as ``result``."""
-        return self.result
-
-    def ready(self) -> bool:
-        """Always true."""
-        return True
-
-    def exists(self) -> bool:
-        """Always true."""
-        return True
-
-    def successful(self) -> bool:
-        """Whether the task returned."""
-        return self.state == SUCCESS
-
-    def failed(self) -> bool:
-        """Whether the task raised."""
-        return self._state == FAILURE
-
-    def forget(self) -> None:
-        """Does nothing: no result is stored anywhere."""
-
-    def revoke(
-        self, *, terminate: bool = False, signal: str | int = "SIGTERM", tree: bool = False
-    ) -> None:
-        """Have it count as revoked from now on, as in Celery: ``get`` raises ``TaskRevokedError``. The task has run all the same."""
-        self._state = REVOKED
-        self.result = TaskRevokedError("revoked")
-        self.traceback = None
-
-    async def arevoke(
-        self, *, terminate: bool = False, signal: str | int = "SIGTERM", tree: bool = False
-    ) -> None:
-        """``revoke`` for coroutines."""
-        self.revoke()
-
-    def revoke_by_stamped_headers(
-        self, headers: Headers, *, terminate: bool = False, signal: str | int = "SIGTERM"
-    ) -> None:
-        """Does nothing: the task has run."""
-
-    async def arevoke_by_stamped_headers(
-        self, headers: Headers, *, terminate: bool = False, signal: str | int = "SIGTERM"
-    ) -> None:
-        """Does nothing: the task has run."""
-
-    def abort(self) -> None:
-        """Does nothing: the task has run."""
-
-    async def aabort(self) -> None:
-        """Does nothing: the task has run."""
-
-    def __repr__(self) -> str:
-        return f"<EagerResult: {self.id}>"
-
-    def __str__(self) -> str:
-        return self.id
-
-    def __eq__(self, other: object) -> bool:
-        return _same(self, other)
-
-    def __hash__(self) -> int:
-        return hash(self.id)
-
-
-def _same(handle: Leaf, other: object) -> bool:
-    """Handles are equal by their ids, and equal to those."""
-    if isinstance(other, Leaf):
-        return handle.id == other.id
-    return handle.id == other if isinstance(other, str) else NotImplemented
-
-
-def _meta(handle: AsyncResult[Any] | EagerResult[Any], traceback: str | None) -> dict[str, Any]:
-    return {
-        "task_id": handle.id,
-        "status": handle.state,
-        "result": handle.result,
-        "traceback": traceback,
-        "children": handle.children or [],
-    }
 
 
 def done_at(text: str | None) -> datetime | None:

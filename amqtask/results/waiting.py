@@ -76,9 +76,40 @@ def checked(timeout: Any) -> None:
 
 
 def listening(
-    options: Mapping[str, Any], called: str
-) -> tuple[Message | None, Interval | None, float]:
-    """``on_message``, ``on_interval`` and ``interval`` of a wait.
+    options: WaitOptions,
+    called: str,
+    known: Callable[[int], dict[str, Any] | None],
+    doubts: Interval | None = None,
+) -> Listener:
+    """Who is called during a wait.
+
+    Args:
+        options: what was asked for.
+        called: the function that was called, for errors.
+        known: what is known of the task behind an entry, by its place; ``None`` when there is nothing to tell.
+        doubts: called every ``PATIENCE`` seconds, when the options name nobody who is called at intervals.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``options_checked``.
+    """
+    options_checked(options, called)
+    on_message, on_interval = options.get("on_message"), options.get("on_interval")
+    on_change: Callable[[int], object] | None = None
+    if on_message is not None:
+        tell = on_message
+
+        def on_change(place: int) -> None:
+            meta = known(place)
+            if meta is not None:
+                tell(meta)
+
+    if on_interval is None:
+        return Listener(on_change, doubts, PATIENCE)
+    return Listener(on_change, on_interval, float(options.get("interval", INTERVAL)))
+
+
+def options_checked(options: Mapping[str, Any], called: str) -> None:
+    """Do nothing when a wait can be asked for with these.
 
     Args:
         options: as ``WaitOptions``.
@@ -101,14 +132,13 @@ def listening(
             f"{called}() inside a task waits while it holds a slot, and disable_sync_subtasks=True refuses that; "
             "let a chain or a chord go on with the result."
         )
-    on_message, on_interval = options.get("on_message"), options.get("on_interval")
-    for name, function in (("on_message", on_message), ("on_interval", on_interval)):
+    for name in ("on_message", "on_interval"):
+        function = options.get(name)
         if function is not None and not callable(function):
             raise TypeError(f"{name} is a function to call, not {function!r}.")
     interval = options.get("interval", INTERVAL)
     if isinstance(interval, bool) or not isinstance(interval, int | float) or not interval > 0:
         raise ValueError(f"An interval is a number of seconds above 0, not {interval!r}.")
-    return on_message, on_interval, float(interval)
 
 
 def callback_checked(callback: Any, name: str = "callback") -> None:

@@ -15,7 +15,7 @@ from amqtask.core.codec import ACCEPT, LIMITS
 from amqtask.core.message import Envelope, Properties
 from amqtask.core.result import Record, RemoteTraceback, encode_result, exception_to_wire
 from amqtask.errors import ContentRefused, ResultTimeout, TaskFailed, TaskRevokedError
-from amqtask.results.handle import AsyncResult, EagerResult
+from amqtask.results.handle import AsyncResult
 from amqtask.results.pending import Pending
 from amqtask.results.record import read_reply
 
@@ -268,14 +268,3 @@ def test_a_reply_after_the_loop_closed_disturbs_nobody(table: Table) -> None:
 
     assert len(waiter) == 1
     waiter[0]()
-
-
-def test_an_eager_result_is_ready() -> None:
-    result: EagerResult[int] = EagerResult("a", 3, "SUCCESS", name="t")
-
-    assert (result.get(), asyncio.run(result.aget()), result.result, result.info) == (3, 3, 3, 3)
-    assert (result.ready(), result.successful(), result.status, result.task_id) == (
-        True, True, "SUCCESS", "a",
-    )  # fmt: skip
-    result.forget()
-    assert repr(result) == "<EagerResult: a>"

@@ -14,7 +14,7 @@ import pytest
 from amqtask import App, AsyncResult, EagerResult, GroupResult, ResultError, ResultSet
 from amqtask.errors import ResultTimeout
 from amqtask.request import Request, current
-from amqtask.results import group, handle
+from amqtask.results import waiting
 from amqtask.results.tree import result_from_tuple
 from tests.results.table import Table
 
@@ -185,8 +185,7 @@ def test_who_waits_for_an_id_that_was_not_sent_here_hears_it(
     with pytest.raises(ResultTimeout, match=r"PENDING\.$"):
         table.AsyncResult("mine").get(timeout=0)
 
-    for module in (handle, group):
-        monkeypatch.setattr(module, "PATIENCE", 0.01)
+    monkeypatch.setattr(waiting, "PATIENCE", 0.01)
     logger = logging.getLogger("amqtask.results")
     waits: list[Callable[[], object]] = [
         lambda: strange.get(),
