@@ -22,7 +22,9 @@ from amqtask.amqp.session import Session
 from amqtask.amqp.transfer import Raw, Transfer
 from amqtask.core.letters import Filter
 from amqtask.core.message import Properties, Publication
-from amqtask.dead import Mover, Retry, Stopped, Tally
+from amqtask.dead.actions import Retry
+from amqtask.dead.mover import Mover
+from amqtask.dead.tally import Stopped, Tally
 from amqtask.testing import Proxy
 from amqtask.topology import parse
 from tests.answering import answering, total

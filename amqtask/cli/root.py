@@ -23,7 +23,7 @@ COMMANDS = {
     "graph": "amqtask.cli.graph",
     "topology": "amqtask.cli.topology",
     "queue": "amqtask.cli.queue",
-    "dead": "amqtask.cli.dead",
+    "dead": "amqtask.cli.dead.commands",
     "doctor": "amqtask.cli.doctor",
     "broker": "amqtask.cli.broker",
     "chaos": "amqtask.cli.chaos",

@@ -23,7 +23,10 @@ from amqtask.core.dead import DOUBT
 from amqtask.core.letters import Filter
 from amqtask.core.message import Properties
 from amqtask.core.moves import KEEP, Entry, Step, encode, journal_of, mark
-from amqtask.dead import Mover, Retry, Tally, identify
+from amqtask.dead.actions import Retry
+from amqtask.dead.look import identify
+from amqtask.dead.mover import Mover
+from amqtask.dead.tally import Tally
 from amqtask.errors import ConnectionLost
 from amqtask.testing import Proxy
 from amqtask.topology.plan import DeclareQueue

@@ -1,348 +1,61 @@
-"""Dead letters on a broker: which queues hold them, a look that changes nothing, and moves that lose nothing.
-
-``look`` reads without settling. ``Mover`` publishes a batch of copies, waits until they are safe, and takes the letters away
-only then; what it was about to do stands in a journal at the broker (``core/moves.py``), so that the same command, run again
-after it was killed at any instant, finds out what became of the batch under way. Only where the broker was restarted in the
-same moment that cannot be told: then the letter is sent again, marked. ``docs/decisions/0013`` has the measurements.
-"""
+"""One run over a queue of dead letters: batch by batch, each written into the journal before it is moved."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Self
 
 import msgspec
 
 from amqtask.amqp import frames
 from amqtask.amqp.delivery import Delivery
 from amqtask.amqp.transfer import Raw, Transfer, in_use
-from amqtask.core import dead, letters, moves
-from amqtask.core.letters import Filter, Letter
+from amqtask.core import dead, moves
+from amqtask.core.letters import Filter
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.moves import Entry, Fate, Journal, Step
-from amqtask.errors import (
-    BrokerError,
-    ConfigurationError,
-    ConfirmTimeout,
-    ConnectFailed,
-    ConnectionLost,
-    DecodeError,
-    OperationRefused,
-)
-from amqtask.topology import ladder, plan
-from amqtask.topology.model import Topology, dead_queue_name
+from amqtask.dead.actions import Action, Discard
+from amqtask.dead.look import NOT_FOUND, Found, identify, refusal
+from amqtask.dead.tally import Stopped, Tally
+from amqtask.errors import ConfigurationError, DecodeError, OperationRefused
+from amqtask.topology.model import Topology
 from amqtask.topology.plan import DeclareQueue
 
 BATCH = 200  # messages a transaction moves at most
 BATCH_BYTES = 4 * 1024 * 1024
 TURN = 600.0  # seconds after which what was read is given back and read anew: a broker takes back what is held for 30 minutes
-RECONNECT = 60.0  # seconds a broker that went in the middle gets to come back
-FRUITLESS = 3  # connections lost in a row without anything done, after which it is not the broker
-SETTLED = 3.0  # seconds in which its queue must not change before it is read again
-LARGEST_HEADER = 128 * 1024 - 1024  # bytes; more does not fit the frame that RabbitMQ takes
-NOT_FOUND = 404
 PRECONDITION_FAILED = 406  # how a transaction ends of which a queue refused a part
-PAUSE = 0.5  # seconds between two attempts to reach it
-
-Connect = Callable[[], Transfer]
 
 
-# ---------------------------------------------------------------- which queues
-
-
-def queues_of(topology: Topology | None, names: Iterable[str]) -> tuple[str, ...]:
-    """The queues of dead letters that names stand for: those of a work queue, or the queue itself.
-
-    Args:
-        topology: tells where the dead letters of a queue go; without one it is ``<name>.dead``.
-        names: of work queues or of queues of dead letters; none is all of the topology.
-
-    Raises:
-        ConfigurationError: no name and no topology, or a queue that has no dead letters.
-    """
-    wanted = list(names)
-    if not wanted:
-        if topology is None:
-            raise ConfigurationError(
-                "Which dead letters? Name a queue, or give a topology with -f, or an app with -A or AMQTASK_APP."
-            )
-        wanted = list(topology.queues)
-        return tuple(dict.fromkeys(q for name in wanted for q in plan.dead_queues(topology, name)))
-    found: list[str] = []
-    holders = (
-        {q for name in topology.queues for q in plan.dead_queues(topology, name)}
-        if topology
-        else set()
-    )
-    for name in wanted:
-        theirs = plan.dead_queues(topology, name) if topology is not None else ()
-        if theirs:
-            found += theirs
-        elif name in holders or name.endswith(".dead") or ladder.holds_unroutable(name):
-            found.append(name)
-        elif topology is not None and name in topology.queues:
-            raise ConfigurationError(
-                f"Queue {name!r} has no dead letters: {topology.source} gives it dead_letter: false."
-            )
-        else:
-            found.append(dead_queue_name(name))
-    return tuple(dict.fromkeys(found))
-
-
-# ---------------------------------------------------------------- looking
-
-
-class Found(msgspec.Struct, frozen=True):
-    """A dead letter, and the delivery it was read from. ``properties`` is ``None`` where they cannot be read."""
-
-    queue: str
-    letter: Letter
-    delivery: Delivery
-    properties: Properties | None
-
-
-def look(
-    transfer: Transfer,
-    queue: str,
-    wanted: Filter,
-    progress: Callable[[int], None] = lambda seen: None,
-) -> Iterator[Found]:
-    """Yield the dead letters of a queue that are meant. Nothing is settled: ``give_back`` returns all of them.
-
-    Args:
-        transfer: reads them.
-        queue: the queue of dead letters.
-        wanted: which.
-        progress: called now and then with how many have been read.
-
-    Raises:
-        ConfigurationError: there is no such queue.
-        BrokerError: the broker cannot be read.
-    """
-    try:
-        for seen, delivery in enumerate(transfer.read(queue), 1):
-            if seen % 100 == 0:
-                progress(seen)
-            found = identify(queue, delivery)
-            if wanted.matches(found.letter):
-                yield found
-    except OperationRefused as error:
-        raise _missing(transfer, queue, error) from None
-
-
-def identify(queue: str, delivery: Delivery) -> Found:
-    """Read why a delivery is dead."""
-    try:
-        properties: Properties | None = delivery.properties
-    except DecodeError:
-        properties = None
-    letter = letters.read(properties, delivery.body, queue)
-    if ladder.holds_unroutable(queue):  # whose last death is that of a step of the ladder
-        target = ladder.queue_of(delivery.routing_key)
-        letter = msgspec.structs.replace(letter, reason="no queue when due", source=target)
-    return Found(queue, letter, delivery, properties)
-
-
-def _missing(transfer: Transfer, queue: str, error: OperationRefused) -> Exception:
-    """What a refusal means: 404 is also how the broker tells of a queue whose node is down, and of its journal."""
-    if error.code != NOT_FOUND:
-        return error
-    try:
-        there = transfer.queue(queue) is not None
-    except BrokerError:
-        there = True
-    return error if there else ConfigurationError(f"There is no queue {queue!r} on the broker.")
-
-
-# ---------------------------------------------------------------- moving
-
-
-class Retry(msgspec.Struct, frozen=True):
-    """Send letters back to work: to the queue each died in, or all to ``queue``."""
-
-    queue: str | None = None
-    keep_expires: bool = False
-
-    def __call__(self, found: Found) -> Publication | Raw | None:
-        """The publication that does it; ``None`` when it is not told where the letter came from."""
-        target = self.queue or found.letter.source
-        if not target:
-            return None
-        if found.properties is None:
-            return Raw("", target, found.delivery.header, found.delivery.body)
-        properties = dead.revive(
-            found.properties, datetime.now(UTC), keep_expires=self.keep_expires
-        )
-        if len(frames.encode_properties(properties)) > LARGEST_HEADER:
-            return Raw("", target, found.delivery.header, found.delivery.body)
-        return Publication("", target, Envelope(found.delivery.body, properties))
-
-
-class Discard(msgspec.Struct, frozen=True):
-    """Delete letters for good. ``before`` is called with each batch before it is deleted: an export, made safe."""
-
-    before: Callable[[Sequence[Found]], None] | None = None
-
-    def __call__(self, found: Found) -> None:
-        """There is no publication."""
-
-
-class Replace(msgspec.Struct, frozen=True):
-    """Send one changed letter back to work, if it is still the one that was changed."""
-
-    original: str
-    publication: Publication
-
-    def __call__(self, found: Found) -> Publication | None:
-        """The changed message."""
-        same = found.properties is not None and (
-            letters.fingerprint(found.properties, found.delivery.body) == self.original
-        )
-        return self.publication if same else None
-
-
-class Stopped(enum.Enum):
-    """Why a run ended before everything that was meant was done."""
-
-    FULL = "full"
-    GONE = "gone"
-    LOST = "lost"
-    INTERRUPTED = "interrupted"
-
-
-class Tally(msgspec.Struct):
-    """What a run has done so far.
+class Room(msgspec.Struct, frozen=True):
+    """What is known of how much the target queues take.
 
     Attributes:
-        seen: letters read.
-        matched: of them, those that were meant.
-        done: moved or discarded.
-        finished: moved by an earlier run that was killed before it could take them away.
-        skipped: meant, but without a way back.
-        kept: left where they are, because their target was gone or full.
-        doubtful: sent, or to be sent, again although they may have reached their target.
-        ready: letters that were in the queue at the start.
-        stopped: why the run ended early.
-        problem: the same as a sentence.
-        targets: how many went where.
+        bounds: the most messages of those that refuse more.
+        endless: those that refuse none: what a killed run had sent to them has arrived.
     """
 
-    seen: int = 0
-    matched: int = 0
-    done: int = 0
-    finished: int = 0
-    skipped: int = 0
-    kept: int = 0
-    doubtful: int = 0
-    ready: int = 0
-    stopped: Stopped | None = None
-    problem: str = ""
-    targets: Counter[str] = msgspec.field(default_factory=Counter)
+    bounds: Mapping[str, int]
+    endless: frozenset[str]
 
-
-class Mover:
-    """Moves the dead letters of one queue.
-
-    Args:
-        connect: opens a connection; called again when the broker went away in the middle.
-        topology: tells which target queues are bounded, so that none is filled until it refuses, and which are not: what a
-            killed run had sent to those has arrived.
-    """
-
-    def __init__(self, connect: Connect, topology: Topology | None = None) -> None:
-        self._connect = connect
-        self._bounds: dict[str, int] = {}
-        refuse_none = set()
+    @classmethod
+    def of(cls, topology: Topology | None) -> Self:
+        """What a topology tells; nothing where there is none."""
+        bounds: dict[str, int] = {}
+        endless: set[str] = set()
         for queue in topology.queues.values() if topology is not None else ():
             if queue.overflow == "drop-head" or (
                 queue.max_length is None and queue.max_length_bytes is None
             ):
-                refuse_none.add(queue.name)
+                endless.add(queue.name)
             elif queue.max_length is not None:
-                self._bounds[queue.name] = queue.max_length
-        self._refuse_none = frozenset(refuse_none)
-
-    def run(
-        self,
-        queue: str,
-        wanted: Filter,
-        action: Action,
-        *,
-        tally: Tally,
-        limit: int | None = None,
-        rate: float | None = None,
-        stop: Callable[[], bool] = lambda: False,
-        progress: Callable[[Tally], None] = lambda tally: None,
-    ) -> None:
-        """Carry out ``action`` on what is meant, until all is done, ``limit`` is reached or something stops it.
-
-        A letter that comes back while this runs is left for the next run.
-
-        Args:
-            queue: the queue of dead letters.
-            wanted: which.
-            action: what.
-            tally: counted up; tells at the end why the run ended early, if it did.
-            limit: messages at most, those of ``tally.done`` counted.
-            rate: messages a second at most.
-            stop: asked between batches.
-            progress: called after each batch.
-
-        Raises:
-            ConfigurationError: there is no such queue, or another run is at it.
-            BrokerError: the broker cannot be reached, or refuses for good.
-        """
-        transfer = self._connect().open()
-        with transfer:
-            state = transfer.queue(queue)
-        tally.ready += state.messages if state is not None else 0
-        run = _Run(
-            queue,
-            wanted,
-            action,
-            tally,
-            limit,
-            rate,
-            stop,
-            progress,
-            self._bounds,
-            self._refuse_none,
-        )
-        fruitless = 0
-        while True:
-            before = tally.done + tally.finished
-            try:
-                with self._connect().open() as transfer:
-                    if run.turn(transfer):
-                        return
-            except (ConnectionLost, ConfirmTimeout) as error:
-                fruitless = 0 if tally.done + tally.finished > before else fruitless + 1
-                if fruitless > FRUITLESS or not self._comes_back(queue, stop):
-                    run.stop(Stopped.LOST, f"{error} Run the command again to go on with the rest.")
-                    return
-
-    def _comes_back(self, queue: str, stop: Callable[[], bool]) -> bool:
-        """Wait for a broker that may have to start first, and then for its queue, which fills up as it recovers."""
-        deadline = time.monotonic() + RECONNECT
-        was_down = False
-        while time.monotonic() < deadline and not stop():
-            try:
-                with self._connect().open() as transfer:
-                    if was_down:
-                        _settled(transfer, queue)
-                    return True
-            except (ConnectFailed, ConnectionLost, OperationRefused):
-                was_down = True
-                time.sleep(PAUSE)
-        return False
-
-
-Action = Retry | Discard | Replace
+                bounds[queue.name] = queue.max_length
+        return cls(bounds, frozenset(endless))
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -354,8 +67,20 @@ class _Step(msgspec.Struct, frozen=True):
     doubt: bool = False
 
 
-class _Run:
-    """One call of ``Mover.run``: what it has been told, and what it knows from one connection to the next."""
+class Run:
+    """One call of ``Mover.run``: what it has been told, and what it knows from one connection to the next.
+
+    Args:
+        queue: the queue of dead letters.
+        wanted: which.
+        action: what.
+        tally: counted up.
+        limit: messages at most, those of ``tally.done`` counted.
+        rate: messages a second at most.
+        stop: asked between batches.
+        progress: called after each batch.
+        room: what the targets take.
+    """
 
     def __init__(
         self,
@@ -367,8 +92,7 @@ class _Run:
         rate: float | None,
         stop: Callable[[], bool],
         progress: Callable[[Tally], None],
-        bounds: Mapping[str, int],
-        refuse_none: frozenset[str],
+        room: Room,
     ) -> None:
         self._queue = queue
         self._wanted = wanted
@@ -378,8 +102,7 @@ class _Run:
         self._rate = rate
         self._asked = stop
         self._progress = progress
-        self._bounds = bounds
-        self._refuse_none = refuse_none
+        self._room = room
         self._journal = moves.journal_of(queue)
         self._most = BATCH if rate is None else max(1, min(BATCH, int(rate / 5)))
         self._size = 1  # the first one alone: a queue that refuses it refuses that one and no other
@@ -433,13 +156,13 @@ class _Run:
                         return False
             self._flush(transfer)
         except OperationRefused as error:
-            raise _missing(transfer, self._queue, error) from None
+            raise refusal(transfer, self._queue, error) from None
         return True
 
     def _begin(self, transfer: Transfer) -> Journal:
         """Take hold of the queue and read what earlier runs were about."""
         if transfer.queue(self._queue) is None:
-            raise OperationRefused(404, f"no queue '{self._queue}'")
+            raise OperationRefused(NOT_FOUND, f"no queue '{self._queue}'")
         arguments = {
             "x-queue-type": "classic",
             "x-message-ttl": moves.KEEP,
@@ -470,7 +193,7 @@ class _Run:
             [
                 target
                 for target in journal.unverified()
-                if target not in self._refuse_none or transfer.queue(target) is None
+                if target not in self._room.endless or transfer.queue(target) is None
             ]
         )
         return journal
@@ -554,7 +277,7 @@ class _Run:
         """Publish the copies, see them safe, take the letters away."""
         copies = [step.copy for step in batch if step.copy is not None]
         targets = Counter(copy.routing_key for copy in copies)
-        if not self._room(transfer, targets):
+        if not self._has_room(transfer, targets):
             return False
         name = uuid.uuid4().hex
         self._own[name] = next(iter(targets)) if len(targets) == 1 else None
@@ -591,13 +314,13 @@ class _Run:
         gone = next(copies[place].routing_key for place in missing)
         return self.stop(Stopped.GONE, f"Queue {gone!r} was deleted meanwhile; its messages are among the dead letters as before.")  # fmt: skip
 
-    def _room(self, transfer: Transfer, targets: Counter[str]) -> bool:
+    def _has_room(self, transfer: Transfer, targets: Counter[str]) -> bool:
         """Whether all targets are there and have room, as far as that is known."""
         for target, count in targets.items():
             state = transfer.queue(target)
             if state is None:
                 return self.stop(Stopped.GONE, f"There is no queue {target!r} on the broker; declare it, or name another with --queue.")  # fmt: skip
-            bound = self._bounds.get(target)
+            bound = self._room.bounds.get(target)
             if bound is not None and state.messages + count > bound:
                 return self.stop(Stopped.FULL, f"Queue {target!r} holds {state.messages} of at most {bound} messages; run the command again when there is room.")  # fmt: skip
         return True
@@ -617,17 +340,6 @@ class _Run:
     def _entry(self, entry: Entry, *, lasting: bool = True) -> Raw:
         header = frames.encode_properties(Properties(delivery_mode=2 if lasting else 1))
         return Raw("", self._journal, header, moves.encode(entry))
-
-
-def _settled(transfer: Transfer, queue: str) -> None:
-    """Wait until a queue holds the same for a while."""
-    deadline = time.monotonic() + RECONNECT
-    before, since = None, time.monotonic()
-    while time.monotonic() < min(deadline, since + SETTLED):
-        transfer.wait(PAUSE)
-        state = transfer.queue(queue)
-        if state != before:
-            before, since = state, time.monotonic()
 
 
 def _doubted(copy: Publication) -> Publication:
