@@ -40,6 +40,8 @@ DONE = "amqtask-done"  # header of the word that what follows the chord has been
 ADDED = -1
 """The index of a part that was added while the chord ran: it is known by its task id, and its result comes last."""
 
+NAMED = 10  # parts that an error names
+
 AROUND = 1024  # bytes that a result record takes at most, about, beside the value in it
 
 
@@ -245,22 +247,41 @@ class Unable(msgspec.Struct, frozen=True):
 Ending = Complete | Broken | Unable
 
 
-def late(properties: Properties, body: bytes) -> Unable | None:
-    """What has become of a chord whose plan the broker dropped, because it had not ended in time; ``None`` of any other message.
+class Late(msgspec.Struct, frozen=True):
+    """The plan of a chord that has not ended in time, which the broker has taken out of the barrier.
 
-    Never raises: what cannot be read is no plan.
+    Attributes:
+        group: the chord.
+        size: how many parts it has.
+        body: the plan, as its message has it.
     """
-    if read_note(properties).kind is not Kind.PLAN or not properties.correlation_id:
+
+    group: str
+    size: int
+    body: bytes
+
+    @property
+    def ending(self) -> Unable | None:
+        """What has become of the chord when nothing of its barrier is left; ``None`` if the plan cannot be read."""
+        plan = _read_plan(self.body)
+        if plan is None:
+            return None
+        error = _out_of_time(self.group, "some of its parts have neither succeeded nor failed")
+        return Unable(self.group, plan, error)
+
+
+def late(properties: Properties, body: bytes) -> Late | None:
+    """The plan that the broker dropped because its chord had not ended in time; ``None`` of any other message. Never raises."""
+    note = read_note(properties)
+    if note.kind is not Kind.PLAN or not properties.correlation_id or _read_plan(body) is None:
         return None
-    plan = _read_plan(body)
-    if plan is None:
-        return None
-    group = properties.correlation_id
-    error = ChordError(
-        f"Chord {group} did not end in the time that result_chord_expires gives it: some of its parts have neither succeeded "
-        "nor failed."
+    return Late(properties.correlation_id, note.size, body)
+
+
+def _out_of_time(group: str, why: str) -> ChordError:
+    return ChordError(
+        f"Chord {group} did not end in the time that result_chord_expires gives it: {why}."
     )
-    return Unable(group, plan, error)
 
 
 def _read_plan(body: bytes) -> Mapping[str, object] | None:
@@ -278,6 +299,7 @@ class State(enum.Enum):
     COMPLETE = "complete"
     FAILED = "failed"  # some part has; a success of the same part may still come
     NO_PLAN = "no plan"
+    LATE = "late"  # incomplete, and its time is over
     DONE = "done"  # what follows has been published: only the queue is left
 
 
@@ -303,9 +325,14 @@ class Tally:
         self._size = -1
         self._plan: bytes | None = None
         self._done: bytes | None = None
+        self._late = False
         self._added: dict[str, int] = {}  # task id → tag of the word of it
         self._parts: dict[Key, tuple[int, Properties, bytes]] = {}
         self._failed: dict[Key, None] = {}
+
+    def expire(self, late: Late) -> None:
+        """Note that the time of the chord is over, and that this is its plan: it is in the queue no more."""
+        self._late, self._size, self._plan = True, late.size, late.body
 
     def add(self, tag: int, properties: Properties, body: bytes) -> Note:
         """Count a message in; what it is."""
@@ -360,11 +387,11 @@ class Tally:
             return State.NO_PLAN
         if self._failed:
             return State.FAILED
-        if len(self._parts) < self._size + len(self._added):
-            return State.INCOMPLETE
-        # enough of them: now whether they are the right ones
-        known = sum(1 for key in self._parts if self._expects(key))
-        return State.COMPLETE if known >= self._size + len(self._added) else State.INCOMPLETE
+        wanted = self._size + len(self._added)
+        # enough of them, and the right ones
+        if len(self._parts) >= wanted and sum(map(self._expects, self._parts)) >= wanted:
+            return State.COMPLETE
+        return State.LATE if self._late else State.INCOMPLETE
 
     def _expects(self, key: Key) -> bool:
         return key in self._added if isinstance(key, str) else key < self._size
@@ -405,6 +432,9 @@ class Tally:
             _, properties, body = parts[first]
             parts.clear()
             return Broken(self.group, plan, self._part(first, properties, body, accept))
+        if late := self._overdue():
+            parts.clear()
+            return Unable(self.group, plan, late)
         if self._too_large:
             error = PayloadTooLarge(
                 f"The results of the {len(parts)} parts of chord {self.group} are above message_max_bytes "
@@ -422,6 +452,17 @@ class Tally:
                 return Broken(self.group, plan, part)
             results.append(part.result)
         return Complete(self.group, plan, tuple(results))
+
+    def _overdue(self) -> ChordError | None:
+        """Why a chord whose time is over has failed; ``None`` when all of its parts are there."""
+        missing = [key for key in (*range(self._size), *self._added) if key not in self._parts]
+        if not self._late or not missing:
+            return None
+        wanted = self._size + len(self._added)
+        return _out_of_time(
+            self.group,
+            f"of its {wanted} part{'s' * (wanted != 1)}, counted from 0, {_named(missing)} neither succeeded nor failed",
+        )
 
     def _part(
         self,
@@ -452,6 +493,15 @@ class Tally:
             result=record.result,
             traceback=record.traceback,
         )
+
+
+def _named(missing: Sequence[Key]) -> str:
+    """Which parts have not come."""
+    names = [f"task {key}" if isinstance(key, str) else str(key) for key in missing[:NAMED]]
+    if more := len(missing) - len(names):
+        names.append(f"{more} more")
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return f"{listed} {'has' if len(missing) == 1 else 'have'}"
 
 
 def _order(key: Key) -> tuple[bool, Key]:

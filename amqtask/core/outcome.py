@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from amqtask.core.barrier import Late
 from amqtask.core.message import Publication
 from amqtask.core.retry import Again
 from amqtask.core.workflow import Part, Sig
@@ -125,10 +126,14 @@ class PartSent(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """A look at a chord of so many parts, of which nobody here has ended one. ``size`` is ``None`` if that is not known."""
+    """A look at a chord of so many parts, of which nobody here has ended one. ``size`` is ``None`` if that is not known.
+
+    ``late`` is its plan if its time is over: then the look ends it.
+    """
 
     group: str
     size: int | None
+    late: Late | None = None
 
 
 class Sequel(msgspec.Struct, frozen=True):

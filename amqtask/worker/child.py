@@ -256,6 +256,7 @@ class Child:
     def _finish(self) -> None:
         """Wait until everything is settled, then close both connections and the I/O thread."""
         settled = threading.Event()
+        self._io.post(self._joiner.hurry)
         self._io.post(lambda: self._settler.when_idle(settled.set))
         in_time = settled.wait(SETTLE_GRACE)
         if not in_time:
@@ -524,6 +525,7 @@ class Child:
             self._consumer.give_back()
             self._consumer.close(lambda: self._io_exit(self._cold_exit))
 
+        self._joiner.hurry()
         # What has ended is settled first; a publisher that cannot confirm is not waited for long.
         self._settler.when_idle(go)
         self._io.call_later(COLD_GRACE, go)

@@ -22,10 +22,10 @@ import msgspec
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.core import codec
-from amqtask.core.barrier import Unable, late
+from amqtask.core.barrier import Late, late
 from amqtask.core.codec import Head
 from amqtask.core.dropped import BrokerDeath, deadly, death_in, may_run, outcome_of
-from amqtask.core.outcome import Outcome, Settlement, Verdict
+from amqtask.core.outcome import Look, Outcome, Sequel, Settlement, Verdict
 from amqtask.errors import MessageError
 from amqtask.log import get_logger
 from amqtask.topology.dropped import origin_of
@@ -165,9 +165,9 @@ class Teller:
             return
         origin = origin_of(delivery.routing_key)
         try:
-            ending = late(delivery.properties, delivery.body)
-            if ending is not None:
-                self._fail(delivery, ending)
+            plan = late(delivery.properties, delivery.body)
+            if plan is not None:
+                self._end(delivery, plan)
                 return
             headers = delivery.properties.headers or {}
             death = None if origin is None else death_in(headers, origin.queue)
@@ -191,9 +191,9 @@ class Teller:
         if waited or self._untold(delivery, head, death):
             self._conclude(delivery, head, death)
 
-    def _fail(self, delivery: Delivery, ending: Unable) -> None:
-        """A chord has not ended in time. What is left of its barrier goes by itself."""
-        sequel = self._executor.successors.conclude(ending)
+    def _end(self, delivery: Delivery, plan: Late) -> None:
+        """A chord has not ended in time: what is left of its barrier tells which of its parts have not."""
+        sequel = Sequel(looks=(Look(plan.group, plan.size, plan),))
         self._executor.settler.post(delivery, Settlement(Verdict.ACK, sequel=sequel), None)
         self._executor.settler.flush()
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.core.backoff import exponential
+from amqtask.core.barrier import Late
 from amqtask.core.message import Publication
 from amqtask.core.outcome import Onward, PartSent, Send, Sequel, Settlement, Verdict
 from amqtask.core.result import SUCCESS
@@ -52,10 +53,11 @@ class Joins(Protocol):
         failed: bool,
         on_done: Callable[[Exception | None], None],
         again: bool = False,
+        late: Late | None = None,
     ) -> None:
         """See whether a chord is complete, and conclude it if it is, before ``on_done``.
 
-        ``again``: an earlier run of the part may have died while it did that.
+        ``again``: an earlier run of the part may have died while it did that. ``late``: its time is over, and this its plan.
         """
         ...
 
@@ -207,7 +209,7 @@ class FollowUps:
                 self._one_done()
             else:
                 # Who ended the last part, and is gone, may have it all in its hands still.
-                self._joins.look(look.group, look.size, False, self._looked, True)
+                self._joins.look(look.group, look.size, False, self._looked, True, look.late)
         self._one_done()
 
     def _end_part(self, sent: PartSent) -> None:

@@ -13,6 +13,7 @@ from amqtask.core.barrier import (
     Complete,
     Deadline,
     Kind,
+    Late,
     State,
     Tally,
     Unable,
@@ -198,10 +199,50 @@ def test_a_plan_is_dropped_at_the_deadline_of_its_chord(
 def test_a_plan_that_the_broker_dropped_fails_its_chord() -> None:
     sent = plan_message(Barrier("g", 2, PLAN), Deadline(60.0, "told")).envelope
 
-    ending = late(sent.properties, sent.body)
+    found = late(sent.properties, sent.body)
+    assert found is not None
+    ending = found.ending
     assert ending is not None
     assert (ending.group, ending.plan) == ("g", PLAN)
     assert isinstance(ending.error, ChordError)
+
+
+@pytest.mark.parametrize(
+    ("size", "there", "told"),
+    [
+        (1, [], "of its 1 part, counted from 0, 0 has neither"),
+        (3, [1], "of its 3 parts, counted from 0, 0 and 2 have neither"),
+        (3, [1, 7], "of its 3 parts, counted from 0, 0 and 2 have neither"),
+        (40, [0], "counted from 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 29 more have neither"),
+    ],
+)
+def test_a_chord_whose_time_is_over_names_the_parts_that_have_not_ended(
+    size: int, there: list[int], told: str
+) -> None:
+    tally = Tally("g")
+    tally.expire(Late("g", size, plan(size).envelope.body))
+    for tag, each in enumerate(map(part, there), 1):
+        tally.add(tag, each.envelope.properties, each.envelope.body)
+
+    assert tally.state is State.LATE
+    ending = tally.conclude()
+    assert isinstance(ending, Unable)
+    assert told in str(ending.error)
+
+
+def test_what_is_there_counts_when_the_time_is_over() -> None:
+    def ended(*publications: Publication) -> object:
+        tally = Tally("g")
+        tally.expire(Late("g", 2, plan(2).envelope.body))
+        for tag, each in enumerate(publications, 1):
+            tally.add(tag, each.envelope.properties, each.envelope.body)
+        return tally.state
+
+    more = more_message(More("g", "x"))
+    assert ended(part(0), part(1)) is State.COMPLETE
+    assert ended(part(0), part(1), more) is State.LATE
+    assert ended(part(0, None, "FAILURE")) is State.FAILED
+    assert ended(part(0), done_message("g")) is State.DONE
 
 
 def test_nothing_else_is_a_plan_that_was_dropped() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.core import codec
+from amqtask.core.barrier import Late
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.outcome import Look, PartSent, Send, Sequel, Settlement, Verdict
 from amqtask.core.workflow import Part
@@ -60,6 +61,7 @@ class Joins:
         failed: bool,
         on_done: Callable[[Exception | None], None],
         again: bool = False,
+        late: Late | None = None,
     ) -> None:
         self.looks.append((group, size, failed, again))
         on_done(self._error)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import enum
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -24,7 +23,7 @@ from amqtask.amqp import failures, frames
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.consumer import from_pika
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.core.barrier import Ending, Kind, State, Tally, Unable, done_message, queue_name
+from amqtask.core.barrier import Ending, Kind, Late, State, Tally, Unable, done_message, queue_name
 from amqtask.core.codec import Limits
 from amqtask.core.message import Properties, Publication
 from amqtask.core.outcome import Send, Sequel
@@ -132,6 +131,14 @@ class Interrupted(Result):
         self.why = why
 
 
+class Gone(Result):
+    """There is no such queue: the chord has ended, or never began."""
+
+
+class Planless(Result):
+    """There is no plan. Its chord may be over, or the plan in the hands of a process that has vanished; all was given back."""
+
+
 class Occupied(Result):
     """Somebody else drains it."""
 
@@ -179,6 +186,8 @@ class Drain:
         unable: why the body cannot be started, when the broker has said so before.
         drop: nothing that follows can be sent, not even that: only end it.
         ended: what follows has been published: only delete the queue.
+        late: the time of the chord is over, and this its plan: whatever is there ends it.
+        lone: delete the queue when there is no plan in it.
         on_end: told the end.
     """
 
@@ -192,6 +201,8 @@ class Drain:
         unable: Exception | None = None,
         drop: bool = False,
         ended: bool = False,
+        late: Late | None = None,
+        lone: bool = False,
         on_end: Callable[[Result], None],
     ) -> None:
         self.counts = False  # among those that go on, for whoever limits their number
@@ -205,7 +216,13 @@ class Drain:
         self._drop = drop
         self._ended = ended
         self._on_end = on_end
+        self._lone = lone
         self._tally = Tally(group, context.limits)
+        if late is not None:
+            self._tally.expire(late)
+        self._expired = late is not None
+        self._keep = False  # the queue
+        self._missing = False  # the plan
         self._channel: Any = None
         self._tag = ""
         self._timer: Any = None
@@ -213,7 +230,6 @@ class Drain:
         self._late: list[int] = []  # delivered after we had asked to get no more
         self._seen = -1  # messages held when we last looked
         self._pause = ASK_AGAIN
-        self._since = 0.0  # when the first message came
         self._counting = False
         self._phase = _Phase.FILLING
         self._over = False
@@ -275,7 +291,7 @@ class Drain:
         if torn := self.torn:
             self._end(torn)
         elif self._phase is _Phase.FILLING and _gone(reason):
-            self._end(Concluded())
+            self._end(Gone())
         elif self._phase is _Phase.FILLING and IN_USE in text:
             self._end(Occupied())
         elif self._phase is _Phase.COMMITTING and PARTIAL in text:
@@ -356,8 +372,6 @@ class Drain:
             if self._phase is _Phase.LEAVING:
                 self._late.append(tag)
             return  # else: what comes after the end counts no more, and goes with the queue
-        if not self._last:
-            self._since = time.monotonic()
         self._last = tag
         note = self._tally.add(tag, properties, body)
         if self._peek:
@@ -443,7 +457,9 @@ class Drain:
             self._wait(QUIET, self._quiet)  # there are more on their way
             return
         match self._tally.state:
-            case State.COMPLETE | State.FAILED:
+            case State.COMPLETE | State.FAILED | State.LATE as state:
+                # Who brought the plan may come again with it: then a queue that has been told tells him of the body.
+                self._keep = self._expired and state is State.COMPLETE and self._context.classic
                 self._conclude()
             case State.INCOMPLETE:
                 self._leave()
@@ -452,11 +468,13 @@ class Drain:
                 self._finish()
             case State.NO_PLAN:
                 # Its chord has been concluded, by a process that was killed before it could delete the queue. Or the plan is
-                # with a process that has vanished, which the broker does not know yet.
-                if time.monotonic() - self._since >= self._context.ghost_within:
+                # with a process that has vanished, which the broker does not know yet; or its time is over, and whoever was
+                # given the plan wants to have the rest.
+                if self._lone:
                     self._delete()
                 else:
-                    self._wait(min(1.0, self._context.ghost_within / 4), self._quiet)
+                    self._missing = True
+                    self._leave()
 
     # ------------------------------------------------------------ giving back
 
@@ -497,6 +515,9 @@ class Drain:
         self._channel.queue_declare(self._queue, passive=True, callback=self._remain)
 
     def _remain(self, frame: Any) -> None:
+        if self._missing:
+            self._end(Planless())
+            return
         # one of them is the message behind
         ready, tally = max(0, frame.method.message_count - 1), self._tally
         needed = tally.messages
@@ -706,6 +727,9 @@ class Drain:
         if self._over or not self._connected:
             return
         self._phase = _Phase.ENDING
+        if self._keep:
+            self._end(Concluded())
+            return
         self._wait(ANSWER_WITHIN, self._overdue)
         self._channel.queue_delete(self._queue, callback=lambda _frame: self._end(Concluded()))
 

@@ -7,6 +7,7 @@ then, and why a process may die at any moment of it, is told in ``drain``.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,8 +21,10 @@ from amqtask.amqp.threaded.drain import (
     Concluder,
     Drain,
     GivenBack,
+    Gone,
     Interrupted,
     Occupied,
+    Planless,
     Refused,
     Result,
     Torn,
@@ -33,7 +36,7 @@ from amqtask.amqp.threaded.publisher import ThreadedPublisher
 from amqtask.amqp.ways import Ways
 from amqtask.core import codec
 from amqtask.core.backoff import exponential
-from amqtask.core.barrier import queue_name
+from amqtask.core.barrier import Late, queue_name
 from amqtask.core.outcome import Send, Sequel
 from amqtask.core.result import SUCCESS
 from amqtask.core.workflow import Part
@@ -55,6 +58,7 @@ PAUSE = 0.1  # seconds before another look when the broker could not or would no
 PAUSE_CAP = 5.0
 TURN = 0.01  # seconds before another look when somebody else drains the barrier; doubles
 TURN_CAP = 0.25
+PLANLESS = 0.5  # seconds before another look when the plan is not there
 MOST_DRAINS = 8  # at a time, each with the results of a chord in memory; more wait
 REFUSALS = 2  # of what follows a chord, before it is dropped
 
@@ -81,6 +85,8 @@ class _Chord:
         self.troubles = 0  # looks and drains without an end
         self.why = ""  # the last one had none
         self.waits = 0  # for somebody else who drains it
+        self.late: Late | None = None  # its time is over, and this is its plan
+        self.planless: float | None = None  # since when there has been no plan
 
 
 class Joiner:
@@ -138,6 +144,7 @@ class Joiner:
         self._paving: dict[str, list[Callable[[AmqtaskError | None], None]]] = {}
         self._opened = False
         self._closing = False
+        self._hurried = False
         self.blocked = False
         self.connection = Connection(
             io,
@@ -153,7 +160,13 @@ class Joiner:
     # ------------------------------------------------------------ for the settlement of a part
 
     def look(
-        self, group: str, size: int | None, failed: bool, on_done: OnDone, again: bool = False
+        self,
+        group: str,
+        size: int | None,
+        failed: bool,
+        on_done: OnDone,
+        again: bool = False,
+        late: Late | None = None,
     ) -> None:
         """See whether a chord is complete now that a part of it is confirmed, and conclude it if it is.
 
@@ -165,6 +178,7 @@ class Joiner:
             failed: whether the part has failed.
             on_done: told ``None`` when the part's task may be acked, ``ConnectionLost`` when we closed before.
             again: whether the task may have run before: a process may have died, or may be frozen, with the parts in its hands.
+            late: the plan, where the time of the chord is over: then it is ended by what is there, also if nothing is.
         """
         if self._closing:
             on_done(ConnectionLost("Closed before a chord was looked at."))
@@ -179,11 +193,16 @@ class Joiner:
             chord.size = max(size, chord.size or 0)
         chord.failed |= failed
         chord.again |= again
+        chord.late = late or chord.late
         chord.fresh.append(on_done)
         self._queue(chord)
         if not self._opened:
             self._opened = True
             self.connection.open()
+
+    def hurry(self) -> None:
+        """Wait no longer for what may take longer than the end of a process. I/O thread."""
+        self._hurried = True
 
     def close(self, on_closed: Callable[[], None]) -> None:
         """Give up what goes on and close the connection; ``on_closed`` runs on the I/O thread."""
@@ -248,7 +267,7 @@ class Joiner:
         if not ready and not self.classic:
             # Somebody has taken the part that we come from. Or the broker cannot ask the leader of a quorum queue, and says 0.
             again = True
-        if chord.ended or chord.failed or ready >= needed:
+        if chord.ended or chord.failed or chord.late or ready >= needed:
             self._drain(chord, ready, peek=False)
         elif again:
             self._drain(chord, ready, peek=True)
@@ -287,13 +306,22 @@ class Joiner:
 
         self.io.call_later(pause, queue)
 
-    def _over(self, chord: _Chord) -> None:
-        """The chord has been concluded: whoever waits may go."""
+    def _gone(self, chord: _Chord) -> None:
+        """There is no queue: the chord is over, if nobody here has its plan."""
+        late, chord.late = chord.late, None
+        ending = None if late is None else late.ending
+        if ending is None:
+            self._over(chord)
+        else:
+            self._mend(chord, Torn(self.concluder.conclude(ending)))
+
+    def _over(self, chord: _Chord, error: ConnectionLost | None = None) -> None:
+        """The chord has been concluded, or given up: whoever waits may go."""
         self._chords.pop(chord.group, None)
         waiting = [*chord.asked, *chord.fresh]
         chord.asked, chord.fresh = [], []
         for on_done in waiting:
-            on_done(None)
+            on_done(error)
 
     # ------------------------------------------------------------ draining
 
@@ -306,6 +334,9 @@ class Joiner:
             unable=chord.error,
             drop=chord.refusals > REFUSALS,
             ended=chord.ended,
+            late=chord.late,
+            lone=chord.planless is not None
+            and time.monotonic() - chord.planless >= self.ghost_within,
             on_end=lambda result: self._drained(chord, result),
         )
         chord.drain = drain
@@ -332,6 +363,10 @@ class Joiner:
         match result:
             case Concluded():
                 self._over(chord)
+            case Gone():
+                self._gone(chord)
+            case Planless():
+                self._miss_plan(chord)
             case GivenBack():
                 self._gave_back(chord, result)
             case Torn():
@@ -352,7 +387,7 @@ class Joiner:
 
     def _gave_back(self, chord: _Chord, result: GivenBack) -> None:
         """It is not complete, or was not, or only the plan was looked for."""
-        chord.needed = result.needed
+        chord.needed, chord.planless = result.needed, None
         if result.peeked:
             chord.failed |= chord.failing
         if chord.failed or result.ready >= result.needed:
@@ -367,6 +402,18 @@ class Joiner:
         pause = exponential(chord.waits, TURN, TURN_CAP)
         chord.waits += 1
         self._once_more(chord, pause)
+
+    def _miss_plan(self, chord: _Chord) -> None:
+        """Look again, until it is there, or so long that nobody has it. Others can have the parts in between."""
+        if self._hurried:
+            # That may take longer than we have: those who asked come again, elsewhere.
+            self._over(chord, ConnectionLost("The plan of a chord was missing when we closed."))
+            return
+        if chord.planless is None:
+            chord.planless = time.monotonic()
+        chord.again = True
+        chord.failed |= chord.failing
+        self._once_more(chord, min(PLANLESS, self.ghost_within / 4))
 
     def _interrupted(self, chord: _Chord, result: Result) -> None:
         """Nothing has been done, or nobody knows."""
@@ -532,7 +579,7 @@ class Joiner:
                 return
             if isinstance(error, OperationRefused) and error.code == failures.NOT_FOUND:
                 if not failures.absent(error):
-                    self._over(chord)
+                    self._gone(chord)
                     return
             else:
                 log.warning("a barrier cannot be looked at", group=chord.group, reason=str(error))

@@ -18,7 +18,7 @@ import pika
 import pika.exceptions
 import pytest
 
-from amqtask.amqp.threaded.drain import Concluded, Drain, Interrupted, Result
+from amqtask.amqp.threaded.drain import Drain, Gone, Interrupted, Result
 from amqtask.amqp.threaded.join import MOST_DRAINS
 from amqtask.core import codec
 from amqtask.core.barrier import (
@@ -301,7 +301,7 @@ def test_a_drain_whose_channel_closes_while_it_looks_outside_makes_room_once(
 @pytest.mark.parametrize(
     ("text", "ending"),
     [
-        ("NOT_FOUND - no queue 'q' in vhost '/'", Concluded),
+        ("NOT_FOUND - no queue 'q' in vhost '/'", Gone),
         ("NOT_FOUND - home node 'a' of durable queue 'q' in vhost '/' is down", Interrupted),
     ],
 )
