@@ -52,7 +52,7 @@ from amqtask.worker.pools import choice
 from amqtask.worker.prepared import ChildContext
 from amqtask.worker.reminders import Reminders
 from amqtask.worker.settle import Settler
-from amqtask.worker.solo import SoloVerdicts
+from amqtask.worker.solo_verdicts import SoloVerdicts
 from amqtask.worker.trial import Trial
 
 log = get_logger("amqtask.worker")

@@ -14,7 +14,7 @@ from amqtask.core.fleet import ChildExit
 from amqtask.worker.board import Board, ChildRecord, ChildState
 from amqtask.worker.link import ChildReady, ChildRetiring, FromChild, Mailbox, ToAgent, encode
 
-__all__ = ["AgentContext", "ChildContext", "ChildExit", "Prepare", "Prepared"]
+__all__ = ["AgentContext", "ChildContext", "ChildExit", "OnReady", "Prepare", "Prepared"]
 
 
 class Prepared(Protocol):
@@ -57,6 +57,7 @@ class AgentContext:
 
 
 Prepare = Callable[[], Prepared]
+OnReady = Callable[[Mapping[str, object]], None]
 
 
 class ChildContext:

@@ -1,96 +1,111 @@
-"""Verdicts of a solo worker: it has no supervisor and no agent, so it follows the stream itself, on its own I/O thread."""
+"""A worker of one process: the app runs in the one that the user started, without supervisor, fork server and children."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
 
-from amqtask.amqp.threaded.loop import IoThread
-from amqtask.amqp.threaded.publisher import ThreadedPublisher
-from amqtask.core.verdicts import STREAM, Record
 from amqtask.log import get_logger
+from amqtask.worker import forkserver, reloader
 from amqtask.worker.board import Board
-from amqtask.worker.docket import Docket
-from amqtask.worker.feed import VerdictFeed
-from amqtask.worker.job import Job
+from amqtask.worker.console import tell
+from amqtask.worker.lineage import run_exit_handlers
+from amqtask.worker.options import WorkerOptions
+from amqtask.worker.prepared import ChildContext, ChildExit, OnReady, Prepare
 
-log = get_logger("amqtask.worker")
+log = get_logger("amqtask.supervisor")
 
-REPLAY_WITHIN = (
-    30.0  # seconds before tasks run without the verdicts of the others; a broker may be away
-)
+THREADS_END_WITHIN = 0.5  # s in which the threads of a solo worker end that have nothing to do
 
 
-class SoloVerdicts:
-    """Reads the stream into the board of this very process. I/O thread.
+class _Leave(BaseException):
+    """A signal asked the worker to stop while it was importing."""
 
-    Args:
-        io: the worker's I/O thread.
-        job: brokers and settings.
-        publisher: the worker's own.
-        board: shows what is known.
-        on_terminate: called with the revokes that want running tasks ended, too.
+
+def run(options: WorkerOptions, prepare: Prepare, on_ready: OnReady) -> int:
+    """Run the app in this very process: no child, no fork, a debugger's terminal. HUP and a recycle start the program anew.
+
+    TERM and QUIT are answered by the app's own handlers; the second INT becomes QUIT. There is nobody to kill a task that
+    hangs in C.
     """
+    bound = log.bind(node=options.node)
 
-    def __init__(
-        self,
-        io: IoThread,
-        job: Job,
-        publisher: ThreadedPublisher,
-        board: Board,
-        on_terminate: Callable[[list[Record]], None],
-    ) -> None:
-        self._io = io
-        self._on_terminate = on_terminate
-        self._board = board
-        self._docket = Docket(job.node, board, job.settings.verdict_max_age)
-        self._timer: Any = None
-        self._feed = VerdictFeed(
-            io,
-            job,
-            publisher,
-            name=job.node,
-            offset=lambda: board.offset,
-            on_read=self._read,
-            on_replayed=board.release,
-            on_cannot=self._cannot,
-        )
+    def leave(number: int, frame: object) -> None:
+        raise _Leave
 
-    def start(self) -> None:
-        """Begin to follow."""
-        self._timer = self._io.call_later(REPLAY_WITHIN, self._late)
-        self._feed.start()
+    for early in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(early, leave)
+    try:
+        prepared = prepare()
+    except _Leave:
+        return 0
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's module may raise anything
+        refusal = forkserver.refusal(error)
+        bound.debug("import failed", traceback=refusal.traceback)
+        tell(refusal.reason)
+        return refusal.code
+    on_ready(prepared.info)
+    again = False
+    interrupts = 0
 
-    def close(self) -> None:
-        """Stop following."""
-        if self._timer is not None:
-            self._io.cancel(self._timer)
-            self._timer = None
-        self._feed.close(_nothing)
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        signal.raise_signal(signal.SIGTERM if interrupts == 1 else signal.SIGQUIT)
 
-    def _read(self, offset: int, records: list[Record]) -> None:
-        self._docket.read(offset, records)
-        ending = [record for record in records if record.terminate]
-        if ending:
-            self._on_terminate(ending)
+    def hang_up(number: int, frame: object) -> None:
+        nonlocal again
+        again = True
+        signal.raise_signal(signal.SIGTERM)
 
-    def _cannot(self, reason: str) -> None:
-        log.warning(
-            "the stream of verdicts cannot be used; what other nodes know of crashes and revokes may be missing here",
-            stream=STREAM,
-            reason=reason,
-        )
-        self._board.release()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hang_up)
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+    watcher = reloader.start(forkserver.source_folders(), lambda: None) if options.reload else 0
+    board = Board(
+        seats=1,
+        slots=options.slots,
+        executions=options.remembered,
+        max_age=options.verdict_max_age,
+    )
+    board.child(0).open(os.getpid(), 1, time.monotonic())
+    context = ChildContext(
+        index=0, generation=1, node=options.node, slots=options.slots, board=board, notify=None
+    )
+    try:
+        code = forkserver.run_prepared(lambda: prepared.run(context))
+    finally:
+        if watcher:
+            os.kill(watcher, signal.SIGKILL)
+            os.waitpid(watcher, 0)
+    if again or code in (ChildExit.RECYCLE, ChildExit.LIMIT):
+        bound.info("starting anew")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if left := _threads_left():
+        # The interpreter would wait for them, maybe for ever, and no signal would end that.
+        bound.warning("the process ends with threads in it that tasks have left", threads=left)
+        run_exit_handlers()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
-    def _late(self) -> None:
-        self._timer = None
-        if not self._board.released:
-            log.warning(
-                "the verdicts of other nodes are not known yet; going on without them",
-                seconds=REPLAY_WITHIN,
-            )
-            self._board.release()
 
-
-def _nothing() -> None:
-    """Nobody waits for this close."""
+def _threads_left() -> list[str]:
+    """The names of the threads that would keep this process from ending, a moment after it has nothing more to do."""
+    deadline = time.monotonic() + THREADS_END_WITHIN
+    left = []
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                left.append(thread.name)
+    return left

@@ -19,7 +19,7 @@ import pytest
 from amqtask.core import fleet
 from amqtask.worker.board import Board
 from amqtask.worker.journal import Ended, mark_of
-from amqtask.worker.supervisor import _caught, _Shell
+from amqtask.worker.supervisor import _Shell
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.process
@@ -722,26 +722,6 @@ def test_idle_node_hardly_wakes(start: Start) -> None:
     first, began = wakeups(), time.monotonic()
     eventually(lambda: wakeups() >= first + 4)
     assert 4 / (time.monotonic() - began) < 10
-
-
-def test_only_the_run_that_was_meant_is_caught() -> None:
-    board = Board(seats=1, slots=1)
-    slot = board.child(0).slots[0]
-    meant = slot.begin("id", "task", 0.0)
-    with subprocess.Popen(["sleep", "60"]) as process:
-        try:
-            assert _caught(process.pid, slot, meant)
-            assert stat(process.pid)[0] == "T"
-
-            slot.end()
-            slot.begin("next", "task", 0.0)
-
-            assert not _caught(process.pid, slot, meant)
-            eventually(lambda: stat(process.pid)[0] == "S")
-        finally:
-            process.kill()
-    assert not _caught(process.pid, slot, meant)
-    board.close()
 
 
 def test_who_gets_a_seat_is_not_waited_for_in_place_of_who_died_there() -> None:
