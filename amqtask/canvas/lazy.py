@@ -14,17 +14,19 @@ class Lazy(list[T]):
     """A list that takes an item from its source when somebody asks for it, and keeps it.
 
     Iterating, ``peek`` and an index from zero take no more than they need; ``len`` and everything else that a list can do
-    takes all first. One thread at a time.
+    takes all first. One thread at a time. When the source has raised, whoever asks for what is missing gets the same error:
+    a list that ends too early would be taken for a whole one.
 
     Args:
         source: where the items come from.
     """
 
-    __slots__ = ("_source",)
+    __slots__ = ("_error", "_source")
 
     def __init__(self, source: Iterable[T]) -> None:
         super().__init__()  # what came so far
         self._source: Iterator[T] | None = iter(source)  # None when all came
+        self._error: BaseException | None = None
 
     @property
     def complete(self) -> bool:
@@ -44,19 +46,23 @@ class Lazy(list[T]):
     def _take(self) -> bool:
         if self._source is None:
             return False
+        if self._error is not None:
+            raise self._error
         try:
             item = next(self._source)
         except StopIteration:
             self._source = None
             return False
+        except BaseException as error:
+            self._error = error
+            raise
         list.append(self, item)
         return True
 
     def take_all(self) -> None:
         """Ask for everything that is left."""
-        if self._source is not None:
-            list.extend(self, self._source)
-            self._source = None
+        while self._take():
+            pass
 
     def __iter__(self) -> Iterator[T]:
         index = 0

@@ -27,6 +27,7 @@ from amqtask import (
     xmap,
     xstarmap,
 )
+from amqtask.canvas.launch import launch
 from amqtask.canvas.lazy import Lazy
 from amqtask.errors import ConfigurationError, NotRegistered
 
@@ -348,6 +349,21 @@ def test_two_readers_of_a_lazy_list_see_all_of_it() -> None:
     assert next(first) == 0
     assert len(lazy) == 4
     assert list(first) == [1, 2, 3]
+
+
+def test_a_generator_that_has_raised_makes_no_shorter_workflow() -> None:
+    def items() -> Iterator[Signature[int]]:
+        yield add.s(1, 1)
+        raise TypeError("no more of these")  # the error that list() takes for an answer when it asks for a length
+
+    for sig in (group(items()), chord(items(), total.s()), chord(group(items()), total.s())):
+        for _ in range(2):
+            with pytest.raises(TypeError, match="no more of these"):
+                sig.clone().apply()
+            with pytest.raises(TypeError, match="no more of these"):
+                launch(sig)
+    with pytest.raises(TypeError, match="not of int"):
+        launch(chord(iter([add.s(1, 1), 5]), total.s()))
 
 
 # ---------------------------------------------------------------- together
