@@ -354,7 +354,9 @@ def test_two_readers_of_a_lazy_list_see_all_of_it() -> None:
 def test_a_generator_that_has_raised_makes_no_shorter_workflow() -> None:
     def items() -> Iterator[Signature[int]]:
         yield add.s(1, 1)
-        raise TypeError("no more of these")  # the error that list() takes for an answer when it asks for a length
+        raise TypeError(
+            "no more of these"
+        )  # the error that list() takes for an answer when it asks for a length
 
     for sig in (group(items()), chord(items(), total.s()), chord(group(items()), total.s())):
         for _ in range(2):
