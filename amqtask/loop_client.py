@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.publisher import AioPublisher
+from amqtask.amqp.reach import reach_of
 from amqtask.batch import Awaits, Explain, OnItsWay, summary
 from amqtask.core.message import Publication
 from amqtask.errors import AmqtaskError, BrokerError
@@ -44,25 +45,22 @@ class LoopClient:
         ladder: Ladder,
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        reach = reach_of(addresses, settings)
         self.publisher = AioPublisher(
-            addresses,
+            reach,
             name=f"{name} publisher",
-            heartbeat=settings.broker_heartbeat,
-            connect_timeout=settings.broker_connection_timeout,
             window=settings.publish_window,
             buffer=settings.publish_buffer,
             ladder=ladder,
             barriers=barriers_of(settings),
         )
         self._replies = AioReplyQueue(
-            addresses,
+            reach,
             pending,
             name=reply_name,
             connection_name=f"{name} replies",
             expires=settings.result_queue_expires,
             kind=settings.result_queue_type,
-            heartbeat=settings.broker_heartbeat,
-            connect_timeout=settings.broker_connection_timeout,
         )
         self._replying = False
         self._closed = False

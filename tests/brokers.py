@@ -29,7 +29,8 @@ from amqtask.amqp.probe import probe
 from amqtask.broker.choice import Source, choose, ensure_server, look, open_broker
 from amqtask.broker.cluster import PrivateCluster
 from amqtask.broker.docker import engine_answers
-from amqtask.broker.node import PrivateNode, find_server
+from amqtask.broker.node import PrivateNode
+from amqtask.broker.server import find_server
 from amqtask.errors import AmqtaskError, BrokerError, ConfigurationError, ConnectFailed
 from tests.waiting import eventually
 

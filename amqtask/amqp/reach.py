@@ -17,7 +17,7 @@ class Reach(msgspec.Struct, frozen=True):
         addresses: brokers, tried in order, one per attempt; from the first again after a healthy connection.
         heartbeat: seconds.
         connect_timeout: seconds for each attempt, handshake included.
-        fast: whether amqtask's frame codec handles deliveries and confirms.
+        fast: whether amqtask's frame codec handles deliveries and confirms; asyncio's connections always have it do so.
     """
 
     addresses: tuple[Address, ...]

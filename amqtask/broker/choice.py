@@ -22,7 +22,8 @@ import msgspec
 from amqtask.amqp.probe import probe
 from amqtask.broker.debian import can_install, install_server
 from amqtask.broker.docker import compose_broker, engine_answers
-from amqtask.broker.node import MISSING, PrivateNode, find_server
+from amqtask.broker.node import PrivateNode
+from amqtask.broker.server import MISSING, find_server
 from amqtask.errors import BrokerError, ConfigurationError
 
 DockerBroker = Callable[[], AbstractContextManager[tuple[str, str | None]]]

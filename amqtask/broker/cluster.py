@@ -9,22 +9,21 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.management import Management, NoAnswer
-from amqtask.broker.node import Membership, PrivateNode, free_port, new_folder, node_environment
+from amqtask.broker.node import Membership, PrivateNode
+from amqtask.broker.ports import free_port, is_listening
 from amqtask.broker.processes import MARK, end_all
+from amqtask.broker.server import node_environment
+from amqtask.broker.temporary import Temporary, new_folder
 from amqtask.errors import BrokerError, ConfigurationError
 
 SIZE = 3  # members: the smallest number that can lose one and keep a majority
@@ -37,7 +36,7 @@ class ClusterRecord(msgspec.Struct, frozen=True):
     cookie: str
 
 
-class PrivateCluster:
+class PrivateCluster(Temporary):
     """RabbitMQ nodes of one's own that form a cluster, named by its folder.
 
     As a context manager it starts the cluster and, at the end, removes it with its data; a guard process does so too when
@@ -77,7 +76,6 @@ class PrivateCluster:
             )
             for number, name in enumerate(names, 1)
         )
-        self._guard: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
         return f"PrivateCluster({str(self.home)!r})"
@@ -137,33 +135,10 @@ class PrivateCluster:
         end_all(str(self.home))
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        folders = [*(str(node.home) for node in self.nodes), str(self.home)]
-        self._guard = subprocess.Popen(
-            [sys.executable, "-m", "amqtask.broker.guard", *folders],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.discard()
-        if self._guard is not None:
-            self._guard.communicate()  # closes the pipe: the guard finds nothing to do and ends
-            self._guard = None
-
     # ------------------------------------------------------------ inside
+
+    def _folders(self) -> tuple[Path, ...]:
+        return (*(node.home for node in self.nodes), self.home)
 
     def _load(self) -> ClusterRecord:
         file = self.home / "cluster.json"
@@ -182,7 +157,7 @@ class PrivateCluster:
 
     def _start_names(self, deadline: float) -> None:
         """Start the name daemon unless it runs."""
-        if _listens(self._record.epmd):
+        if is_listening(self._record.epmd):
             return
         command = ["epmd", "-daemon", "-port", str(self._record.epmd), "-address", "127.0.0.1"]
         if self.root is not None:
@@ -202,7 +177,9 @@ class PrivateCluster:
                 "Erlang's name daemon cannot be started: epmd must be on the PATH."
             ) from error
         _wait(
-            lambda: _listens(self._record.epmd), deadline, "Erlang's name daemon does not answer."
+            lambda: is_listening(self._record.epmd),
+            deadline,
+            "Erlang's name daemon does not answer.",
         )
 
     def _members(self) -> int:
@@ -219,12 +196,6 @@ class PrivateCluster:
 
 def _named(node: PrivateNode, name: object) -> bool:
     return node.member is not None and node.member.name == name
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.settimeout(1.0)
-        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _wait(condition: Callable[[], bool], deadline: float, problem: str) -> None:

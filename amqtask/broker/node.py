@@ -19,29 +19,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
 from amqtask.amqp.probe import probe
+from amqtask.broker.ports import Ports, free_ports, is_free, is_listening
 from amqtask.broker.processes import MARK, Process, end_all, marked, parse_stat, wait_gone
+from amqtask.broker.server import MISSING, find_server, missing_in, node_environment
+from amqtask.broker.temporary import Temporary, new_folder
 from amqtask.errors import BrokerError, ConfigurationError, ConnectFailed
-
-# Below the range from which Linux takes the ports of outgoing connections (32768 and up), so that
-# no client's socket sits on a port of ours between two starts.
-_PORTS = range(20_000, 32_000)
 
 # The shell's own /proc entry keeps pid and start time across exec: what it writes here is the
 # identity of the server it becomes. So there is no moment with a server and no record of it.
@@ -61,24 +54,6 @@ PORTS_FREED = 2.0
 # What RabbitMQ, 3.10 to 4.3, says when it finds a port in use.
 _TAKEN = ("eaddrinuse", "dist_port_already_used")
 _LOG_PREFIX = re.compile(r"^\S+ \S+ \[\w+\] <[\d.]+>")
-
-MISSING = (
-    "No rabbitmq-server is on this machine: install it (on Debian or Ubuntu: apt-get install"
-    " rabbitmq-server) or set AMQTASK_BROKER_URL to a broker that runs."
-)
-
-
-class Ports(msgspec.Struct, frozen=True):
-    """The four loopback ports of a node."""
-
-    amqp: int
-    management: int
-    distribution: int
-    epmd: int
-
-    def free(self, shared: int | None = None) -> bool:
-        """Tell whether all can be listened on at this moment, but for the one that is shared."""
-        return all(_free(port) for port in msgspec.structs.astuple(self) if port != shared)
 
 
 class NodeRecord(msgspec.Struct, frozen=True):
@@ -129,26 +104,7 @@ def default_home() -> Path:
     return Path(state).expanduser().absolute() / "amqtask" / "broker"
 
 
-def find_server(root: Path | None = None) -> Path | None:
-    """Return the server's start script on this machine, or in the file tree at ``root``.
-
-    Debian's ``/usr/sbin/rabbitmq-server`` insists on root and changes the user; the script it
-    calls does neither and is what a private node needs, so that one is looked for first.
-    """
-    base = root or Path("/")
-    script = base / "usr/lib/rabbitmq/bin/rabbitmq-server"
-    if script.exists():
-        return script
-    if root is not None:
-        return None
-    places = os.pathsep.join(
-        [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/opt/rabbitmq/sbin"]
-    )
-    found = shutil.which("rabbitmq-server", path=places)
-    return Path(found) if found else None
-
-
-class PrivateNode:
+class PrivateNode(Temporary):
     """A RabbitMQ node of one's own, named by its folder.
 
     Every method may be called by any thread and any process that knows the folder; starts and
@@ -177,7 +133,6 @@ class PrivateNode:
         if self.root and not self.home.is_relative_to(self.root):
             raise ConfigurationError(f"The node's folder {home} must lie inside {root}.")
         self.config = config
-        self._guard: subprocess.Popen[bytes] | None = None  # owner: the thread using the context
 
     def __repr__(self) -> str:
         return f"PrivateNode({str(self.home)!r})"
@@ -244,7 +199,7 @@ class PrivateNode:
         deadline = time.monotonic() + timeout
         server = find_server(self.root)
         if server is None:
-            raise ConfigurationError(MISSING if self.root is None else _missing_in(self.root))
+            raise ConfigurationError(MISSING if self.root is None else missing_in(self.root))
         self._make_home()
         with self._locked(deadline):
             process = self._process()
@@ -305,18 +260,22 @@ class PrivateNode:
         """Let a paused server go on."""
         self._send(signal.SIGCONT)
 
-    def control(self, *arguments: str, timeout: float = 30.0) -> str:
-        """Run ``rabbitmqctl`` with these arguments on this node; what it printed.
+    def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
+        """Run ``rabbitmqctl`` on the node, and return what it printed.
+
+        Args:
+            arguments: like ``"set_disk_free_limit", "1GB"``.
+            timeout: seconds it may take.
 
         Raises:
-            BrokerError: the node does not run, or the command failed or took longer than ``timeout`` seconds.
+            BrokerError: it failed; the text is its last line.
         """
-        record, server = self._record(), find_server(self.root)
-        if record is None or server is None or not self.status().running:
-            raise BrokerError("The private broker is not running, so rabbitmqctl cannot reach it.")
-        command = [self._inside(server.with_name("rabbitmqctl")), *arguments]
-        if self.root is not None:
-            command = ["chroot", str(self.root), *command]
+        server = find_server(self.root)
+        record = self._record()
+        if server is None or record is None:
+            raise BrokerError(f"The broker in {self.home} is not running.")
+        rabbitmqctl = server.with_name("rabbitmqctl")
+        command = self._command(rabbitmqctl, "--silent", "--node", self._name, *arguments)
         try:
             done = subprocess.run(
                 command,
@@ -327,12 +286,17 @@ class PrivateNode:
                 text=True,
                 errors="replace",
                 timeout=timeout,
+                check=False,
             )
-        except (OSError, subprocess.TimeoutExpired) as exc:
-            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {exc}.") from exc
-        if done.returncode != 0:
-            words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {words}")
+        except subprocess.TimeoutExpired:
+            raise BrokerError(
+                f"rabbitmqctl {arguments[0]} took longer than {timeout:g} s."
+            ) from None
+        except OSError as error:
+            raise BrokerError(f"rabbitmqctl cannot be run: {error.strerror}.") from None
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines()
+            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {said[-1] if said else ''}")
         return done.stdout
 
     def restart(self, timeout: float = 120.0) -> NodeStatus:
@@ -348,76 +312,10 @@ class PrivateNode:
             for _ in range(2):
                 shutil.rmtree(self.home, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        # Only the write end of this pipe in our process keeps the guard waiting.
-        self._guard = subprocess.Popen(
-            [sys.executable, "-m", "amqtask.broker.guard", str(self.home)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.discard()
-        if self._guard is not None:
-            self._guard.communicate()  # closes the pipe: the guard finds nothing to do and ends
-            self._guard = None
-
-    def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
-        """Run ``rabbitmqctl`` on the node, and return what it printed.
-
-        Args:
-            arguments: like ``"set_disk_free_limit", "1GB"``.
-            timeout: seconds it may take.
-
-        Raises:
-            BrokerError: it failed; the text is its last line.
-        """
-        server = find_server(self.root)
-        record = self._record()
-        if server is None or record is None:
-            raise BrokerError(f"The broker in {self.home} is not running.")
-        command = [
-            self._inside(server.with_name("rabbitmqctl")),
-            "--silent",
-            "--node",
-            self._name,
-            *arguments,
-        ]
-        if self.root is not None:
-            command = ["chroot", str(self.root), *command]
-        try:
-            done = subprocess.run(
-                command,
-                env=self._environment(record.ports),
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise BrokerError(
-                f"rabbitmqctl {arguments[0]} took longer than {timeout:g} s."
-            ) from None
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines()
-            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {said[-1] if said else ''}")
-        return done.stdout
-
     # ------------------------------------------------------------ inside
+
+    def _folders(self) -> tuple[Path, ...]:
+        return (self.home,)
 
     @property
     def _name(self) -> str:
@@ -432,7 +330,7 @@ class PrivateNode:
                 if record.ports.free(epmd):
                     return record.ports
                 time.sleep(0.02)
-        ports = _free_ports()
+        ports = free_ports()
         return ports if epmd is None else msgspec.structs.replace(ports, epmd=epmd)
 
     def _make_home(self) -> None:
@@ -487,6 +385,11 @@ class PrivateNode:
             raise BrokerError(f"Process {left[0].pid} of the broker in {self.home} does not end.")
         (self.home / "process").unlink(missing_ok=True)
 
+    def _command(self, program: Path, *arguments: str) -> list[str]:
+        """A program of the server's, run where the server is."""
+        command = [self._inside(program), *arguments]
+        return command if self.root is None else ["chroot", str(self.root), *command]
+
     def _inside(self, path: Path) -> str:
         return str(path) if self.root is None else "/" + str(path.relative_to(self.root))
 
@@ -506,9 +409,7 @@ class PrivateNode:
         if self.member is not None:
             self._write(".erlang.cookie", self.member.cookie.encode())
             (self.home / ".erlang.cookie").chmod(0o400)
-        command = [self._inside(server)]
-        if self.root is not None:
-            command = ["chroot", str(self.root), *command]
+        command = self._command(server)
         with (self.home / "log" / "console.log").open("wb") as console:
             # setsid forks and returns: the server is the child of nobody here, so no process of
             # ours has to live, or to wait, for it.
@@ -586,7 +487,7 @@ class PrivateNode:
     def _wait_ready(self, ports: Ports, process: Process, deadline: float) -> None:
         while True:
             # A listening port comes first and is cheap to ask for; the login is the real answer.
-            if _listening(ports.amqp):
+            if is_listening(ports.amqp):
                 try:
                     probe(_url(ports), timeout=5.0)
                     return
@@ -603,7 +504,7 @@ class PrivateNode:
         text = log.read_text(errors="replace")
         # The name daemon is still ours and holds its port, so that one says nothing.
         others = (ports.amqp, ports.management, ports.distribution)
-        if any(told in text for told in _TAKEN) or not all(_free(port) for port in others):
+        if any(told in text for told in _TAKEN) or not all(is_free(port) for port in others):
             return _PortTaken()
         lines = [_LOG_PREFIX.sub("", line).strip() for line in text.splitlines()]
         told = [line for line in lines if "error" in line.lower()]
@@ -622,60 +523,5 @@ class _PortTaken(Exception):
     """Another process took a port between our look and the server's bind."""
 
 
-def _missing_in(root: Path) -> str:
-    return f"No rabbitmq-server is in {root}: unpack one there with .ci/rabbitmq-chroot."
-
-
 def _url(ports: Ports) -> str:
     return f"amqp://guest:guest@127.0.0.1:{ports.amqp}/%2F"
-
-
-def node_environment() -> dict[str, str]:
-    """What every process of a node finds in its environment.
-
-    Built from nothing: a RABBITMQ_ or ERL_ variable of the caller would steer the node.
-    """
-    path = os.environ.get("PATH", os.defpath)
-    return {
-        "PATH": os.pathsep.join([path, "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
-        "LANG": "C.UTF-8",
-    }
-
-
-def free_port() -> int:
-    """Choose a port of ours on loopback that can be listened on at this moment."""
-    return _free_ports().epmd
-
-
-def _free_ports() -> Ports:
-    # Not reproducible on purpose: two nodes that start at once must not look in the same order.
-    chooser = random.SystemRandom()
-    chosen: set[int] = set()
-    while len(chosen) < 4:
-        port = chooser.choice(_PORTS)
-        if _free(port):
-            chosen.add(port)
-    return Ports(*chosen)
-
-
-def new_folder(root: Path | None) -> Path:
-    """Make a temporary folder for a node, inside the file tree at ``root`` where there is one."""
-    base = None if root is None else root / "var/tmp"
-    return Path(tempfile.mkdtemp(prefix="amqtask-broker-", dir=base))
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as sock:
-        # As Erlang does: connections of a server just killed still linger on its port.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def _listening(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.settimeout(1.0)
-        return sock.connect_ex(("127.0.0.1", port)) == 0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from amqtask.amqp.address import Address
 from amqtask.amqp.aio.consumer import AioConsumer
 from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.reach import Reach
 from amqtask.core.outcome import Verdict
 from amqtask.results.pending import Pending
 from amqtask.results.rpc import PREFETCH, file_reply, reply_queue
@@ -16,39 +14,33 @@ class AioReplyQueue:
     """Keeps an event loop's reply queue consumed. Everything must be called inside that loop.
 
     Args:
-        addresses: brokers.
+        reach: the brokers, and how a connection is kept.
         pending: where replies go.
         name: the queue's name.
         connection_name: shown by the broker's management.
         expires: seconds the queue outlives its process.
         kind: its type, ``classic`` or ``quorum``.
-        heartbeat: seconds.
-        connect_timeout: seconds per attempt.
     """
 
     def __init__(
         self,
-        addresses: Sequence[Address],
+        reach: Reach,
         pending: Pending,
         *,
         name: str,
         connection_name: str,
         expires: float,
         kind: str = "classic",
-        heartbeat: int,
-        connect_timeout: float,
     ) -> None:
         self.name = name
         self._pending = pending
         self._consumer = AioConsumer(
-            addresses,
+            reach,
             name=connection_name,
             queues=(name,),
             prefetch=PREFETCH,
             declarations=(reply_queue(name, expires, kind),),
             on_delivery=self._arrived,
-            heartbeat=heartbeat,
-            connect_timeout=connect_timeout,
         )
 
     @property

@@ -35,7 +35,8 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.probe import probe
 from amqtask.amqp.session import Session
 from amqtask.broker.choice import ensure_server
-from amqtask.broker.node import PrivateNode, find_server
+from amqtask.broker.node import PrivateNode
+from amqtask.broker.server import find_server
 from amqtask.errors import BrokerError, ConfigurationError, OperationRefused
 from amqtask.testing import faults, kinds
 from amqtask.testing.faults import Fault
@@ -563,9 +564,9 @@ class _Run:
                 node.resume()
                 return None, time.monotonic()
             case "alarm":
-                node.control("set_vm_memory_high_watermark", "0.0000001")
+                node.ctl("set_vm_memory_high_watermark", "0.0000001")
                 self._hold(fault.hold, fault.inside, number)
-                node.control("set_vm_memory_high_watermark", "0.4")
+                node.ctl("set_vm_memory_high_watermark", "0.4")
                 return None, None
             case "broker-kill":
                 node.kill()

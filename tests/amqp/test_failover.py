@@ -74,7 +74,7 @@ def test_an_asyncio_publisher_does_so_too(broker: Broker, queue_name: str) -> No
 
     async def scenario(one: Proxy, two: Proxy) -> None:
         publisher = AioPublisher(
-            parse_addresses(f"{DEAD};{one.url};{two.url}"), name="test", connect_timeout=4
+            Reach(parse_addresses(f"{DEAD};{one.url};{two.url}"), 10, 4), name="test"
         )
         try:
             await publisher.publish(to(queue_name), 5)

@@ -113,7 +113,7 @@ def test_nobody_talks_to_it(refused: tuple[Server, str, str]) -> None:
     threaded = ThreadedPublisher(io, Reach(addresses, 10, 4), name="test", window=1, buffer=1)
 
     async def by_asyncio() -> None:
-        publisher = AioPublisher(addresses, name="test", connect_timeout=4)
+        publisher = AioPublisher(Reach(addresses, 10, 4), name="test")
         try:
             await publisher.publish(MESSAGE, 1)
         finally:

@@ -18,8 +18,10 @@ import pytest
 from amqtask.amqp.probe import probe
 from amqtask.broker import node as node_module
 from amqtask.broker.choice import ensure_server
-from amqtask.broker.node import NodeRecord, Ports, PrivateNode, default_home, find_server
+from amqtask.broker.node import NodeRecord, PrivateNode, default_home
+from amqtask.broker.ports import Ports, free_ports, is_free
 from amqtask.broker.processes import marked, parse_stat
+from amqtask.broker.server import find_server
 from amqtask.errors import BrokerError, ConfigurationError, ConnectFailed
 from tests.brokers import root_of_4
 from tests.waiting import eventually
@@ -227,11 +229,9 @@ def test_a_starter_killed_half_way_leaves_a_node_that_the_next_start_takes_over(
 def test_a_port_taken_between_look_and_bind_means_another_try(
     node: PrivateNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ports = node_module._free_ports()
+    ports = free_ports()
     offers = iter([ports])
-    monkeypatch.setattr(
-        node_module, "_free_ports", lambda: next(offers, None) or _other_than(ports)
-    )
+    monkeypatch.setattr(node_module, "free_ports", lambda: next(offers, None) or _other_than(ports))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", ports.distribution))
         taken.listen()
@@ -242,7 +242,7 @@ def test_a_port_taken_between_look_and_bind_means_another_try(
 
 def _other_than(ports: Ports) -> Ports:
     chosen = iter(range(ports.amqp + 1, 60_000))
-    return Ports(*[next(port for port in chosen if node_module._free(port)) for _ in range(4)])
+    return Ports(*[next(port for port in chosen if is_free(port)) for _ in range(4)])
 
 
 @needs_server

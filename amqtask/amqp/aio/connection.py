@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -23,6 +23,7 @@ from amqtask.amqp import failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.wire import Streams, Wire
 from amqtask.amqp.pause import HEALTHY_AFTER, pause, turns
+from amqtask.amqp.reach import Reach
 from amqtask.errors import (
     BrokerError,
     ConfigurationError,
@@ -211,21 +212,17 @@ class Connection:
     """Keeps one connection and one channel open in the event loop that calls ``start``.
 
     Args:
-        addresses: brokers to try, in order, one per attempt; from the first again after a healthy connection.
+        reach: the brokers, and how a connection is kept; each request while a channel is set up has the time of an attempt.
         name: connection name in the broker's management.
-        heartbeat: seconds.
-        connect_timeout: seconds for each attempt, handshake included, and for each request while a channel is set up.
         on_open: makes a new channel ready; what it raises ends the channel.
         on_lost: the channel is gone, or an attempt failed, with the reason; a new attempt follows.
     """
 
     def __init__(
         self,
-        addresses: Sequence[Address],
+        reach: Reach,
         *,
         name: str,
-        heartbeat: int,
-        connect_timeout: float,
         on_open: Callable[[Link, AbstractChannel], Awaitable[None]],
         on_lost: Callable[[BrokerError], None],
     ) -> None:
@@ -233,9 +230,7 @@ class Connection:
         self.link: Link | None = None
         self.last_error: BrokerError | None = None
         self.ever_open = False
-        self._addresses = tuple(addresses)
-        self._heartbeat = heartbeat
-        self._connect_timeout = connect_timeout
+        self._reach = reach
         self._on_open = on_open
         self._on_lost = on_lost
         self._rng = random.Random()
@@ -247,7 +242,7 @@ class Connection:
     @property
     def address(self) -> Address:
         """The broker of the current or next attempt."""
-        return self._addresses[self._broker]
+        return self._reach.addresses[self._broker]
 
     def start(self) -> None:
         """Begin to connect; idempotent. Must be called inside the event loop."""
@@ -289,8 +284,8 @@ class Connection:
         link = await connect(
             self.address,
             name=self.name,
-            heartbeat=self._heartbeat,
-            within=self._connect_timeout,
+            heartbeat=self._reach.heartbeat,
+            within=self._reach.connect_timeout,
         )
         self.link = link
         try:
@@ -304,7 +299,7 @@ class Connection:
         """Open a channel and wait for its end; returns when another may be opened, raises when the connection ended."""
         link.wire.expect_channel()
         self._renew.clear()
-        channel = await link.call(link.client.channel(), self._connect_timeout)
+        channel = await link.call(link.client.channel(), self._reach.connect_timeout)
         await self._on_open(link, channel)
         if self.last_error is not None:
             log.info("connected to the broker again", connection=self.name)
@@ -323,18 +318,18 @@ class Connection:
             self._on_lost(OperationRefused(*link.wire.refused))
         elif self._renew.is_set():
             self._on_lost(ConnectionLost("The channel was renewed."))
-            await link.call(channel.close(None), self._connect_timeout)
+            await link.call(channel.close(None), self._reach.connect_timeout)
         else:
             raise failures.lost(link.address, "no heartbeat")
 
     def _pause(self, error: BrokerError, healthy: bool) -> float:
         """Seconds before the next attempt, having told the log, once a sentence and not once an attempt."""
-        failed = self.address
+        failed, brokers = self.address, len(self._reach.addresses)
         if healthy:
             self._attempt = self._broker = 0  # the first of them is the one that is wanted most
         else:
-            self._broker = (self._broker + 1) % len(self._addresses)
-        delay = pause(error, failed, self.address, self._attempt, len(self._addresses), self._rng)
+            self._broker = (self._broker + 1) % brokers
+        delay = pause(error, failed, self.address, self._attempt, brokers, self._rng)
         self._attempt += 1
         known = self.last_error is not None and str(self.last_error) == str(error)
         (log.debug if known else log.warning)(

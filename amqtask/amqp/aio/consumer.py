@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from aiormq.abc import AbstractChannel
 
 from amqtask.amqp import failures, frames
-from amqtask.amqp.address import Address
 from amqtask.amqp.aio.connection import Connection, Link
 from amqtask.amqp.aio.declare import declare
 from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.reach import Reach
 from amqtask.core.backoff import exponential
 from amqtask.core.ledger import Ledger
 from amqtask.core.outcome import Verdict
@@ -38,7 +38,7 @@ class AioConsumer:
     """Consumes queues in one event loop. ``start`` decides which; everything else must be called inside it.
 
     Args:
-        addresses: brokers, tried in order.
+        reach: the brokers, and how a connection is kept; each declaration has the time of an attempt to connect.
         name: connection name; consumer tags begin with it.
         queues: what to consume.
         prefetch: ``basic.qos`` per consumer.
@@ -46,14 +46,12 @@ class AioConsumer:
         on_delivery: gets each delivery, in order; must not block. An error it raises is logged, and the delivery stays
             unsettled.
         on_lost: a channel went that was consuming; its unsettled deliveries are the broker's again.
-        heartbeat: seconds.
-        connect_timeout: seconds per attempt, and for each declaration.
         exclusive: consume exclusively.
     """
 
     def __init__(
         self,
-        addresses: Sequence[Address],
+        reach: Reach,
         *,
         name: str,
         queues: Sequence[str],
@@ -61,8 +59,6 @@ class AioConsumer:
         declarations: Sequence[Declaration] = (),
         on_delivery: Callable[[Delivery], None],
         on_lost: Callable[[BrokerError], None] | None = None,
-        heartbeat: int = 10,
-        connect_timeout: float = 5.0,
         exclusive: bool = False,
     ) -> None:
         self._name = name
@@ -71,7 +67,7 @@ class AioConsumer:
         self._declarations = tuple(declarations)
         self._on_delivery = on_delivery
         self._on_lost = on_lost
-        self._connect_timeout = connect_timeout
+        self._connect_timeout = reach.connect_timeout
         self._exclusive = exclusive
         self._ledger = Ledger()
         self._tags: dict[bytes, str] = {}  # consumer tag → queue
@@ -83,10 +79,8 @@ class AioConsumer:
         self._opened_at = 0.0
         self._short_lives = 0
         self._connection = Connection(
-            addresses,
+            reach,
             name=name,
-            heartbeat=heartbeat,
-            connect_timeout=connect_timeout,
             on_open=self._channel_open,
             on_lost=self._channel_lost,
         )

@@ -16,9 +16,9 @@ from itertools import repeat
 from aiormq.abc import AbstractChannel
 
 from amqtask.amqp import failures, frames
-from amqtask.amqp.address import Address
 from amqtask.amqp.aio.connection import Connection, Link
 from amqtask.amqp.aio.declare import pave
+from amqtask.amqp.reach import Reach
 from amqtask.amqp.ways import PAVE_TIMEOUT, Ways
 from amqtask.core.message import Publication
 from amqtask.core.outgoing import NEVER, Ended, Entry, Outgoing
@@ -62,10 +62,8 @@ class AioPublisher:
     event loop of its first publication; once that loop is closed, the next one may take it over.
 
     Args:
-        addresses: brokers, tried in order.
+        reach: the brokers, and how a connection is kept.
         name: connection name in the broker's management.
-        heartbeat: seconds.
-        connect_timeout: seconds per attempt.
         window: most publishes without a confirm.
         buffer: most publishes handed over and not ended; callers wait when it is full.
         ladder: the delay ladder, for what is published into it.
@@ -77,11 +75,9 @@ class AioPublisher:
 
     def __init__(
         self,
-        addresses: Sequence[Address],
+        reach: Reach,
         *,
         name: str,
-        heartbeat: int = 10,
-        connect_timeout: float = 5.0,
         window: int = 1000,
         buffer: int = 10_000,
         ladder: Ladder | None = None,
@@ -89,10 +85,8 @@ class AioPublisher:
     ) -> None:
         self._ladder = ladder or Ladder()
         self._barriers = barriers
-        self._addresses = tuple(addresses)
+        self._reach = reach
         self.name = name
-        self._heartbeat = heartbeat
-        self._connect_timeout = connect_timeout
         self._window = window
         self._buffer = buffer
         self._closed = False
@@ -115,10 +109,8 @@ class AioPublisher:
         self._pump_due = False
         self._draining: asyncio.Task[None] | None = None
         self._connection = Connection(
-            self._addresses,
+            self._reach,
             name=self.name,
-            heartbeat=self._heartbeat,
-            connect_timeout=self._connect_timeout,
             on_open=self._channel_open,
             on_lost=self._channel_lost,
         )
@@ -416,7 +408,7 @@ class AioPublisher:
                 error: AmqtaskError | None = None
                 try:
                     async with asyncio.timeout(PAVE_TIMEOUT):
-                        errors = await pave(link, paving, self._connect_timeout)
+                        errors = await pave(link, paving, self._reach.connect_timeout)
                 except ConnectionLost:
                     if link.wire.why or self._link is not link:
                         return

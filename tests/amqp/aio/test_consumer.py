@@ -14,6 +14,7 @@ from amqtask.amqp.address import Address
 from amqtask.amqp.aio.consumer import AioConsumer
 from amqtask.amqp.aio.publisher import AioPublisher
 from amqtask.amqp.delivery import Delivery
+from amqtask.amqp.reach import Reach
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.core.outcome import Verdict
 from amqtask.errors import BrokerError, ConnectFailed, DecodeError, LoginRefused, OperationRefused
@@ -37,7 +38,7 @@ class Reader:
         }
         self.name: str = options["name"]
         self.consumer = AioConsumer(
-            [Address.parse(broker.url)],
+            Reach((Address.parse(broker.url),), 10, 5),
             on_delivery=self.deliveries.append,
             on_lost=self.losses.append,
             **options,
@@ -81,7 +82,7 @@ def test_deliveries_arrive_in_order_with_all_they_carry(broker: Broker, queue_na
     envelope = Envelope(b"body", Properties(headers=headers, correlation_id="c", priority=3))
 
     async def scenario(reader: Reader) -> None:
-        publisher = AioPublisher([Address.parse(broker.url)], name="aio-test")
+        publisher = AioPublisher(Reach((Address.parse(broker.url),), 10, 5), name="aio-test")
         await publisher.publish(Publication("", queue_name, envelope), 30)
         await publisher.close()
         (delivery,) = await reader.received(1)
@@ -235,7 +236,7 @@ def test_a_failing_callback_stops_nothing(broker: Broker, queue_name: str) -> No
 
     async def main() -> None:
         consumer = AioConsumer(
-            [Address.parse(broker.url)],
+            Reach((Address.parse(broker.url),), 10, 5),
             name="aio-test",
             queues=[queue_name],
             prefetch=10,
@@ -275,7 +276,7 @@ def test_a_refused_login_and_a_silent_host_are_told_apart(broker: Broker) -> Non
     async def main() -> None:
         for place, error in ((wrong, LoginRefused), (nobody, ConnectFailed)):
             consumer = AioConsumer(
-                [place], name="aio-test", queues=["q"], prefetch=1, on_delivery=print
+                Reach((place,), 10, 5), name="aio-test", queues=["q"], prefetch=1, on_delivery=print
             )
             consumer.start()
             with pytest.raises(error) as caught:

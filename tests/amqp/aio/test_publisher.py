@@ -13,6 +13,7 @@ import pytest
 
 from amqtask.amqp.address import Address
 from amqtask.amqp.aio.publisher import AioPublisher
+from amqtask.amqp.reach import Reach
 from amqtask.core.confirms import InFlight
 from amqtask.core.message import Envelope, Properties, Publication
 from amqtask.errors import (
@@ -44,9 +45,9 @@ def publication(
     return Publication(exchange, queue, Envelope(body, properties))
 
 
-def publisher(broker: Broker, **more: Any) -> AioPublisher:
+def publisher(broker: Broker, *, heartbeat: int = 10, **more: Any) -> AioPublisher:
     name = f"aio-test-{uuid.uuid4().hex[:8]}"
-    return AioPublisher([Address.parse(broker.url)], name=name, **more)
+    return AioPublisher(Reach((Address.parse(broker.url),), heartbeat, 5), name=name, **more)
 
 
 def run(publisher: AioPublisher, scenario: Callable[[AioPublisher], Awaitable[None]]) -> None:
@@ -429,7 +430,7 @@ def test_a_refused_login_is_told_at_once(broker: Broker, queue_name: str, change
         assert address.endpoint in str(caught.value)
         assert change == "vhost" or "s3cr3t" not in str(caught.value)
 
-    run(AioPublisher([wrong], name="aio-test"), scenario)
+    run(AioPublisher(Reach((wrong,), 10, 5), name="aio-test"), scenario)
 
 
 def test_nobody_there_is_connect_failed() -> None:
@@ -440,7 +441,7 @@ def test_nobody_there_is_connect_failed() -> None:
             await publisher.publish(publication("q"), 0.5)
         assert "s3cr3t" not in str(caught.value)
 
-    run(AioPublisher([nobody], name="aio-test"), scenario)
+    run(AioPublisher(Reach((nobody,), 10, 5), name="aio-test"), scenario)
 
 
 def test_the_next_address_is_tried(broker: Broker, queue_name: str) -> None:
@@ -450,7 +451,7 @@ def test_the_next_address_is_tried(broker: Broker, queue_name: str) -> None:
     async def scenario(publisher: AioPublisher) -> None:
         await publisher.publish(publication(queue_name), 30)
 
-    run(AioPublisher([nobody, Address.parse(broker.url)], name="aio-test"), scenario)
+    run(AioPublisher(Reach((nobody, Address.parse(broker.url)), 10, 5), name="aio-test"), scenario)
     assert len(drain(broker, queue_name)) == 1
 
 
@@ -460,7 +461,7 @@ def test_a_server_that_never_answers_is_connect_failed() -> None:
         server = await asyncio.start_server(lambda _, writer: silent.add(writer), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         publisher = AioPublisher(
-            [Address(host="127.0.0.1", port=port)], name="aio-test", connect_timeout=0.2
+            Reach((Address(host="127.0.0.1", port=port),), 10, 0.2), name="aio-test"
         )
         with pytest.raises(ConnectFailed, match=r"no answer within 0\.2 s"):
             await publisher.publish(publication("q"), 1)
@@ -482,7 +483,9 @@ def test_a_server_that_speaks_no_amqp_is_connect_failed() -> None:
     async def scenario() -> None:
         server = await asyncio.start_server(speak, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        publisher = AioPublisher([Address(host="127.0.0.1", port=port)], name="aio-test")
+        publisher = AioPublisher(
+            Reach((Address(host="127.0.0.1", port=port),), 10, 5), name="aio-test"
+        )
         with pytest.raises(ConnectFailed, match="no AMQP"):
             await publisher.publish(publication("q"), 1)
         await publisher.close()
