@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from amqtask.amqp import declare
+from amqtask.amqp import declare, failures, remedies
 from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import declaration_text
 from amqtask.amqp.management import Management, NoAnswer
@@ -274,11 +274,15 @@ def check_verdicts(session: Session, settings: Settings) -> list[Finding]:
             )
             return [ok("verdicts", text)]
         refused = _refused_declaration(session, wanted)  # there already: this only compares
+        if refused is None and not declare.stream_is_read(session, name):
+            return [_without_verdicts(declare.lost_stream_text(session, name))]
         if refused is None:
             age, size = wanted.arguments["x-max-age"], wanted.arguments["x-max-length-bytes"]
             return [
                 ok("verdicts", f"stream {name!r} is there, with x-max-age {age} and {size} bytes")
             ]
+        if failures.absent(refused):
+            return [_without_verdicts(declare.refusal_text(session, wanted, refused))]
         if refused.code != PRECONDITION_FAILED:
             return [
                 ok(
@@ -292,22 +296,27 @@ def check_verdicts(session: Session, settings: Settings) -> list[Finding]:
         )
     except BrokerError as error:
         return [_told("verdicts", error)]
+    delete = remedies.delete_queue(session.address.vhost, name)
     if kind is not None and "'x-queue-type'" in kind.text:
         return [
             fail(
                 "verdicts",
                 f"queue {name!r} is no stream: crashes count for each node alone, and a revoke reaches no node that is away",
-                "delete the queue; the next worker to start declares the stream",
+                f"delete the queue (`{delete}`); the next worker to start declares the stream",
             )
         ]
     return [
         warn(
             "verdicts",
             f"stream {name!r} is there with other bounds, and is used as it is ({refused.text.strip()})",
-            "set verdict_max_age and verdict_max_bytes to what it has, or delete the stream, which forgets all verdicts, and let "
-            "the next worker that starts declare it",
+            f"set verdict_max_age and verdict_max_bytes to what it has, or delete the stream (`{delete}`), which forgets all verdicts, "
+            "and let the next worker that starts declare it",
         )
     ]
+
+
+def _without_verdicts(sentence: str) -> Finding:
+    return _sentence("verdicts", Status.FAIL, f"{sentence} {declare.WITHOUT_VERDICTS}")
 
 
 def _refused_declaration(

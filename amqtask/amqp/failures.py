@@ -25,6 +25,7 @@ from amqtask.errors import (
 ACCESS_REFUSED = 403
 NOT_FOUND = 404
 NOT_ALLOWED = 530
+INTERNAL_ERROR = "INTERNAL_ERROR"  # how a broker closes a connection when it has failed itself: 541
 # With these the broker ends the connection over what was asked, and would again: unlike 320 and 541, which are its own trouble.
 REFUSALS = frozenset({402, 403, 501, 502, 503, 504, 505, 530, 540})
 

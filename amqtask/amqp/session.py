@@ -37,6 +37,9 @@ from amqtask.topology.plan import Declaration
 T = TypeVar("T")
 
 LOGINS = 3  # attempts, where something answers and the login is cut; more would hide that it is no RabbitMQ
+FAR_AHEAD = (
+    2**62
+)  # an offset that no stream gets to: nothing is delivered, which pika would give back, which no stream takes
 PAUSE = 0.2  # seconds between two attempts to connect
 
 
@@ -206,6 +209,30 @@ class Session:
                 return None
             raise
         return QueueState(name, method.message_count, method.consumer_count)
+
+    def reads(self, stream: str) -> bool:
+        """Whether a stream can be read: false where the broker fails at it itself, which costs it this connection.
+
+        Raises:
+            OperationRefused: the user may not read it, or it is not there or no stream.
+        """
+
+        def ask(channel: Any) -> None:
+            channel.basic_qos(prefetch_count=1)
+            tag = channel.basic_consume(
+                stream, lambda *_: None, arguments={"x-stream-offset": FAR_AHEAD}
+            )
+            channel.basic_cancel(tag)
+
+        try:
+            self._once(ask)
+        except ConnectionLost as error:
+            if failures.INTERNAL_ERROR not in str(error):
+                raise
+            self._hang_up()
+            self.open()
+            return False
+        return True
 
     def exchange_exists(self, name: str, kind: str = "direct") -> bool:
         """Whether an exchange exists."""

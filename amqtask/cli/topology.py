@@ -90,9 +90,10 @@ def apply(
 ) -> None:
     """Declare a topology on the broker, with its delay ladder and the stream of verdicts. Deletes nothing; doing it again changes nothing.
 
-    A queue or exchange that is there with other properties is an error, found before anything new is declared.
+    A queue or exchange that is there with other properties is an error, found before anything new is declared. So is a queue that is
+    there and cannot be reached; everything else is declared.
     """
-    from amqtask.amqp.declare import carry_out, carry_out_delays, carry_out_verdicts
+    from amqtask.amqp.declare import Absentees, carry_out, carry_out_delays, carry_out_verdicts
     from amqtask.core.verdicts import STREAM
     from amqtask.topology.ladder import Ladder
 
@@ -103,16 +104,19 @@ def apply(
     def warn(text: str) -> None:
         output.warn((text,))
 
+    absentees = Absentees()
     with target.session(topology) as session:
-        for step in carry_out(session, topology, warn=warn):
+        for step in carry_out(session, topology, warn, absentees):
             typer.echo(f"{MARKS[step.created]} {output.safe(step.text)}")
         if topology.delays.apply if delays is None else delays:
-            new = carry_out_delays(session, topology)
-            bound = _many(len(topology.queues), "queue")
+            new = carry_out_delays(session, topology, absentees)
+            bound = _many(len(topology.queues.keys() - absentees.told.keys()), "queue")
             typer.echo(f"{MARKS[new]} {Ladder(topology.delays.prefix)}, {bound} bound")
         if verdicts:
-            new = carry_out_verdicts(session, settings, warn)
-            typer.echo(f"{MARKS[new]} stream {STREAM}")
+            usable = carry_out_verdicts(session, settings, warn, absentees)
+            if usable is not None:
+                typer.echo(f"{MARKS[usable]} stream {STREAM}")
+        output.fail(tuple(absentees.told.values()))
         version = session.server.version
         typer.echo(f"{topology.source} is in place on {session.address} (RabbitMQ {version}).")
 

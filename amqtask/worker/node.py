@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from amqtask.amqp import failures
+from amqtask.amqp import declare, failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.session import ServerInfo, Session
 from amqtask.app import App
@@ -326,7 +326,8 @@ def _declare(session: Session, declarations: tuple[plan.Declaration, ...]) -> No
             session.declare(declaration)
         except OperationRefused as error:
             if failures.temporary(error):
-                raise
+                sentence = declare.refusal_text(session, declaration, error)
+                raise OperationRefused(error.code, error.text, sentence) from None
             if (
                 # what was refused is not there for what comes after it
                 (error.code == ACCESS_REFUSED or (told and error.code == NOT_FOUND))

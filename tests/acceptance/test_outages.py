@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
+from amqtask.core.verdicts import STREAM
 from tests.acceptance.nodes import Node, Place, background
 from tests.brokers import OwnBroker
+from tests.cli.running import run_here
 from tests.waiting import eventually
 
 Places = Callable[..., Place]
@@ -156,4 +162,63 @@ def test_results_arrive_across_a_restart(place: Places, outage: OwnBroker) -> No
     eventually(lambda: sum(at.count("end").values()) >= 2, 20)
     outage.start()
     assert [result.get(timeout=30) for result in results] == ["n0", "n1", "n2", "n3"]
+    assert node.stop() == 0
+
+
+DECLARE = """
+import os, sys
+import pika
+from amqtask.amqp.stream import verdict_stream
+from amqtask.settings import Settings
+
+channel = pika.BlockingConnection(pika.URLParameters(sys.argv[1])).channel()
+verdicts = verdict_stream(Settings())
+channel.queue_declare(sys.argv[2], durable=True, arguments={"x-queue-type": "stream"})
+channel.queue_declare(verdicts.name, durable=True, arguments=verdicts.arguments)
+os._exit(0)  # to close the connection would take the time that the broker needs to write them down
+"""
+
+
+def test_streams_of_which_a_killed_broker_has_kept_the_names(
+    place: Places, fresh_broker: OwnBroker
+) -> None:
+    """Everything else is declared and works, it is said what to do, and that does it."""
+    at = place(on=fresh_broker, more=["stream"])
+    lost = at.queues[1]
+    file = at.path / "topology.yaml"
+    file.write_text(f"version: 1\nqueues: {{{lost}: {{type: stream}}, {at.queue}: {{}}}}\n")
+    subprocess.run([sys.executable, "-c", DECLARE, fresh_broker.url, lost], check=True)
+    fresh_broker.kill(kept=False)
+    fresh_broker.start()
+
+    def apply() -> subprocess.CompletedProcess[str]:
+        return run_here(at.path, at.environment, "topology", "apply", "topology.yaml")
+
+    applied = apply()
+    told = dict(
+        zip([STREAM, lost], re.findall(r"`rabbitmqctl (.*?)`", applied.stderr), strict=False)
+    )
+    assert f"+ queue {at.queue}" in applied.stdout
+    assert f"stream {STREAM}" not in applied.stdout
+    assert "Until then each node counts crashes for itself" in applied.stderr
+    if lost in told:  # RabbitMQ 4.3 lets a stream that is lost be declared
+        assert applied.returncode == 1
+        assert "lost the queue" in applied.stderr.splitlines()[-1]
+        fresh_broker.ctl(*shlex.split(told[lost]))
+    else:
+        assert applied.returncode == 0
+    node = at.node("-c1", "-Q", at.queue, "--no-declare", ready=False)
+    found = at.command("doctor")
+    assert found.returncode == 1
+    assert told[STREAM] in found.stdout
+    (unusable,) = node.says(
+        "the stream of verdicts cannot be used; what other nodes know of crashes and revokes may be missing here"
+    )
+    assert told[STREAM] in unusable["reason"]
+    assert at.send("add", 1, 2).get(timeout=20) == 3
+
+    fresh_broker.ctl(*shlex.split(told[STREAM]))
+    applied = apply()
+    assert (applied.returncode, applied.stderr) == (0, "")
+    assert f"+ stream {STREAM}" in applied.stdout
     assert node.stop() == 0

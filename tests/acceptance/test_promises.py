@@ -33,7 +33,6 @@ def test_promise_1_when_delay_returns_the_broker_has_the_task(
 ) -> None:
     at = place(on=outage, type="quorum", more=["full"], queue={"max_length": 1})
     at.declare()
-    outage.restart()  # a broker killed right after a queue was declared may forget the queue (3.10 does)
     impatient = App(
         "impatient",
         topology=at.path / "topology.yaml",

@@ -13,7 +13,7 @@ from typing import Any
 
 from pika.channel import Channel
 
-from amqtask.amqp import frames
+from amqtask.amqp import failures, frames, remedies
 from amqtask.amqp.declaration import call_of
 from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.connection import Connection
@@ -24,7 +24,6 @@ from amqtask.topology.plan import DeclareQueue
 PREFETCH = 500  # messages under way
 REOPEN_CAP = 30.0  # seconds between two tries on a stream that is refused
 FAILS_FOR = 5.0  # seconds in which every try has failed: it is not the broker's start, then
-INTERNAL_ERROR = "INTERNAL_ERROR"  # how the broker closes a connection when it has failed itself
 ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
 
 Entry = tuple[int, bytes]  # offset and body
@@ -81,6 +80,7 @@ class StreamFollower:
         self._refusal: OperationRefused | None = None  # of the declaration; it is used as it is
         self._asking = False  # for the stream, without an answer yet
         self._failing: float | None = None  # since when the broker has failed at that each time
+        self._release = (0, 0, 0)  # of the broker of this channel, or of the last one
         self._connection = Connection(
             io,
             reach,
@@ -105,6 +105,7 @@ class StreamFollower:
     # ------------------------------------------------------------ I/O thread
 
     def _channel_open(self, channel: Channel) -> None:
+        self._release = self._connection.release
         self._batch = []
         self._tag = 0
         if self._fast:
@@ -143,10 +144,12 @@ class StreamFollower:
         declaring, self._declaring = self._declaring, False
         asking, self._asking = self._asking, False
         self._batch = []
-        if asking and INTERNAL_ERROR in str(error):
-            self._fails()
+        if asking and failures.INTERNAL_ERROR in str(error):
+            self._fails(541, f"{failures.INTERNAL_ERROR} whenever it is read")
         if isinstance(error, OperationRefused):
-            if declaring and error.code in (ACCESS_REFUSED, PRECONDITION_FAILED):
+            if failures.absent(error):
+                self._fails(error.code, error.text.strip())
+            elif declaring and error.code in (ACCESS_REFUSED, PRECONDITION_FAILED):
                 self._refusal = (
                     error  # it may be there, and not as we would have it, or not ours to declare
                 )
@@ -157,17 +160,23 @@ class StreamFollower:
                 self._on_refused(error)
         self._on_lost(error)
 
-    def _fails(self) -> None:
-        """The broker has closed the connection because it failed at the stream itself.
+    def _fails(self, code: int, reason: str) -> None:
+        """The broker has failed at the stream itself; told when it has done so for a while, which is not its start, then.
 
-        RabbitMQ 4.3 does so for good when it was killed and has lost what it knew of a stream, but for its name.
+        A broker that was killed does so for good when it has lost what it knew of a stream, but for its name: RabbitMQ 4.3 closes
+        the connection of whoever reads it, 3.10 says that its node is down, which may be so, too.
         """
         now = time.monotonic()
         if self._failing is None:
             self._failing = now
         if now - self._failing >= FAILS_FOR:
-            text = f"{INTERNAL_ERROR} whenever it is read: delete queue {self._stream!r}, and it is made anew, without what it held"
-            self._on_refused(OperationRefused(541, text))
+            vhost, release = self._connection.address.vhost, self._release
+            command = remedies.delete_lost_queue(vhost, self._stream, release)
+            text = (
+                f"{reason}; if all nodes of the broker run, one was killed and has lost it: delete what is left of it (`{command}`), "
+                "and it is made anew, without what it held"
+            )
+            self._on_refused(OperationRefused(code, text))
 
     def _delivered(self, deliver: frames.Deliver) -> None:
         try:
