@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
+
 from amqtask.call import Call, due_at, expires_at, message_of
 from amqtask.core import codec
 from amqtask.core.message import Envelope, Message, Publication
 from amqtask.core.onward import onward
+from amqtask.core.workflow import Sig
 from amqtask.errors import AmqtaskError, ConfigurationError, Unroutable
 from amqtask.place import Place
 from amqtask.request import Request, current
@@ -116,6 +119,12 @@ class Composer:
     def compose(self, call: Call, reply_to: str | None) -> tuple[Sending, ...]:
         """The publications of any call."""
         route = self._route(call)
+        flow = call.workflow
+        if flow is not None and self._settings.task_celery_queues and self._celerys(route):
+            from amqtask.canvas.celery_parts import for_celery  # few need it
+
+            flow = for_celery(flow, call.id, self._goes_to_celery)
+            call = msgspec.structs.replace(call, workflow=flow)
         now, eta, expires, delay = None, None, None, 0.0
         if call.expires is not None or call.countdown is not None or call.eta is not None:
             now = datetime.now(UTC)
@@ -133,6 +142,24 @@ class Composer:
         if delay:
             return self._delayed(route, envelope, delay)
         return ((Publication(route.exchange, route.routing_key, envelope), None),)
+
+    def _celerys(self, route: Route) -> bool:
+        """Whether a route leads to a queue that Celery's workers serve."""
+        if not route.exchange:
+            return route.routing_key in self._settings.task_celery_queues
+        try:
+            queues = reach(self._place.topology, route.exchange, route.routing_key).queues
+        except ConfigurationError:
+            return False
+        return not queues.isdisjoint(self._settings.task_celery_queues)
+
+    def _goes_to_celery(self, sig: Sig) -> bool:
+        options: Any = sig.get("options") or {}
+        where = (options.get(name) for name in ("queue", "exchange", "routing_key"))
+        try:
+            return self._celerys(self._place.router.resolve(str(sig.get("task")), *where))
+        except ConfigurationError:
+            return False
 
     def _delayed(self, route: Route, envelope: Envelope, delay: float) -> tuple[Sending, ...]:
         """A message through the delay ladder, to each queue that it would reach now."""

@@ -81,6 +81,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # what countdown and eta put them off (RabbitMQ takes ten years)
     result_chord_expires: Annotated[float, msgspec.Meta(gt=0, le=315_360_000)] = 7 * 86400.0
     chord_queue_type: Literal["classic", "quorum"] = "classic"
+    # queues that Celery's workers serve: parts of chords that go there tell of their ends by callbacks
+    task_celery_queues: tuple[str, ...] = ()
 
     # tasks
     task_acks_late: bool = True

@@ -4,7 +4,8 @@ The broker puts a copy of such a message into the queue ``amqtask.dropped``. Whi
 worker would have said of the task: the result, its errbacks, the end of all that was to follow, its part of a chord. The other
 copy is the dead letter, so none is written here. Nothing of the task runs; that its app is not ours does not matter.
 
-The plans of chords that did not end in time come the same way: then the body has failed, and all after it.
+The plans of chords that did not end in time come the same way: then the body has failed, and all after it. So does what Celery's
+workers tell of the parts of chords that they have run.
 
 Deliveries are read in a thread of their own, which there is only while something is told: a body may be large, and the I/O
 thread has heartbeats to send.
@@ -21,6 +22,7 @@ import msgspec
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
+from amqtask.canvas.celery_parts import PART, part_of_message
 from amqtask.core import codec
 from amqtask.core.barrier import Late, late
 from amqtask.core.codec import Head
@@ -169,6 +171,9 @@ class Teller:
             if plan is not None:
                 self._end(delivery, plan)
                 return
+            if (delivery.properties.headers or {}).get("task") == PART:
+                self._pass_part(delivery)
+                return
             headers = delivery.properties.headers or {}
             death = None if origin is None else death_in(headers, origin.queue)
             if origin is None or death is None:
@@ -196,6 +201,22 @@ class Teller:
         sequel = Sequel(looks=(Look(plan.group, plan.size, plan),))
         self._executor.settler.post(delivery, Settlement(Verdict.ACK, sequel=sequel), None)
         self._executor.settler.flush()
+
+    def _pass_part(self, delivery: Delivery) -> None:
+        """A Celery worker tells of a part of a chord: put it into the barrier."""
+        executor = self._executor
+        head = delivery.head(executor.accept, executor.sizes)
+        content = codec.read_body(
+            head, delivery.properties, delivery.body, accept=executor.accept, limits=executor.sizes
+        )
+        part = part_of_message(content.args, content.kwargs)
+        if part is None:
+            log.warning("not a part of a chord", task_id=head.id)
+            self._settle(delivery, Verdict.ACK)
+            return
+        sequel = executor.successors.passed_on(part)
+        executor.settler.post(delivery, Settlement(Verdict.ACK, sequel=sequel), None)
+        executor.settler.flush()
 
     def _untold(self, delivery: Delivery, head: Head, death: BrokerDeath) -> bool:
         """Whether nobody has told of the task by itself, or will; else the delivery is settled, held or passed on."""

@@ -201,6 +201,16 @@ class Successors:
         )
         return self._published(Follows(parts=(part,)), ended)
 
+    def passed_on(self, part: Part) -> Sequel:
+        """What follows when a Celery worker tells of a part. Never raises."""
+        try:
+            return Sequel(parts=(PartSent(self._part(part, strict=True), part),))
+        except MessageError as error:
+            failed = msgspec.structs.replace(
+                part, state=FAILURE, result=exception_to_wire(error), traceback=None
+            )
+            return Sequel(parts=(PartSent(self._part(failed, strict=False), failed),))
+
     def _failed(
         self,
         after: Continuation,

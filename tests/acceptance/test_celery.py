@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import textwrap
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from amqtask import App
 from amqtask.canvas import primitives
 from amqtask.canvas.signature import Signature
+from amqtask.errors import ChordError
 from tests.acceptance.nodes import Place, alive, descendants
 from tests.waiting import eventually
 
@@ -25,6 +28,7 @@ pytestmark = pytest.mark.exact(
 
 CELERY = str(Path(sys.executable).with_name("celery"))
 
+chord: Any = primitives.chord
 group: Any = primitives.group  # its results are looked at without types
 
 APP = """
@@ -239,4 +243,69 @@ def test_chains_go_back_and_forth(place: Places) -> None:
             "Broken",
         ]
         at.saw("end", "('heard',)")
+    assert node.stop() == 0
+
+
+def test_a_chord_has_parts_in_workers_of_celery(place: Places) -> None:
+    """Alone, at either end of a chain, of a chord in another, failing at each place; and in ours, when they serve the queue."""
+    at = place(more=("theirs",))
+    at.declare()
+    ours, theirs = at.queues
+    settings = json.loads((at.path / "settings.json").read_text())
+    (at.path / "settings.json").write_text(json.dumps({**settings, "task_celery_queues": [theirs]}))
+    (at.path / "theirs.py").write_text(
+        APP.format(queue=theirs, arguments={}) + BESIDE.format(queues=at.queues)
+    )
+    node = at.node("-c1", "-Q", ours)
+    with App(
+        "caller",
+        topology=at.path / "topology.yaml",
+        broker_url=at.broker.url,
+        task_default_queue=ours,
+        task_celery_queues=(theirs,),
+    ) as app:
+
+        def o(name: str, *args: object, **options: Any) -> Any:
+            return Signature(f"work.{name}", args, app=app, **options).set(queue=ours)
+
+        def t(name: str, *args: object, **options: Any) -> Any:
+            return Signature(f"theirs.{name}", args, app=app, **options).set(queue=theirs)
+
+        def together(*header: Any) -> Any:
+            values: Any = Signature("celery.accumulate", (), {"index": 0}, app=app)
+            return chord(header, values.set(queue=ours))
+
+        def add() -> Any:
+            return t("add", 1, 1)
+
+        with celery_worker(at, theirs):
+            mixed = together(
+                add(), o("add", 1, 3), add() | o("add", 3), o("add", 1, 1) | t("add", 4)
+            )
+            links = add() | t("add", 1) | o("add", 1) | t("add", 1)
+            nested = together(together(add(), links), t("add", 2, 2)).delay()
+            assert mixed.delay().get(timeout=30) == [2, 4, 5, 6]
+            assert nested.get(timeout=30) == [[2, 5], 4]
+            theirs_fails, ours_fails = (each("fail", "why", immutable=True) for each in (t, o))
+            failing = [
+                theirs_fails,
+                theirs_fails | t("add", 1),
+                theirs_fails | o("add", 1),
+                add() | theirs_fails | t("add", 1),
+                add() | ours_fails | t("add", 1),
+                o("add", 1, 1) | theirs_fails,
+            ]
+            for sent in [together(each, add()).delay() for each in failing]:
+                with pytest.raises(ChordError, match="Dependency"):
+                    sent.get(timeout=30)
+        moved = [
+            chord([o("add", 1, 1).set(queue=theirs)], o("note").set(queue=ours)),
+            chord([o("fail", "why").set(queue=theirs)], o("note")),
+        ]
+        good, bad = [each.delay() for each in moved]
+        both = at.node("-c1", "-Q", theirs)
+        assert good.get(timeout=30) == [2]
+        with pytest.raises(ChordError, match="failed in a Celery worker"):
+            bad.get(timeout=30)
+    assert both.stop() == 0
     assert node.stop() == 0
