@@ -30,6 +30,7 @@ class SendOptions(TypedDict, total=False):
     one of them, and at once when that is past. An ``eta`` without a time zone is UTC, as in Celery. ``expires`` counts from
     now, not from then. ``link`` and ``link_error`` are signatures, one or a list of them: what to run when the task has
     succeeded or failed. ``add_to_parent=False``: the task that sends it does not name it among its children.
+    ``stamped_headers`` names further options, of any name, that are its stamps; give those as ``**stamps``.
     """
 
     task_id: str | None
@@ -51,6 +52,7 @@ class SendOptions(TypedDict, total=False):
     link: object
     link_error: object
     add_to_parent: bool | None
+    stamped_headers: Sequence[str] | None
 
 
 class RetryOptions(TypedDict, total=False):
@@ -175,7 +177,11 @@ def make_call(
     merged = dict(defaults)
     task_id = None
     links: dict[str, object] = {}
+    stamped = options.get("stamped_headers")
+    stamps = {} if stamped is None else _stamps(stamped, options, function)
     for name, value in options.items():
+        if name in stamps or name == "stamped_headers":
+            continue
         if name not in _KNOWN:
             raise unexpected(name, function)
         if value is None:
@@ -193,11 +199,16 @@ def make_call(
     _drop_overruled(merged, options)
     _check(merged)
     _check_limits(merged, options)
-    if links:
+    if links or stamps:
         callbacks = _linked("link", links.get("link"))
         errbacks = _linked("link_error", links.get("link_error"))
-        if callbacks or errbacks:
-            workflow = Workflow(callbacks=callbacks or None, errbacks=errbacks or None)
+        if callbacks or errbacks or stamps:
+            workflow = Workflow(
+                callbacks=callbacks or None,
+                errbacks=errbacks or None,
+                stamped_headers=list(stamps) if stamps else None,
+                stamps=stamps or None,
+            )
     return Call(
         id=task_id or new_id(),
         task=task,
@@ -220,6 +231,19 @@ def _linked(name: str, value: object) -> list[object]:
                 f"{name} takes a signature or a list of them, not {type(each).__name__}; write task.s(…)."
             )
     return [plain(each) for each in found]
+
+
+def _stamps(stamped: object, options: Mapping[str, Any], function: str) -> dict[str, Any]:
+    """The stamps among the options, which ``stamped_headers`` names."""
+    names = listed(stamped)
+    if not all(isinstance(name, str) and name for name in names):
+        raise TypeError(f"stamped_headers must be a list of names, not {stamped!r}.")
+    for name in names:
+        if name not in options:
+            raise TypeError(
+                f"{function}() was given no {name!r}, which stamped_headers names; write {function}(…, {name}=…)."
+            )
+    return {name: options[name] for name in names}
 
 
 def unexpected(name: str, function: str) -> TypeError:

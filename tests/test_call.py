@@ -12,6 +12,7 @@ import pytest
 
 from amqtask.call import Call, SendOptions, due_at, expires_at, make_call, message_of, new_id
 from amqtask.core.message import Message
+from amqtask.core.workflow import Workflow
 from amqtask.request import Request
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -150,13 +151,40 @@ def test_callbacks_are_carried_as_plain_signatures() -> None:
     assert type(callback["options"]["link"][0]) is dict
 
 
+def test_stamps_are_the_options_that_stamped_headers_names() -> None:
+    call = make({"stamped_headers": ["customer", "queue"], "customer": ["42"], "queue": 7, "priority": 3})
+
+    assert call.workflow is not None
+    assert call.workflow.stamped_headers == ["customer", "queue"]
+    assert call.workflow.stamps == {"customer": ["42"], "queue": 7}
+    assert (call.queue, call.priority) == (None, 3)
+    assert make({"stamped_headers": "one", "one": 1}).workflow == Workflow(
+        stamped_headers=["one"], stamps={"one": 1}
+    )
+    assert make({"stamped_headers": []}).workflow is None
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"customer": 1}, "got an unexpected option 'customer'"),
+        ({"stamped_headers": ["one"], "one": 1, "other": 2}, "got an unexpected option 'other'"),
+        ({"stamped_headers": ["one"]}, "was given no 'one', which stamped_headers names; write apply_async"),
+        ({"stamped_headers": [1]}, "stamped_headers must be a list of names"),
+    ],
+)
+def test_stamps_that_make_no_sense_are_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence):
+        make(options)
+
+
 @pytest.mark.parametrize("options", [{"countdown": 0}, {"eta": None}, {"link": []}, {"link": None}])
 def test_what_asks_for_nothing_is_accepted(options: dict[str, Any]) -> None:
     assert make(options).args == (1,)
 
 
 def test_every_option_is_known_to_the_call() -> None:
-    later = {"link", "link_error", "task_id", "add_to_parent"}
+    later = {"link", "link_error", "task_id", "add_to_parent", "stamped_headers"}
 
     assert set(SendOptions.__annotations__) - later == set(Call.__struct_fields__) - {
         "id", "task", "args", "kwargs", "defaults", "workflow", "route_name", "trail",

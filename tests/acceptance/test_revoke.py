@@ -155,6 +155,7 @@ def test_queued_tasks_are_refused_by_a_node_that_starts_later(at: Place) -> None
     customer = random.getrandbits(60)  # the whole virtual host hears of it, other tests too
     by_id, in_a_list, by_handle, kept = (at.send("note", str(n)) for n in range(4))
     by_header = at.send("note", "4", headers={"customer": customer, "size": "s"})
+    by_stamp = at.send("note", "8", stamped_headers=["customer"], customer=[str(customer)])
     other = at.send("note", "5", headers={"customer": customer + 1})
     at.put(  # stamped by a Celery
         b'[["7"], {}, {}]',
@@ -176,7 +177,7 @@ def test_queued_tasks_are_refused_by_a_node_that_starts_later(at: Place) -> None
 
     node = at.node("-c1", "-Q", at.queue)
     assert (kept.get(timeout=10), other.get(timeout=10)) == ("3", "5")
-    for result in (by_id, in_a_list, by_handle, by_header):
+    for result in (by_id, in_a_list, by_handle, by_header, by_stamp):
         revoked(result, "revoked")
     # what is sent with that header later is refused too, and a node that was there all the time knows
     revoked(at.send("note", "6", headers={"customer": str(customer + 2)}), "revoked")
