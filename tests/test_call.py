@@ -152,7 +152,9 @@ def test_callbacks_are_carried_as_plain_signatures() -> None:
 
 
 def test_stamps_are_the_options_that_stamped_headers_names() -> None:
-    call = make({"stamped_headers": ["customer", "queue"], "customer": ["42"], "queue": 7, "priority": 3})
+    call = make(
+        {"stamped_headers": ["customer", "queue"], "customer": ["42"], "queue": 7, "priority": 3}
+    )
 
     assert call.workflow is not None
     assert call.workflow.stamped_headers == ["customer", "queue"]
@@ -169,7 +171,10 @@ def test_stamps_are_the_options_that_stamped_headers_names() -> None:
     [
         ({"customer": 1}, "got an unexpected option 'customer'"),
         ({"stamped_headers": ["one"], "one": 1, "other": 2}, "got an unexpected option 'other'"),
-        ({"stamped_headers": ["one"]}, "was given no 'one', which stamped_headers names; write apply_async"),
+        (
+            {"stamped_headers": ["one"]},
+            "was given no 'one', which stamped_headers names; write apply_async",
+        ),
         ({"stamped_headers": [1]}, "stamped_headers must be a list of names"),
     ],
 )

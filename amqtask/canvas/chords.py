@@ -362,6 +362,8 @@ def _header(header: Any, app: Any) -> Members:
         return [header]
 
     def copy(task: Any) -> Signature[Any]:
+        if not isinstance(task, Mapping) and hasattr(task, "signature"):
+            return given_app(signature(task), app)  # a task itself, which Celery takes here alone
         return given_app(signed(task).clone(), app)
 
     if isinstance(header, (list, tuple, set, frozenset)) and not isinstance(header, Lazy):

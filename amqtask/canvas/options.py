@@ -17,7 +17,9 @@ STRUCTURE: Final = frozenset(
         "replaced_task_nesting",
     }
 )  # fmt: skip
-SENT: Final = frozenset(SendOptions.__annotations__) - STRUCTURE - {"add_to_parent", "stamped_headers"}
+SENT: Final = (
+    frozenset(SendOptions.__annotations__) - STRUCTURE - {"add_to_parent", "stamped_headers"}
+)
 # Options of Celery's that say nothing here: how its client reaches a broker, and what it notes.
 CELERYS: Final = frozenset(
     {

@@ -29,8 +29,8 @@ def log(event: str, what: object) -> None:
 
 
 @app.task
-def add(x: Any, y: Any) -> Any:
-    return x + y
+def add(x: Any, y: Any, z: int = 0) -> Any:
+    return x + y + z if z else x + y
 
 
 @app.task
@@ -120,6 +120,40 @@ def becomes(self: Task[..., Any], kind: str, *args: Any) -> Any:
 
 
 @app.task(bind=True)
+def swapped(
+    self: Task[..., Any], x: Any, after: str = "", failed: str = "", *, fails: bool = False
+) -> Any:
+    """Be replaced by a chain with callbacks of its own, which fails or comes to the argument."""
+    inner: Any = chain(same.s(x), fail.s() if fails else same.s())
+    if after:
+        inner.link(note.si(after))
+    if failed:
+        inner.link_error(note.si(failed))
+    return self.replace(inner)
+
+
+@app.task(bind=True)
+def nothing(self: Task[..., Any], _x: Any) -> Any:
+    return self.replace(chain())
+
+
+@app.task(bind=True)
+def to_all(self: Task[..., Any], xs: list[Any], y: Any) -> Any:
+    return self.replace(group([add.s(x, y) for x in xs]))
+
+
+@app.task(bind=True)
+def begin(self: Task[..., Any], tag: str, *, inner: bool = False, back: bool = False) -> Any:
+    """Say ``In``, be replaced by another and oneself, say ``Out``; the other does so, too, one time deeper."""
+    name = "B" if inner else "A"
+    log("end", f"{tag} {'Out' if back else 'In'} {name}")
+    if back:
+        return tag
+    middle = note.si(f"{tag} C") if inner else begin.si(tag, inner=True)
+    return self.replace(chain(middle, begin.si(tag, inner=inner, back=True)))
+
+
+@app.task(bind=True)
 def down(self: Task[..., Any], n: int) -> Any:
     """Be replaced by itself until nothing is left."""
     return self.replace(down.s(n - 1)) if n else "down"
@@ -129,6 +163,12 @@ def down(self: Task[..., Any], n: int) -> Any:
 def adds(self: Task[..., Any], *xs: int) -> int:
     for x in xs:
         self.add_to_chord(same.s(x))
+    return 0
+
+
+@app.task(bind=True)
+def adds_chord(self: Task[..., Any], xs: list[int], y: int) -> int:
+    self.add_to_chord(group([add.s(x, y) for x in xs]) | total.s())
     return 0
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from amqtask.errors import BrokerError
 from tests.acceptance.nodes import Place
+from tests.acceptance.workflows import TASKS, Canvas
 from tests.brokers import Broker, OwnBroker, own_broker
 
 HERE = Path(__file__).parent
@@ -51,3 +52,14 @@ def outage(own: OwnBroker) -> Iterator[OwnBroker]:
     with contextlib.suppress(BrokerError):  # it is not running
         own.resume()
     own.start()
+
+
+@pytest.fixture(scope="module")
+def canvas(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[Canvas]:
+    folder = tmp_path_factory.mktemp("canvas")
+    with Place(folder, broker, tasks=TASKS, more=("other",)) as place:
+        node = place.node("-c2", "-Q", ",".join(place.queues))
+        yield Canvas(place)
+        assert node.stop() == 0
+        assert not node.records("a callback on the I/O thread failed"), node.output
+        assert not node.records("a message could not be settled and is rejected"), node.output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,51 +26,13 @@ from amqtask.errors import (
     WorkerLostError,
 )
 from tests.acceptance.nodes import Place
+from tests.acceptance.workflows import SOON, TASKS, Canvas
 from tests.brokers import Broker
 from tests.waiting import eventually
 
-TASKS = Path(__file__).with_name("canvas.py")
 chain: Any = primitives.chain  # what comes of them is looked at without types here
 chord: Any = primitives.chord
 group: Any = primitives.group
-SOON = 20.0  # seconds within which a result comes on a busy machine
-
-
-class Canvas:
-    """A place whose node runs the tasks of ``canvas.py`` from two queues."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.app = place.app
-        self.other = place.queues[1]
-
-    def s(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """A signature of one of the tasks."""
-        return Signature(f"canvas.{name}", args, kwargs, app=self.app)
-
-    def si(self, name: str, *args: Any) -> Any:
-        """One that takes no more arguments."""
-        return Signature(f"canvas.{name}", args, {}, immutable=True, app=self.app)
-
-    def said(self, what: str) -> None:
-        """Wait until a task has written this."""
-        self.place.saw("end", what)
-
-    def barriers(self) -> set[str]:
-        """The queues of chords that are there."""
-        names = {str(each["name"]) for each in self.place.broker.queues()}
-        return {name for name in names if name.startswith("amqtask.join.")}
-
-
-@pytest.fixture(scope="module")
-def canvas(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[Canvas]:
-    folder = tmp_path_factory.mktemp("canvas")
-    with Place(folder, broker, tasks=TASKS, more=("other",)) as place:
-        node = place.node("-c2", "-Q", ",".join(place.queues))
-        yield Canvas(place)
-        assert node.stop() == 0
-        assert not node.records("a callback on the I/O thread failed"), node.output
-        assert not node.records("a message could not be settled and is rejected"), node.output
 
 
 def value(result: Any) -> Any:

@@ -7,7 +7,6 @@ import io
 import json
 import shelve
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,12 @@ from amqtask import (
     TaskRevokedError,
 )
 from amqtask.canvas import primitives
-from tests.acceptance.nodes import Place
-from tests.acceptance.test_canvas import SOON, TASKS, Canvas
-from tests.brokers import Broker
+from tests.acceptance.workflows import SOON, Canvas
 from tests.waiting import eventually
 
 chain: Any = primitives.chain  # what comes of them is looked at without types here
 chord: Any = primitives.chord
 group: Any = primitives.group
-
-
-@pytest.fixture(scope="module")
-def canvas(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[Canvas]:
-    folder = tmp_path_factory.mktemp("handles")
-    with Place(folder, broker, tasks=TASKS, more=("other",)) as place:
-        node = place.node("-c2", "-Q", ",".join(place.queues))
-        yield Canvas(place)
-        assert node.stop() == 0
-        assert not node.records("a callback on the I/O thread failed"), node.output
 
 
 def nested(canvas: Canvas, part: Any) -> Any:

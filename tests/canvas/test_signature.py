@@ -413,6 +413,12 @@ def test_a_group_of_a_group_and_a_header_of_one_task() -> None:
         group("t.add")
 
 
+def test_a_chord_takes_tasks_themselves_for_parts() -> None:
+    assert chord([add, add.s(1)], add.s()) == chord([add.s(), add.s(1)], add.s())
+    with pytest.raises(TypeError, match=r"write add\.s"):
+        chord([add.s()], add)
+
+
 def test_immutability_and_partial_keywords_of_a_chord_are_its_parts() -> None:
     sig = chord([note.s(1), note.s(2)], note.s())
     sig.clone(kwargs={"key": 1}).apply()
