@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import msgspec
 from amqtask.core.codec import PROTOCOL_HEADERS
 from amqtask.core.message import Message
 from amqtask.core.workflow import Workflow, listed, plain
+from amqtask.names import suggestion
 from amqtask.request import Request
 
 Expires = float | timedelta | datetime
@@ -248,8 +248,7 @@ def _stamps(stamped: object, options: Mapping[str, Any], function: str) -> dict[
 
 def unexpected(name: str, function: str) -> TypeError:
     """The error of an option that nobody knows, with the nearest known one."""
-    near = difflib.get_close_matches(name, _KNOWN, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(name, _KNOWN)
     return TypeError(f"{function}() got an unexpected option {name!r}.{hint}")
 
 
@@ -358,8 +357,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in options:
         if name not in _RETRIED:
-            near = difflib.get_close_matches(name, _RETRIED, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = suggestion(name, _RETRIED)
             raise TypeError(f"retry() got an unexpected option {name!r}.{hint}")
     said = {name: value for name, value in options.items() if value is not None}
     _check(said)

@@ -18,10 +18,10 @@ from amqtask.core.message import Envelope, Message, Publication
 from amqtask.core.onward import onward
 from amqtask.core.workflow import Sig
 from amqtask.errors import AmqtaskError, ConfigurationError, Unroutable
+from amqtask.names import did_you_mean
 from amqtask.place import Place
 from amqtask.request import Request, current
 from amqtask.settings import Settings
-from amqtask.topology.names import did_you_mean
 from amqtask.topology.routes import MAX_REMEMBERED, Route, Router
 from amqtask.topology.simulate import reach
 from amqtask.topology.targets import Targets

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from amqtask.app import App
 from amqtask.errors import AppNotFound, ConfigurationError
-from amqtask.topology.names import did_you_mean
+from amqtask.names import did_you_mean
 
 
 def load_app(target: str, directory: Path | None = None) -> App:

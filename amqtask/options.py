@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,6 +12,7 @@ import msgspec
 from amqtask.call import Expires, RetryOptions, check_expires, check_options
 from amqtask.core.retry import Plan, RetryPolicy, Rules, seconds
 from amqtask.errors import ConfigurationError
+from amqtask.names import suggestion
 from amqtask.settings import Limit
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...] | list[type[BaseException]]
@@ -99,30 +99,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: an unknown name, with the nearest known one, or a value that cannot work.
         """
-        checked: dict[str, object] = {}
-        for name, value in values.items():
+        for name in values:
             if name not in cls.__struct_fields__:
-                near = difflib.get_close_matches(name, cls.__struct_fields__, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                hint = suggestion(name, cls.__struct_fields__)
                 raise ConfigurationError(f"Task {task} has an unknown option {name!r}.{hint}")
-            if name in _EXCEPTIONS:
-                checked[name] = _exception_types(name, value, task)
-        if values.get("retry_policies") is not None:
-            checked["retry_policies"] = _policies(values["retry_policies"], task)
-        if values.get("retry_for") is not None:
-            checked["retry_for"] = budget = seconds(values["retry_for"])
-            if budget is None:
-                raise ConfigurationError(
-                    f"Task {task}: retry_for takes seconds or a timedelta, not {values['retry_for']!r}."
-                )
-            if "max_retries" not in values:
-                checked["max_retries"] = None
-        if values.get("expires") is not None:
-            try:
-                check_expires(values["expires"])
-            except (TypeError, ValueError) as error:
-                raise ConfigurationError(f"Task {task}: {error}") from None
-            checked["expires"] = values["expires"]
+        checked = _checked(values, task)
         plain = {name: value for name, value in values.items() if name not in checked}
         try:
             options = msgspec.convert(plain, cls)
@@ -190,6 +171,32 @@ _SENT: Final = (
 )
 
 
+def _checked(values: Mapping[str, object], task: str) -> dict[str, object]:
+    """The options that take more than plain values."""
+    checked: dict[str, object] = {
+        name: _exception_types(name, value, task)
+        for name, value in values.items()
+        if name in _EXCEPTIONS
+    }
+    if values.get("retry_policies") is not None:
+        checked["retry_policies"] = _policies(values["retry_policies"], task)
+    if values.get("retry_for") is not None:
+        checked["retry_for"] = budget = seconds(values["retry_for"])
+        if budget is None:
+            raise ConfigurationError(
+                f"Task {task}: retry_for takes seconds or a timedelta, not {values['retry_for']!r}."
+            )
+        if "max_retries" not in values:
+            checked["max_retries"] = None
+    if values.get("expires") is not None:
+        try:
+            check_expires(values["expires"])
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"Task {task}: {error}") from None
+        checked["expires"] = values["expires"]
+    return checked
+
+
 def _exception_types(name: str, value: object, task: str) -> tuple[type[BaseException], ...]:
     items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     for item in items:
@@ -225,8 +232,7 @@ _RETRY_KWARGS: Final = (*_LIMITS, *RetryOptions.__annotations__)
 def _check_retry_kwargs(values: Mapping[str, Any], task: str) -> None:
     for name, value in values.items():
         if name not in _RETRY_KWARGS:
-            near = difflib.get_close_matches(name, _RETRY_KWARGS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = suggestion(name, _RETRY_KWARGS)
             raise ConfigurationError(
                 f"Task {task}: retry_kwargs has an unknown option {name!r}.{hint}"
             )

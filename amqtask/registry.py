@@ -12,10 +12,10 @@ from amqtask.builtin import Owner, builtins
 from amqtask.core import compression, serialization
 from amqtask.core.result import attach_remote_traceback, exception_from_wire
 from amqtask.errors import AlreadyRegistered, ConfigurationError, NotRegistered
+from amqtask.names import did_you_mean
 from amqtask.options import Options
 from amqtask.settings import Settings
 from amqtask.task import CoroutineTask, Task
-from amqtask.topology.names import did_you_mean
 
 
 class Registry:

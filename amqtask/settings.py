@@ -6,13 +6,13 @@ the nearest. No file and no environment is read here; ``broker_url`` is resolved
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from amqtask.errors import ConfigurationError
+from amqtask.names import suggestion
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -119,8 +119,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         known = cls.__struct_fields__
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                hint = suggestion(name, known)
                 raise ConfigurationError(f"Unknown setting {name!r}.{hint}")
         try:
             settings = msgspec.convert(dict(values), cls, strict=True)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 import re
 import ssl
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from amqtask.errors import ConfigurationError
+from amqtask.names import did_you_mean
 
 _SCHEMES = {"amqp": False, "pyamqp": False, "amqps": True}  # pyamqp: as Celery users write it
 _ENCODE_HINT = "Percent-encode characters like / # ? @ : in user, password and vhost."
@@ -223,10 +223,9 @@ def _options(query: str, tls: bool, url: str) -> dict[str, object]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         parameter = _PARAMETERS.get(name)
         if parameter is None:
-            near = difflib.get_close_matches(name, _PARAMETERS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_PARAMETERS)}."
+            hint = did_you_mean(name, _PARAMETERS) or f"; known are {', '.join(_PARAMETERS)}."
             raise ConfigurationError(
-                f"The broker URL {redact(url)!r} has an unknown option {name!r}; {hint}"
+                f"The broker URL {redact(url)!r} has an unknown option {name!r}{hint}"
             )
         field, convert, meaning, tls_only = parameter
         if tls_only and not tls:

@@ -2,7 +2,7 @@
 
 Copies are published in a transaction, not with publisher confirms: the broker carries a transaction out when it has read the
 commit, so a client that dies at any instant has sent all of a batch or nothing of it. What follows from that, and what does
-not, is told in ``amqtask/dead.py``.
+not, is told in ``amqtask/dead``.
 
 Everything is blocking and belongs to one thread. Deliveries and publications go through amqtask's own codec, because pika's
 would truncate floats in the headers of the messages it moves.

@@ -5,7 +5,6 @@ Sub-commands are imported when they are called, so that ``amqtask --version`` an
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from typer.core import TyperGroup
 
 from amqtask.cli.flags import AppOption, BrokerOption
 from amqtask.cli.target import Target
+from amqtask.names import did_you_mean
 
 # name: the module whose `app` it is. The order is that of the help.
 COMMANDS = {
@@ -44,11 +44,9 @@ class Commands(TyperGroup):
             BadParameter: there is none, and one that is spelt nearly so.
         """
         if cmd_name not in COMMANDS:
-            near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
-            if near:
-                raise typer.BadParameter(
-                    f"there is no command {cmd_name!r}; did you mean {near[0]!r}?"
-                )
+            hint = did_you_mean(cmd_name, COMMANDS)
+            if hint:
+                raise typer.BadParameter(f"there is no command {cmd_name!r}{hint}")
             return None
         command = typer.main.get_command(importlib.import_module(COMMANDS[cmd_name]).app)
         command.name = cmd_name

@@ -132,7 +132,7 @@ def _send(
     if task is not None:
         return task.apply_async(args, kwargs, **options)
     if sender.tasks:
-        from amqtask.topology.names import did_you_mean
+        from amqtask.names import did_you_mean
 
         near = did_you_mean(name, sender.tasks) or "; it is sent by its name alone."
         output.warn((f"App {sender.name!r} has no task {name!r}{near}",))

@@ -8,11 +8,11 @@ Most processes never compress, so what does it is imported with the first such b
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from typing import Protocol
 
 from amqtask.errors import ConfigurationError, ContentRefused, DecodeError
+from amqtask.names import suggestion
 
 GZIP = "application/x-gzip"
 BZIP2 = "application/x-bz2"
@@ -51,8 +51,7 @@ def mime_type(name: str) -> str:
     """
     found = _ALIASES.get(name)
     if found is None:
-        near = difflib.get_close_matches(str(name), NAMES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Known are {', '.join(NAMES)}."
+        hint = suggestion(str(name), NAMES) or f" Known are {', '.join(NAMES)}."
         raise ConfigurationError(f"Unknown compression {name!r}.{hint}")
     return found
 

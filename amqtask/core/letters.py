@@ -24,7 +24,6 @@ from amqtask.core.message import Properties
 from amqtask.errors import ContentRefused, MessageError
 
 SAFE = serialization.accepted(("json", "msgpack"))  # what may be decoded to be looked at
-MESSAGE_CHARACTERS = 1000
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,6 @@ only; a content type outside ``accept`` raises ``ContentRefused`` before any dec
 from __future__ import annotations
 
 import base64
-import difflib
 import json
 import sys
 import uuid
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from amqtask.errors import ConfigurationError, ContentRefused, DecodeError, EncodeError
+from amqtask.names import suggestion
 
 T = TypeVar("T")
 
@@ -326,8 +326,7 @@ def serializer(name: str) -> Serializer:
     """
     found = _SERIALIZERS.get(name) or _BY_TYPE.get(name)
     if found is None:
-        near = difflib.get_close_matches(str(name), NAMES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Known are {', '.join(NAMES)}."
+        hint = suggestion(str(name), NAMES) or f" Known are {', '.join(NAMES)}."
         raise ConfigurationError(f"Unknown serializer {name!r}.{hint}")
     return found
 

@@ -212,7 +212,6 @@ class Run:
         sent_back = dead.sent_back(properties.headers or {}) if properties is not None else None
         if sent_back is not None and sent_back >= self._since:
             return None  # died again meanwhile
-        self._tally.matched += 1
         copy = self._action(found)
         if copy is None and not isinstance(self._action, Discard):
             self._tally.skipped += 1

@@ -22,7 +22,6 @@ class Tally(msgspec.Struct):
 
     Attributes:
         seen: letters read.
-        matched: of them, those that were meant.
         done: moved or discarded.
         finished: moved by an earlier run that was killed before it could take them away.
         skipped: meant, but without a way back.
@@ -35,7 +34,6 @@ class Tally(msgspec.Struct):
     """
 
     seen: int = 0
-    matched: int = 0
     done: int = 0
     finished: int = 0
     skipped: int = 0

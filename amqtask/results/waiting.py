@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypedDict
 
 from amqtask.log import get_logger
-from amqtask.topology.names import did_you_mean
+from amqtask.names import did_you_mean
 
 log = get_logger("amqtask.results")
 

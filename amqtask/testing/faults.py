@@ -6,7 +6,6 @@ at one moment or holds for a time. Who it hits is drawn when it happens, from ``
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Sequence
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from amqtask.errors import ConfigurationError
+from amqtask.names import suggestion
 
 Target = Literal["worker", "publisher", "broker", "network"]
 
@@ -108,8 +108,7 @@ def choose_kinds(names: Sequence[str], *, node: bool) -> tuple[Kind, ...]:
     """
     for name in names:
         if name not in KINDS:
-            near = difflib.get_close_matches(name, KINDS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(KINDS)}."
+            hint = suggestion(name, KINDS) or f" There are: {', '.join(KINDS)}."
             raise ConfigurationError(f"There is no fault {name!r}.{hint}")
         if KINDS[name].node and not node:
             raise ConfigurationError(

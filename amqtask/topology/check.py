@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
+from amqtask.names import did_you_mean, nearest
 from amqtask.topology.dropped import DROPPED
 from amqtask.topology.keys import MAX_KEY_BYTES, Shape
 from amqtask.topology.model import (
@@ -22,7 +23,6 @@ from amqtask.topology.model import (
     Topology,
     dead_queue_name,
 )
-from amqtask.topology.names import did_you_mean, nearest
 from amqtask.topology.problems import Path, Problems
 from amqtask.topology.simulate import may_reach
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from amqtask.errors import ConfigurationError
-from amqtask.topology.names import did_you_mean
+from amqtask.names import did_you_mean
 
 ExchangeType = Literal["direct", "topic", "fanout", "headers"]
 QueueType = Literal["quorum", "classic", "stream"]

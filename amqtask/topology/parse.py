@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from amqtask.errors import TopologyError
+from amqtask.names import nearest
 from amqtask.topology import grammar
 from amqtask.topology.check import Doubts, check
 from amqtask.topology.grammar import Key
@@ -31,7 +32,6 @@ from amqtask.topology.model import (
     Topology,
     dead_queue_name,
 )
-from amqtask.topology.names import nearest
 from amqtask.topology.nodes import Walk, compose, found, is_a, names_in, yes_no
 from amqtask.topology.problems import Path as KeyPath
 from amqtask.topology.problems import Problems

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from amqtask.errors import ConfigurationError
+from amqtask.names import did_you_mean
 from amqtask.topology.dropped import DROPPED, LATE, key_of
 from amqtask.topology.grammar import OWN_ARGUMENTS
 from amqtask.topology.keys import Shape, words
@@ -26,7 +27,6 @@ from amqtask.topology.model import (
     Topology,
     dead_queue_name,
 )
-from amqtask.topology.names import did_you_mean
 from amqtask.topology.simulate import may_reach
 from amqtask.topology.units import milliseconds
 
@@ -241,26 +241,44 @@ def declare_queue(queue: Queue) -> DeclareQueue:
     limit, because versions disagree about what none means. Its dead letters are moved at least once, which RabbitMQ does only
     together with ``reject-publish``; a queue that asks for another overflow gets the broker's own at-most-once.
     """
-    arguments: dict[str, Any] = {"x-queue-type": queue.type}
-    target = _target(queue)
+    arguments = {
+        "x-queue-type": queue.type,
+        **_dead_letter_arguments(queue),
+        **(_quorum_arguments(queue) if queue.type == "quorum" else {}),
+        **_bounds(queue),
+        **queue.arguments,
+    }
+    return DeclareQueue(queue.name, queue.durable, arguments=arguments)
+
+
+def _dead_letter_arguments(queue: Queue) -> dict[str, Any]:
     if queue.has_dead_queue:
         # What a worker buries goes straight to the dead letters; what the broker drops has to be told, too.
-        arguments["x-dead-letter-exchange"] = DROPPED
-        arguments["x-dead-letter-routing-key"] = key_of(queue)
-    elif target is not None:
-        arguments["x-dead-letter-exchange"] = target.exchange
-        if target.routing_key is not None:
-            arguments["x-dead-letter-routing-key"] = target.routing_key
-    if queue.type == "quorum":
-        limit = queue.delivery_limit
-        if limit is None:
-            limit = NO_DELIVERY_LIMIT if target is None else DEFAULT_DELIVERY_LIMIT
-        arguments["x-delivery-limit"] = limit
-        if target is not None and queue.overflow in (None, "reject-publish"):
-            arguments["x-dead-letter-strategy"] = "at-least-once"
-            arguments["x-overflow"] = "reject-publish"
-        if queue.consumer_timeout is not None:
-            arguments["x-consumer-timeout"] = milliseconds(queue.consumer_timeout)
+        return {"x-dead-letter-exchange": DROPPED, "x-dead-letter-routing-key": key_of(queue)}
+    target = _target(queue)
+    if target is None:
+        return {}
+    arguments = {"x-dead-letter-exchange": target.exchange}
+    if target.routing_key is not None:
+        arguments["x-dead-letter-routing-key"] = target.routing_key
+    return arguments
+
+
+def _quorum_arguments(queue: Queue) -> dict[str, Any]:
+    target, limit = _target(queue), queue.delivery_limit
+    if limit is None:
+        limit = NO_DELIVERY_LIMIT if target is None else DEFAULT_DELIVERY_LIMIT
+    arguments: dict[str, Any] = {"x-delivery-limit": limit}
+    if target is not None and queue.overflow in (None, "reject-publish"):
+        arguments["x-dead-letter-strategy"] = "at-least-once"
+        arguments["x-overflow"] = "reject-publish"
+    if queue.consumer_timeout is not None:
+        arguments["x-consumer-timeout"] = milliseconds(queue.consumer_timeout)
+    return arguments
+
+
+def _bounds(queue: Queue) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
     if queue.overflow is not None:
         arguments["x-overflow"] = queue.overflow
     if queue.max_priority is not None:
@@ -275,7 +293,7 @@ def declare_queue(queue: Queue) -> DeclareQueue:
         arguments["x-max-length-bytes"] = queue.max_length_bytes
     if queue.single_active_consumer:
         arguments["x-single-active-consumer"] = True
-    return DeclareQueue(queue.name, queue.durable, arguments={**arguments, **queue.arguments})
+    return arguments
 
 
 def delivery_limit_of(topology: Topology, queue: str) -> int:

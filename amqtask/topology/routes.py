@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import msgspec
 
 from amqtask.errors import ConfigurationError, NoRoute
+from amqtask.names import did_you_mean
 from amqtask.settings import TaskRoute
 from amqtask.topology.keys import MAX_KEY_BYTES, render, task_matches, template_problem
 from amqtask.topology.model import PREDECLARED, Queue, RouteRule, Topology
-from amqtask.topology.names import did_you_mean
 
 # Names remembered per router. An application has some hundreds; a name that comes from outside must not fill the memory.
 MAX_REMEMBERED = 10_000

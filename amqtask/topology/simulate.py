@@ -12,9 +12,9 @@ from typing import Literal
 import msgspec
 
 from amqtask.errors import ConfigurationError
+from amqtask.names import did_you_mean
 from amqtask.topology.keys import Shape, topic_matches
 from amqtask.topology.model import PREDECLARED, Arguments, Binding, ExchangeType, Topology
-from amqtask.topology.names import did_you_mean
 from amqtask.topology.routes import Route, Router
 
 Headers = Mapping[str, object]

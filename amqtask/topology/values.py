@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from amqtask.names import did_you_mean, nearest
 from amqtask.topology import grammar
 from amqtask.topology.grammar import Key
 from amqtask.topology.keys import MAX_KEY_BYTES
 from amqtask.topology.ladder import prefix_problem
-from amqtask.topology.names import did_you_mean, nearest
 from amqtask.topology.nodes import INTEGER, Walk, found, is_a, is_scalar, number, truth, yes_no
 from amqtask.topology.problems import Path as KeyPath
 from amqtask.topology.problems import Problems

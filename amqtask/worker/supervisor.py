@@ -330,15 +330,7 @@ class _Shell:
         self._orders.carry_out(self._state.children.values(), now)
         yield from self._orders.overdue(self._state.children, now)
         self._next_look = min(self._next_look, self._orders.next_look(now))
-        if not self._board.released:
-            if self._release_at is None:
-                self._release_at = now + REPLAY_WITHIN
-            elif now >= self._release_at:
-                self._log.warning(
-                    "the verdicts of other nodes are not known yet; going on without them",
-                    seconds=REPLAY_WITHIN,
-                )
-                self._board.release()
+        self._wait_no_longer(now)
         agent = self._state.agent
         if agent is not None and agent.pid and (reason := self._frozen.why(agent.pid, now)):
             yield fleet.ChildStuck(fleet.AGENT, agent.pid, reason)
@@ -347,23 +339,40 @@ class _Shell:
                 continue
             if child.phase is fleet.Phase.DRAINING:
                 self._remind(child)
-            for slot in self._board.child(child.index).slots:
-                task = slot.read()
-                if task is None or task.hard_deadline is None:
-                    continue
-                due = task.hard_deadline + HARD_GRACE
-                if now < due:
-                    self._next_look = min(self._next_look, due)
-                elif caught(child.pid, slot, task.sequence):
-                    limit = task.hard_deadline - task.started
-                    yield fleet.ChildStuck(
-                        child.index,
-                        child.pid,
-                        f"hard time limit of {limit:g} s",
-                        fleet.Task(task.task_id, task.name),
-                    )
+            yield from self._past_its_limit(child, now)
             if reason := self._frozen.why(child.pid, now):
                 yield fleet.ChildStuck(child.index, child.pid, reason)
+
+    def _past_its_limit(self, child: fleet.Child, now: float) -> Iterator[fleet.Event]:
+        """Stop a child in each run that is past its hard limit, which the child itself has not ended."""
+        for slot in self._board.child(child.index).slots:
+            task = slot.read()
+            if task is None or task.hard_deadline is None:
+                continue
+            due = task.hard_deadline + HARD_GRACE
+            if now < due:
+                self._next_look = min(self._next_look, due)
+            elif caught(child.pid, slot, task.sequence):
+                limit = task.hard_deadline - task.started
+                yield fleet.ChildStuck(
+                    child.index,
+                    child.pid,
+                    f"hard time limit of {limit:g} s",
+                    fleet.Task(task.task_id, task.name),
+                )
+
+    def _wait_no_longer(self, now: float) -> None:
+        """Let the children begin without the verdicts of other nodes, once they have waited long enough."""
+        if self._board.released:
+            return
+        if self._release_at is None:
+            self._release_at = now + REPLAY_WITHIN
+        elif now >= self._release_at:
+            self._log.warning(
+                "the verdicts of other nodes are not known yet; going on without them",
+                seconds=REPLAY_WITHIN,
+            )
+            self._board.release()
 
     def _remind(self, child: fleet.Child) -> None:
         """Send TERM again to a child that has not taken notice: its task may have ignored the first."""

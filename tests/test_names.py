@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from amqtask.topology.names import did_you_mean, nearest
+from amqtask.names import did_you_mean, nearest, suggestion
 
 KEYS = ("type", "max_priority", "message_ttl", "dead_letter", "auto_delete", "max_length")
 
@@ -32,3 +32,8 @@ def test_the_tail_of_a_message() -> None:
     assert did_you_mean("tpye", KEYS) == "; did you mean 'type'?"
     assert did_you_mean("zzz", KEYS) == ""
     assert did_you_mean("x", ()) == ""
+
+
+def test_the_sentence_after_a_message() -> None:
+    assert suggestion("tpye", KEYS) == " Did you mean 'type'?"
+    assert suggestion("zzz", KEYS) == ""

@@ -30,6 +30,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near!r}?" if near is not None else ""
 
 
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The sentence ``" Did you mean 'x'?"`` after a message about an unknown name, or the empty string."""
+    near = nearest(name, known)
+    return f" Did you mean {near!r}?" if near is not None else ""
+
+
 def _plain(name: str) -> str:
     words = "".join(f"_{c}" if c.isupper() else c for c in name).lower().replace("-", "_")
     return words.removeprefix("x_").strip("_")
