@@ -20,6 +20,7 @@ KNOWN = (
 )
 FIRST_TIME = f"{PREFIX}first-time"
 FIRST_ATTEMPT = "amqtask-first-time"  # since when a task is retried: begins anew with its next life
+AGAIN = "amqtask-again"  # that its sender may have sent it before: its next life begins with none of that
 TRACE = frozenset(
     {ROUNDS, SENT_BACK, FIRST_TIME, CRASHES, KNOWN}
 )  # what a message keeps when it is sent back
@@ -120,6 +121,7 @@ def revive(properties: Properties, now: datetime, *, keep_expires: bool = False)
     if not keep_expires and _is_past(headers.get("expires"), now):
         headers["expires"] = None
     headers.pop(FIRST_ATTEMPT, None)
+    headers.pop(AGAIN, None)
     headers[ROUNDS] = rounds(before) + 1
     headers[SENT_BACK] = now.isoformat()
     # A worker tells this life of the message from those that ended by the timestamp, of which two may be in one second.

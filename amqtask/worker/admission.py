@@ -18,6 +18,7 @@ from amqtask.amqp.ports import Delivery
 from amqtask.core import codec, dead
 from amqtask.core.codec import Head
 from amqtask.core.outcome import Deferred, Failed, Outcome, Revoked, Settlement, Verdict
+from amqtask.core.repeats import may_be_repeat
 from amqtask.core.verdicts import Standing
 from amqtask.errors import MessageError, NotRegistered, TimeLimitExceeded, WorkerLostError
 from amqtask.log import get_logger
@@ -169,7 +170,7 @@ class Admission:
         outcome: Outcome
         if self.revoked(head):
             outcome = REVOKED
-        elif standing is None or not delivery.redelivered:
+        elif standing is None or not (delivery.redelivered or may_be_repeat(head.headers)):
             # what a task did to its process counts against the message that did it: sent anew, it is tried anew
             return False
         elif standing.hard_limit:

@@ -23,6 +23,7 @@ from amqtask.core.outcome import (
     Deferred,
     Failed,
     Ignored,
+    Onward,
     Outcome,
     Rejected,
     Replaced,
@@ -34,6 +35,7 @@ from amqtask.core.outcome import (
     Verdict,
     ignored,
 )
+from amqtask.core.repeats import may_be_repeat, repeat, repeated
 from amqtask.core.settlement import DONE, decide, needs_letter
 from amqtask.core.verdicts import Standing
 from amqtask.core.workflow import leaf_of
@@ -143,6 +145,9 @@ class Conclusion:
         reply, outcome = self._result(delivery, head, task, told, children)
         if outcome is not told and run is not None:
             outcome, sequel, _, run = self._followed(delivery, head, outcome, run)
+        repeats = delivery.redelivered or may_be_repeat(head.headers)
+        if repeats and sequel is not None:
+            sequel = repeated(sequel)
         if type(outcome) is Succeeded:
             if self.tells_success:
                 log.debug(
@@ -159,6 +164,8 @@ class Conclusion:
             elif type(outcome) is Retried:
                 try:
                     onward = self._carrier.next_attempt(delivery, head, outcome.again, time.time())
+                    if repeats:
+                        onward = Onward(repeat(onward.publication), onward.queue)
                 except (AmqtaskError, ValueError, OverflowError) as error:
                     # What the task wants to be different cannot be sent, or its moment lies outside the calendar.
                     failed = Failed(error, outcome.traceback, "retry", outcome.runtime)

@@ -173,6 +173,12 @@ def adds_chord(self: Task[..., Any], xs: list[int], y: int) -> int:
 
 
 @app.task(bind=True)
+def adds_dying(self: Task[..., Any]) -> None:
+    """Add a part to its chord that ends their process."""
+    self.add_to_chord(steer.s("die"))
+
+
+@app.task(bind=True)
 def tells(self: Task[..., Any], *_args: Any) -> dict[str, Any]:
     request = self.request
     return {

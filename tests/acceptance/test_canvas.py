@@ -575,6 +575,11 @@ def test_every_pool_follows_workflows(pool: str, tmp_path: Path, broker: Broker)
                 own(tail)
         with pytest.raises(ChordError):
             own(chord([s("aadd", 1), s("aadd", 1, 1)], s("total")).delay())
+        # One starts the other again each time that they die together, in the one process that they have.
+        with pytest.raises(ChordError, match="killed the process that ran it 3 times"):
+            own(chord([s("adds_dying"), s("same", 1)], s("total")).delay())
+        crashed = Counter(line["task_id"] for line in node.records("child crashed"))
+        assert max(crashed.values()) == 3
         assert node.stop() == 0
         assert not node.records("a callback on the I/O thread failed"), node.output
 

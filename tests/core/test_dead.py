@@ -161,6 +161,11 @@ def test_what_the_letter_knew_is_over_whatever_the_clock_of_who_sends_it_back() 
     assert (left.crashes, left.hard_limit) == (1, 0.0)  # crashes count whatever it says
 
 
+def test_a_letter_goes_back_as_one_that_was_never_sent_before() -> None:
+    was = Properties(headers={dead.AGAIN: 1, "task": "t"})
+    assert dead.AGAIN not in (dead.revive(was, NOW).headers or {})
+
+
 def test_crashes_before_a_letter_that_the_broker_made_do_not_count() -> None:
     before, after = NOW.timestamp() - 5, NOW.timestamp() + 5
     once = dead.revive(lettered(Standing(crashes=1, time=before)), NOW - timedelta(hours=1))
