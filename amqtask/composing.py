@@ -20,7 +20,7 @@ from amqtask.core.workflow import Sig
 from amqtask.errors import AmqtaskError, ConfigurationError, Unroutable
 from amqtask.names import did_you_mean
 from amqtask.place import Place
-from amqtask.request import Request, current
+from amqtask.request import Request, current, running
 from amqtask.settings import Settings
 from amqtask.topology.routes import MAX_REMEMBERED, Route, Router
 from amqtask.topology.simulate import reach
@@ -90,7 +90,7 @@ class Composer:
             router = self._router = self._place.router
         priority = call.priority
         if priority is None and self._settings.task_inherit_parent_priority:
-            priority = inherited_priority(self._settings, current.get())
+            priority = inherited_priority(self._settings, running())
         return router.resolve(
             call.route_name or call.task, call.queue, call.exchange, call.routing_key, priority
         )
@@ -111,7 +111,7 @@ class Composer:
             serializer=settings.task_serializer,
             compression=settings.task_compression,
             origin=self._origin,
-            parent=current.get(),
+            parent=running(),
             eta=eta,
             expires=expires,
         )

@@ -24,7 +24,7 @@ from amqtask.errors import Unroutable
 from amqtask.launching import Launching, alone, result_elsewhere
 from amqtask.place import Place
 from amqtask.registry import Registry
-from amqtask.request import current
+from amqtask.request import running
 from amqtask.results import handle
 from amqtask.results.base import ResultBase
 from amqtask.results.pending import Awaited
@@ -232,7 +232,7 @@ class Dispatcher:
             sendings: tuple[Sending, ...] = ((publication, None),)
         else:
             sendings = self._composer.compose(call, reply_to)
-            if call.trail and (parent := current.get()) is not None:
+            if call.trail and (parent := running()) is not None:
                 parent.asked.sent(((call.id, None), None))
         awaited = None
         if not call.ignore_result:
@@ -323,7 +323,7 @@ class Dispatcher:
         options: Mapping[str, Any],
         reply_to: str,
     ) -> Launching:
-        parent = current.get()
+        parent = running()
         return Launching(
             self, sig, args, kwargs, options, parent=parent, reply_to=reply_to, limits=self._limits
         )

@@ -1,14 +1,14 @@
 """What a running task may know about itself: ``self.request``.
 
-The worker sets ``current`` around a task's run; everything else only reads it. A context variable, so that threads, coroutines
-and greenlets each see their own task.
+The worker sets ``current`` around a task's run; everything else reads it, with ``running``. A context variable, so that threads,
+coroutines and greenlets each see their own task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -143,24 +143,40 @@ def is_aborted() -> bool:
 
     In a thread that the task started itself, keep ``request = task.request`` and ask ``request.is_aborted()``.
     """
-    request = current.get()
+    request = running()
     return request is not None and request.is_aborted()
 
 
 DIRECT = Request()
 """What ``task.request`` is outside a worker."""
 
-current: ContextVar[Request | None] = ContextVar("amqtask_request", default=None)
-"""The task that runs in this context, ``None`` outside a worker."""
+
+class Told(Protocol):
+    """A run whose request is put together when somebody asks for it, as few tasks do."""
+
+    @property
+    def request(self) -> Request:
+        """The run's."""
+        ...
 
 
-def _running() -> Mapping[str, object]:
+current: ContextVar[Request | Told | None] = ContextVar("amqtask_request", default=None)
+"""The task that runs in this context, ``None`` outside a worker. Read it with ``running``."""
+
+
+def running() -> Request | None:
+    """What is known of the task that runs in this context; ``None`` outside a worker."""
+    run = current.get()
+    return run if run is None or isinstance(run, Request) else run.request
+
+
+def _shown() -> Mapping[str, object]:
     """What every line logged now carries: the running task, ``{}`` outside one."""
-    request = current.get()
+    request = running()
     if request is None or request.id is None:
         return {}
     return {"task_id": request.id, "task_name": request.task}
 
 
-set_context_provider(_running)
+set_context_provider(_shown)
 waiting.use(lambda: current.get() is not None)

@@ -39,7 +39,7 @@ from amqtask.core.retry import Again, GiveUp, Plan
 from amqtask.core.workflow import listed
 from amqtask.errors import Ignore, MaxRetriesExceededError, Reject, Retry
 from amqtask.options import Options
-from amqtask.request import DIRECT, DeliveryInfo, Request, current
+from amqtask.request import DIRECT, DeliveryInfo, Request, current, running
 from amqtask.results.eager import EagerResult
 from amqtask.results.handle import AsyncResult
 from amqtask.results.loops import running_loop
@@ -130,7 +130,7 @@ class Task(Generic[P, R]):
     @property
     def request(self) -> Request:
         """What is known about the message being run; nothing but defaults when no worker runs this task."""
-        request = current.get()
+        request = running()
         return request if request is not None and request.task == self.name else DIRECT
 
     def is_aborted(self) -> bool:
@@ -270,7 +270,7 @@ class Task(Generic[P, R]):
                 f"apply() cannot run the coroutine task {self.name} inside a running event loop; await it."
             )
         task_id = task_id or new_id()
-        caller = current.get()
+        caller = running()
         if caller is not None and caller.id is not None:
             parent_id = parent_id or caller.id
             root_id = root_id or caller.root_id

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from amqtask import AbortableTask, App, ConfigurationError, Task, is_aborted
-from amqtask.request import Request, current, set_abort_lookup
+from amqtask.request import Request, current, running, set_abort_lookup
 
 app = App("asked")
 
@@ -53,7 +53,7 @@ def test_a_thread_of_the_task_asks_the_request(aborted: set[str]) -> None:
     seen: list[bool] = []
 
     def run() -> None:
-        request = current.get()
+        request = running()
         assert request is not None
         thread = threading.Thread(target=lambda: seen.append(request.is_aborted()))
         thread.start()

@@ -92,7 +92,7 @@ class Admission:
             return None
         key = key_of(delivery, head)
         board = self._board
-        if board.news or delivery.redelivered:
+        if board.news() or delivery.redelivered:
             standing = board.standing(head.id)
             if (
                 standing is not None or delivery.redelivered or board.revokes_by_header
@@ -131,7 +131,7 @@ class Admission:
         delivery, head, task, key = work
         if self._stale(delivery):
             return False
-        if self._board.news != news and self.revoked(head):
+        if self._board.news() != news and self.revoked(head):
             self._conclusion.end(delivery, head, task, REVOKED, key)
             return False
         return True

@@ -414,7 +414,6 @@ class Board:
             _WORD.pack_into(memory, _HEADERS_AT, headers + 1)
         _WORD.pack_into(memory, 0, sequence)
 
-    @property
     def news(self) -> int:
         """Grows with whatever is learnt of any task; 0 while nothing is known. From any process and thread; for every delivery."""
         return self._words[0]

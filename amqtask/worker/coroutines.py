@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
 from typing import Any
 
+import msgspec
+
 from amqtask.errors import SoftTimeLimitExceeded
 from amqtask.log import get_logger
 
@@ -127,22 +129,21 @@ class Interruptible(Generator[Any, Any, object]):
         return error
 
 
-class Driven:
+class Driven(msgspec.Struct, eq=False):
     """The coroutine that an asyncio task is made of, where everything about it happens on the loop.
 
     It is the outermost: what the loop sends goes into the coroutine without a step of ours, and what is thrown takes the way
     through ``throw``. So it costs nothing at an ``await``, but must be there when the task is made.
 
-    Args:
+    Attributes:
+        send: the coroutine's own.
         coroutine: not begun yet.
+        meant: what the next cancellation stands for.
     """
 
-    __slots__ = ("_coroutine", "_meant", "send")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._coroutine: Any = coroutine
-        self._meant: BaseException | None = None  # what the next cancellation stands for
-        self.send = coroutine.send
+    send: Callable[[Any], Any]
+    coroutine: Any
+    meant: BaseException | None = None
 
     def interrupt(self, task: asyncio.Task[None], error: BaseException) -> None:
         """Have the coroutine get ``error`` at its ``await``. In a callback of its event loop.
@@ -152,7 +153,7 @@ class Driven:
             error: for the coroutine.
         """
         if not task.done():
-            self._meant = error
+            self.meant = error
             task.cancel()
 
     def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
@@ -162,44 +163,44 @@ class Driven:
         """
         error = typ if val is None else val
         if isinstance(error, asyncio.CancelledError):
-            begun = self._coroutine.cr_suspended
-            if self._meant is not None or not begun:
-                error, self._meant = self._meant, None
+            begun = self.coroutine.cr_suspended
+            if self.meant is not None or not begun:
+                error, self.meant = self.meant, None
                 task = asyncio.current_task()
                 if task is not None:
                     task.uncancel()
                 if not begun:
                     return self.send(None)
-        return self._coroutine.throw(error)
+        return self.coroutine.throw(error)
 
     def close(self) -> None:
         """End the coroutine where it is."""
-        self._coroutine.close()
+        self.coroutine.close()
 
     def __await__(self) -> Any:
-        return self._coroutine.__await__()
+        return self.coroutine.__await__()
 
     # What asyncio shows of a task: its stack, and where it was made.
 
     @property
     def cr_code(self) -> Any:
         """The coroutine's own, as the others."""
-        return self._coroutine.cr_code
+        return self.coroutine.cr_code
 
     @property
     def cr_frame(self) -> Any:
         """Where it is; ``None`` when it has ended."""
-        return self._coroutine.cr_frame
+        return self.coroutine.cr_frame
 
     @property
     def cr_running(self) -> bool:
         """Whether it runs just now."""
-        return bool(self._coroutine.cr_running)
+        return bool(self.coroutine.cr_running)
 
     @property
     def cr_await(self) -> Any:
         """What it waits for."""
-        return self._coroutine.cr_await
+        return self.coroutine.cr_await
 
 
 Coroutine.register(Driven)  # by inheritance, a class may not have ``send`` as a value

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, NoReturn, Protocol
@@ -25,7 +25,6 @@ from amqtask.canvas.continuation import continuation
 from amqtask.canvas.failure import ERRBACK
 from amqtask.core import codec, dead, result, serialization
 from amqtask.core.codec import Head
-from amqtask.core.onward import FIRST_TIME, KOMBU, senders_own
 from amqtask.core.outcome import (
     Failed,
     Ignored,
@@ -52,7 +51,7 @@ from amqtask.errors import (
     WorkerLostError,
 )
 from amqtask.log import get_logger
-from amqtask.request import Asked, DeliveryInfo, Request, current
+from amqtask.request import current
 from amqtask.worker.admission import REVOKED, Admission, Work
 from amqtask.worker.board import stored_name
 from amqtask.worker.carry import Carrier
@@ -66,6 +65,7 @@ from amqtask.worker.prepared import ChildContext, ChildExit
 from amqtask.worker.settle import Settler
 from amqtask.worker.successors import Run, Successors, foreign_chord, request_of
 from amqtask.worker.trial import Trial
+from amqtask.worker.underway import Underway
 
 log = get_logger("amqtask.worker")
 
@@ -261,8 +261,8 @@ class Runner:
         self._unlimited: set[str] = set()  # names of tasks whose hard limit was told not to hold
         # What runs now, its hard limit (or 0) and whether it is acked already; read by whoever took the run.
         self._current: tuple[Work, float, bool] | None = None
-        # The work, number and request of the run that ``start`` has begun.
-        self._awaited: tuple[Work, int, Request]
+        # The run that ``start`` has begun, and its number.
+        self._awaited: tuple[Work, int, Underway]
         # What comes after that: ``None`` when nothing does.
         self._ran: Run | Unread | None = UNREAD
         self._released = threading.Event()  # who takes a run is through with the slot
@@ -272,7 +272,7 @@ class Runner:
     @property
     def news(self) -> int:
         """What is known of tasks now, for ``readmit``. Ask before ``admit``."""
-        return self._board.news
+        return self._board.news()
 
     def admit(self, delivery: Delivery) -> Work | None:
         """Return what is to run here; ``None`` when the delivery needs no run."""
@@ -326,14 +326,14 @@ class Runner:
         try:
             run, started, soft, hard = self._begin(work)
             self.limits.begin(run, soft, hard)
-            prepared = self._prepare(work, started)
-            if not isinstance(prepared, Request):
-                self._finish(work, run, prepared, self.limits.end())
+            underway = self._prepare(work, started)
+            if type(underway) is not Underway:
+                self._finish(work, run, underway, self.limits.end())
                 return None
-            self._awaited = (work, run, prepared)
-            current.set(prepared)
+            self._awaited = (work, run, underway)
+            current.set(underway)
             try:
-                value = work[2].run(*prepared.args, **prepared.kwargs)
+                value = work[2].run(*underway.args, **underway.kwargs)
             except BaseException as error:  # noqa: BLE001  # as in ``_call``
                 self.raised(error)
                 return None
@@ -347,26 +347,22 @@ class Runner:
 
     def returned(self, value: object) -> None:
         """The run that ``start`` began has returned: post its settlement."""
-        work, run, request = self._awaited
+        work, run, underway = self._awaited
         try:
             if self.executor.copied:
                 end_copy()
-            runtime = time.monotonic() - request.started
-            if request.asked.changes:
-                outcome = _asked(request.asked, value, runtime)
-            else:
-                outcome = Succeeded(value, runtime)
+            outcome = _returned(underway, value)
             self._finish(work, run, outcome, self.limits.end())
         except BaseException as error:  # noqa: BLE001  # as in ``admit``
             self._broken(work[0], error)
 
     def raised(self, error: BaseException) -> None:
         """The run that ``start`` began has raised: post its settlement."""
-        work, run, request = self._awaited
+        work, run, underway = self._awaited
         try:
             if self.executor.copied:
                 end_copy()
-            outcome = self._raised(error, work[2], request, time.monotonic() - request.started)
+            outcome = _raised(error, work[2], underway)
             self._finish(work, run, outcome, self.limits.end())
         except BaseException as broken:  # noqa: BLE001  # as in ``admit``
             self._broken(work[0], broken)
@@ -417,14 +413,9 @@ class Runner:
         except OSError:
             if executor.waker >= 0:
                 _end_cut_off(head)
-        if type(outcome) is not Succeeded:
-            if isinstance(outcome, Failed | Retried) and starved(outcome.error):
-                log.error("tasks have used up the file descriptors of this process; it is replaced")
-                executor.exhausted = True
-            if self.limits.revoked(run) and type(outcome) in (Failed, Retried):
-                outcome = TERMINATED
-            elif type(outcome) is Retried and executor.admission.revoked(head):
-                outcome = REVOKED  # now, and not when its next attempt is due
+        succeeded = type(outcome) is Succeeded
+        if not succeeded:
+            outcome = self._reconsidered(outcome, run, head)
         if not mine:
             self._released.wait()  # for ever, where the process ends with the run
             return
@@ -432,7 +423,7 @@ class Runner:
         acked = self._current[2]
         # the short way for what most often happens, and as ``end`` would
         alone = (
-            type(outcome) is Succeeded
+            succeeded
             and self._ran is None
             and not acked
             and not head.reply_to
@@ -440,7 +431,7 @@ class Runner:
         )
         # In the journal before it leaves the board, so that no other child finds it on neither.
         place = self._journal.begin(key[1], alone)
-        self._board_slot.end(type(outcome) is not Succeeded)
+        self._board_slot.end(not succeeded)
         self.ended_at = now = time.monotonic()
         self.busy += now - self.running_since
         self.running_since = 0.0
@@ -456,28 +447,38 @@ class Runner:
             delivery, head, task, outcome, key, acked=acked, place=place, run=self._ran
         )
 
+    def _reconsidered(self, outcome: Outcome, run: int, head: Head) -> Outcome:
+        """What an outcome that is no success comes to: an end that was asked for may be behind it."""
+        executor = self.executor
+        if isinstance(outcome, Failed | Retried) and starved(outcome.error):
+            log.error("tasks have used up the file descriptors of this process; it is replaced")
+            executor.exhausted = True
+        if self.limits.revoked(run) and type(outcome) in (Failed, Retried):
+            return TERMINATED
+        if type(outcome) is Retried and executor.admission.revoked(head):
+            return REVOKED  # now, and not when its next attempt is due
+        return outcome
+
     def _call(self, work: Work, started: float) -> Outcome:
         """Decode the arguments and run the task's function."""
-        prepared = self._prepare(work, started)
-        if not isinstance(prepared, Request):
-            return prepared
+        underway = self._prepare(work, started)
+        if type(underway) is not Underway:
+            return underway
         task = work[2]
         context = self.executor.base.copy()
         try:
-            value = context.run(self._enter, task, prepared)
+            value = context.run(self._enter, task, underway)
         except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task end that task only
-            return context.run(self._raised, error, task, prepared, time.monotonic() - started)
+            return context.run(_raised, error, task, underway)
         finally:
             if self.executor.copied:
                 end_copy()
-        if prepared.asked.changes:
-            return _asked(prepared.asked, value, time.monotonic() - started)
-        return Succeeded(value, time.monotonic() - started)
+        return _returned(underway, value)
 
-    def _enter(self, task: AnyTask, request: Request) -> object:
-        """Run the function, as the task that ``request`` tells of."""
-        current.set(request)
-        value = task.run(*request.args, **request.kwargs)
+    def _enter(self, task: AnyTask, underway: Underway) -> object:
+        """Run the function, as the task that ``underway`` tells of."""
+        current.set(underway)
+        value = task.run(*underway.args, **underway.kwargs)
         if task.is_coroutine and type(value) is CoroutineType and self._loop is not None:
             carried = self.limits.carry(value)
             try:
@@ -486,11 +487,13 @@ class Runner:
                 self.limits.carried = None
         return value
 
-    def _prepare(self, work: Work, started: float) -> Request | Failed:
-        """Decode the arguments: what the running task knows of itself, or why it cannot run."""
+    def _prepare(self, work: Work, started: float) -> Underway | Failed:
+        """Decode the arguments: what is to run, or why it cannot."""
         delivery, head, task, _ = work
         executor = self.executor
-        content = codec.read_plain(head, delivery.body, executor.sizes) if executor.json else None
+        content: tuple[Any, Any, Any] | None = None
+        if executor.json:
+            content = codec.read_plain(head, delivery.body, executor.sizes)
         if content is None:
             try:
                 content = codec.read_body(
@@ -519,13 +522,22 @@ class Runner:
                 executor.rebuilt(args[1], args[2]),
                 *args[2:],
             ]
-        request = self._request(delivery, head, args, kwargs, started, wants_result)
+        underway = Underway(
+            delivery,
+            head,
+            args,
+            kwargs,
+            started,
+            wants_result,
+            executor.carrier,
+            self._job.node,
+        )
         if not embed and not head.replaced_task_nesting and head.stamped_headers is None:
             self._ran = None
-            return request
+            return underway
         after = continuation(head, embed)
-        request = msgspec.structs.replace(
-            request,
+        request = underway.made = msgspec.structs.replace(
+            underway.request,
             callbacks=after.callbacks or None,
             errbacks=after.errbacks or None,
             chain=after.chain or None,
@@ -535,74 +547,7 @@ class Runner:
             stamps=head.stamps,
         )
         self._ran = Run(after, request) if after else None
-        return request
-
-    def _raised(
-        self, error: BaseException, task: AnyTask, request: Request, runtime: float
-    ) -> Outcome:
-        """The outcome of a run that raised."""
-        follows = task.follows(request, error)
-        if isinstance(follows, Retry):
-            return retried(follows, error, runtime)
-        if isinstance(follows, Ignore):
-            replacement = request.asked.replacement
-            return Ignored() if replacement is None else Replaced(replacement, runtime)
-        if isinstance(follows, Reject):
-            return Rejected(str(follows.reason), follows.requeue)
-        reason = "failure"
-        if isinstance(follows, SoftTimeLimitExceeded):
-            reason = "soft time limit"
-        elif isinstance(follows, TypeError) and not task.accepts(request.args, request.kwargs):
-            reason = "wrong arguments"
-        return Failed(follows, result.format_traceback(follows), reason, runtime)
-
-    def _request(
-        self,
-        delivery: Delivery,
-        head: Head,
-        args: Any,
-        kwargs: Any,
-        started: float,
-        wants_result: bool,
-    ) -> Request:
-        headers: Mapping[str, object] = head.headers
-        first_time: object = None
-        exchange, routing_key = delivery.names
-        if headers or exchange.startswith(
-            KOMBU
-        ):  # else nothing says that it went another way first
-            exchange, routing_key = self.executor.carrier.came_by(delivery)
-            first_time = headers.get(FIRST_TIME)
-            headers = senders_own(headers)
-        # By order: by name it takes several times as long, and every task needs one.
-        return Request(
-            head.id,
-            head.task,
-            head.root_id,
-            head.parent_id,
-            head.group,
-            head.group_index,
-            head.retries,
-            head.eta,
-            head.expires,
-            (head.time_limit, head.soft_time_limit),
-            head.reply_to,
-            head.correlation_id,
-            DeliveryInfo(
-                exchange, routing_key, head.priority, delivery.redelivered, delivery.queue
-            ),
-            self._job.node,
-            head.origin,
-            args,
-            kwargs,
-            headers,
-            head.shadow,
-            False,  # is_eager
-            False,  # called_directly
-            not wants_result,
-            first_time if isinstance(first_time, str) else None,
-            started,
-        )
+        return underway
 
     def _broken(self, delivery: Delivery, error: BaseException) -> None:
         """Something that must not fail has failed: the message is rejected, or it would come again for ever."""
@@ -715,13 +660,37 @@ def retried(retry: Retry, error: BaseException | None, runtime: float) -> Retrie
     return Retried(cause, traceback, retry.sig, runtime)
 
 
-def _asked(asked: Asked, value: object, runtime: float) -> Outcome:
-    """The outcome of a run that returned, though it had asked for something else."""
+def _returned(underway: Underway, value: object) -> Outcome:
+    """The outcome of a run that returned."""
+    runtime = time.monotonic() - underway.started
+    asked = underway.asked
+    if not asked.changes:
+        return Succeeded(value, runtime)
     if asked.replacement is not None:
         return Replaced(asked.replacement, runtime)
     if asked.retry is not None:
         return retried(asked.retry, None, runtime)
     return Succeeded(value, runtime, asked.children or ())
+
+
+def _raised(error: BaseException, task: AnyTask, underway: Underway) -> Outcome:
+    """The outcome of a run that raised."""
+    request = underway.request
+    runtime = time.monotonic() - underway.started
+    follows = task.follows(request, error)
+    if isinstance(follows, Retry):
+        return retried(follows, error, runtime)
+    if isinstance(follows, Ignore):
+        replacement = request.asked.replacement
+        return Ignored() if replacement is None else Replaced(replacement, runtime)
+    if isinstance(follows, Reject):
+        return Rejected(str(follows.reason), follows.requeue)
+    reason = "failure"
+    if isinstance(follows, SoftTimeLimitExceeded):
+        reason = "soft time limit"
+    elif isinstance(follows, TypeError) and not task.accepts(request.args, request.kwargs):
+        reason = "wrong arguments"
+    return Failed(follows, result.format_traceback(follows), reason, runtime)
 
 
 def end_copy() -> None:

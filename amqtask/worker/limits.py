@@ -15,6 +15,7 @@ import ctypes
 import signal
 import threading
 import time
+from asyncio import Task
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
@@ -316,12 +317,11 @@ class LoopLimits(Limits):
             coroutine: not begun yet. It waits for nothing but the task's own coroutine.
             context: of the run.
         """
-        driven: Any = Driven(
-            coroutine
-        )  # for asyncio's types, a coroutine is what inherits from one
+        # for asyncio's types, a coroutine is what inherits from one
+        driven: Any = Driven(coroutine.send, coroutine)
         # Made as a loop without a task factory makes it, but for the name: to count asyncio's tasks in theirs costs as much as
         # to make one. A factory is for what tasks make.
-        task = asyncio.Task(driven, loop=self._loop, name=self._name, context=context)
+        task = Task(driven, loop=self._loop, name=self._name, context=context)
         self._driven = (driven, task)
 
     def evict(self, run: int) -> None:

@@ -34,7 +34,8 @@ def test_a_cancellation_before_the_beginning_is_not_its_end() -> None:
         return f"went on, {task.cancelling()}"
 
     async def main() -> str:
-        driven: Any = Driven(slot())  # type: ignore[arg-type]  # of any value
+        coroutine = slot()
+        driven: Any = Driven(coroutine.send, coroutine)
         task: asyncio.Task[str] = asyncio.get_running_loop().create_task(driven)
         task.cancel()
         return await task
@@ -44,7 +45,8 @@ def test_a_cancellation_before_the_beginning_is_not_its_end() -> None:
 
 def test_a_cancellation_after_it_is_the_tasks() -> None:
     async def main() -> None:
-        driven: Any = Driven(asyncio.sleep(10))
+        coroutine = asyncio.sleep(10)
+        driven: Any = Driven(coroutine.send, coroutine)
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(driven)
         await asyncio.sleep(0)
         task.cancel()
