@@ -1,14 +1,15 @@
 """How many messages a child should hold: about a tenth of a second of work for each slot.
 
-Of longer tasks, what runs and a few more: where many slots work at a time one ends every moment, and whoever has to wait until
-its ack has brought the next message loses that time with each task. More would let one child hoard what an idle one could run, and would be charged to innocent messages when the child dies;
+Of longer tasks, what runs and, where many slots work at a time, those that will begin in the next tenth of a second: one ends every moment,
+and a slot that has to wait until an ack has brought the next message loses that time with each task. On a busy machine that is
+more than a few milliseconds, because broker and child stand in line for a processor. More would let one child hoard what an idle one could run, and would be charged to innocent messages when the child dies;
 fewer leaves slots waiting for the broker between short tasks. Pure: no clock, no I/O.
 """
 
 from __future__ import annotations
 
 HOLD = 0.1  # seconds of work
-SPARE = 0.02  # seconds of work that wait behind what runs: from the end of a task until its ack has brought another
+SPARE = 0.1  # seconds of work that wait behind what runs, where many slots work
 LEFT = 0.25  # seconds of work for each slot that may wait in a child once its tasks have turned out longer than they were
 MOST = 256  # messages per slot: beyond it nothing gets faster
 MOST_IN_ALL = 4096  # messages per child, unless its slots are more: the same
@@ -30,7 +31,8 @@ def target(current: int, tasks: int, busy: float, slots: int) -> int:
     if tasks == 0:
         return current
     each = max(busy / tasks, 1e-6)
-    for_each = min(MOST, max(HOLD / each, 1 + SPARE / each))
+    spare = SPARE * (slots - 1) / slots  # what waits behind one slot's task is not run sooner by another
+    for_each = min(MOST, max(HOLD / each, 1 + spare / each))
     wanted = min(int(slots * for_each), most(slots))
     return wanted if wanted >= 2 * current or 2 * wanted <= current else current
 

@@ -27,12 +27,17 @@ def test_about_a_tenth_of_a_second_of_work(tasks: int, busy: float, expected: in
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [(0.0503, 1_988), (0.2, 1_100), (2.0, 1_010), (60.0, 1_000)]
+    ("seconds", "expected"), [(0.0503, 2_986), (0.2, 1_499), (2.0, 1_049), (60.0, 1_001)]
 )
 def test_where_many_slots_work_some_messages_wait_for_whichever_ends_first(
     seconds: float, expected: int
 ) -> None:
-    assert target(4_000, 100, 100 * seconds, slots=1_000) == expected
+    assert target(6_000, 100, 100 * seconds, slots=1_000) == expected
+
+
+def test_nothing_waits_behind_the_only_slot_that_is_busy_for_long() -> None:
+    assert target(4, 10, 1.0, slots=1) == 1
+    assert target(32, 10, 1.0, slots=8) == 15
 
 
 def test_a_small_change_is_not_worth_a_round_trip() -> None:
