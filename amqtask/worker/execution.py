@@ -351,8 +351,7 @@ class Runner:
         try:
             if self.executor.copied:
                 end_copy()
-            outcome = _returned(underway, value)
-            self._finish(work, run, outcome, self.limits.end())
+            self._finish(work, run, _returned(underway, value), self.limits.end())
         except BaseException as error:  # noqa: BLE001  # as in ``admit``
             self._broken(work[0], error)
 
