@@ -31,7 +31,8 @@ def target(current: int, tasks: int, busy: float, slots: int) -> int:
     if tasks == 0:
         return current
     each = max(busy / tasks, 1e-6)
-    spare = SPARE * (slots - 1) / slots  # what waits behind one slot's task is not run sooner by another
+    # What waits behind the task of the only slot is not run sooner by another.
+    spare = SPARE * (slots - 1) / slots
     for_each = min(MOST, max(HOLD / each, 1 + spare / each))
     wanted = min(int(slots * for_each), most(slots))
     return wanted if wanted >= 2 * current or 2 * wanted <= current else current
