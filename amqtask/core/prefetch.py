@@ -11,6 +11,7 @@ from __future__ import annotations
 HOLD = 0.1  # seconds of work
 SPARE = 0.1  # seconds of work that wait behind what runs, where many slots work
 LEFT = 0.25  # seconds of work for each slot that may wait in a child once its tasks have turned out longer than they were
+BEHIND = 0.25  # seconds of work that may wait in a child whose slots hold each other up, at the rate it has shown
 MOST = 256  # messages per slot: beyond it nothing gets faster
 MOST_IN_ALL = 4096  # messages per child, unless its slots are more: the same
 QOS_MAX = 65_535  # AMQP has two bytes for it
@@ -64,3 +65,13 @@ def stay(waiting: int, prefetch: int, tasks: int, busy: float, slots: int) -> in
     if waiting * busy <= LEFT * slots * tasks:
         return waiting
     return min(waiting, prefetch)
+
+
+def bear(tasks: int, seconds: float) -> int:
+    """How many of the messages that wait beside free slots may stay there: a task that does not give way holds up the others.
+
+    Args:
+        tasks: tasks that ended while something waited.
+        seconds: how long that was.
+    """
+    return int(BEHIND * tasks / seconds)

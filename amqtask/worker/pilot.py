@@ -4,6 +4,10 @@ It looks at the slots' counters every few hundredths of a second while work flow
 the tasks in all slots turn out long, what waits behind them is given back, so that an idle child can run it, and nothing more
 is consumed until a slot is free. (Given back while consuming, it would come again at once, and again, until its delivery limit. Where the
 broker counts returns, what is half way to that limit stays.)
+
+Slots that share an event loop or a hub are not free because they run nothing: a task that computes or blocks there holds them all
+up. So what waits beside free slots for long is given back, too, but for what can be done soon at the rate seen, and little is
+consumed until nothing waits any more.
 """
 
 from __future__ import annotations
@@ -13,12 +17,13 @@ from collections.abc import Callable, Sequence
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.core.prefetch import first, stay, target
+from amqtask.core.prefetch import bear, first, stay, target
 from amqtask.worker.execution import Runner
 from amqtask.worker.pools.base import Pool
 
 LOOK = 0.05  # seconds between two looks
 HOARD = 0.15  # seconds without a free slot after which what waits is given back
+STUCK = 0.4  # seconds that something waits beside a free slot after which it is; a loop with a thousand tasks takes a while to turn
 
 
 class Pilot:
@@ -53,6 +58,11 @@ class Pilot:
         self._unsettled = unsettled
         self._slots = slots = len(runners)
         self._prefetch = first(slots)
+        self._wanted = self._prefetch  # as the length of the tasks has it
+        self._most = 0  # because slots hold each other up; 0 when they do not
+        self._waits = 0.0  # since when something waits beside a free slot, and what had ended then
+        self._waited = 0
+        self._stuck = False  # paused until the slots come to what they are given
         self._ended = 0
         self._busy = 0.0
         self._looking = False
@@ -65,7 +75,7 @@ class Pilot:
     def slot_free(self) -> None:
         """A slot has run out of work."""
         if self.paused and not all(each.running_since for each in self._runners):
-            self.paused = False
+            self.paused = self._stuck = False
             self._resume()
 
     def _look_in(self, seconds: float) -> None:
@@ -87,13 +97,25 @@ class Pilot:
                 self.paused = True
                 self._pause(unstarted)
                 if self._prefetch != self._slots:
-                    self._prefetch = self._slots
+                    self._prefetch = self._wanted = self._slots
                     self._change(self._slots)
             if self.paused:
                 self._look_in(HOARD)  # a slot may have become free before it saw that we paused
             return  # else the next batch wakes us
+        if self._stuck and not self._pool.heard():
+            if (
+                self._pool.waiting()
+            ):  # it was on its way here when we paused, or does not move as it did
+                self._pause(self._pool.take_back())
+            self._look_in(HOARD)
+            return
+        self._stuck = False
+        waiting = 0 if since else self._pool.waiting()
+        if waiting and self._give_way(ended):
+            self._look_in(HOARD)
+            return
         self.slot_free()
-        prefetch = target(self._prefetch, tasks, spent, self._slots)
+        prefetch = self._next(tasks, spent, waiting)
         if prefetch < self._prefetch:
             self._shrink(prefetch, tasks, spent)
         elif prefetch > self._prefetch:
@@ -102,6 +124,40 @@ class Pilot:
         # What has come may not have begun yet: on a busy machine a slot can take longer than a look to find it.
         if tasks or self.paused or self._unsettled() or any(r.running_since for r in runners):
             self.wake()
+
+    def _next(self, tasks: int, busy: float, waiting: int) -> int:
+        """The prefetch to have next."""
+        if not waiting:
+            self._waits = 0.0
+            if tasks:
+                self._most *= 2
+        self._wanted = target(self._wanted, tasks, busy, self._slots)
+        if self._most >= self._wanted:
+            self._most = 0
+        return min(self._wanted, self._most or self._wanted)
+
+    def _give_way(self, ended: int) -> bool:
+        """Something waits beside a free slot: give it back when it has for long."""
+        now = time.monotonic()
+        if not self._waits:
+            self._waits, self._waited = now, ended
+        if now - self._waits <= STUCK:
+            return False
+        kept = bear(ended - self._waited, now - self._waits)
+        self._waits, self._waited = now, ended
+        if self._pool.waiting() <= kept:
+            return False
+        unstarted = self._pool.take_back()
+        self.paused = self._stuck = True
+        self._pause(unstarted[kept:])
+        self._pool.hand_over(
+            unstarted[:kept]
+        )  # be it nothing: when the slots come to it, they move
+        self._prefetch = self._most = (
+            kept + sum(1 for each in self._runners if each.running_since) + 1
+        )
+        self._change(self._prefetch)
+        return True
 
     def _shrink(self, prefetch: int, tasks: int, busy: float) -> None:
         """Hold fewer from now on, and give back what is too many now."""

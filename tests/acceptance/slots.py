@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -408,5 +409,22 @@ def timed(number: int, seconds: float) -> None:
     """Sleep, and note which thread did and how long it took, by a clock that all processes share."""
     began = time.monotonic()
     time.sleep(seconds)
+    ended = time.monotonic()
+    write("times", f"{number} {threading.get_native_id()} {began} {ended}\n".encode())
+
+
+@app.task
+def held(number: int, seconds: float) -> None:
+    """The same, but hold up all that shares the thread: no library of greenlets patches this wait."""
+    began = time.monotonic()
+    signal.sigtimedwait([], seconds)
+    ended = time.monotonic()
+    write("times", f"{number} {threading.get_native_id()} {began} {ended}\n".encode())
+
+
+@app.task
+async def aheld(number: int, seconds: float) -> None:
+    began = time.monotonic()
+    time.sleep(seconds)  # noqa: ASYNC251  # it is to hold up the loop
     ended = time.monotonic()
     write("times", f"{number} {threading.get_native_id()} {began} {ended}\n".encode())

@@ -77,6 +77,7 @@ def shuffled(seed: int) -> list[float]:
 
 PREFORK, THREADS = ("-c2",), ("-Pthreads", "-c2")
 TWO = ("-Pthreads", "-c1", "--processes", "2")
+LOOPS, HUBS = ("-Pasyncio", "-c10", "--processes", "2"), ("-Pgevent", "-c10", "--processes", "2")
 
 
 class Case(NamedTuple):
@@ -85,6 +86,7 @@ class Case(NamedTuple):
     flags: tuple[str, ...]
     lengths: list[float]
     type: str = "quorum"
+    task: str = "timed"
 
 
 CASES = {
@@ -98,6 +100,10 @@ CASES = {
     **{f"seed {seed}": Case(PREFORK, shuffled(seed)) for seed in (1, 2)},
     "threads": Case(THREADS, shuffled(3)),
     "two processes": Case(TWO, [SHORT] * 300 + [0.24] * 48),
+    # Slots that are free but held up, by the one that does not give way: each process is one slot.
+    "a held loop": Case(LOOPS, [LONG] + [SHORT] * 300, task="aheld"),
+    "held now and then": Case(LOOPS, [0.24] * 48, task="aheld"),
+    "a held hub": Case(HUBS, [LONG] + [SHORT] * 300, task="held"),
 }
 
 
@@ -110,7 +116,7 @@ class Work:
         self.node = node
         with at.app.batch():
             for number, length in enumerate(case.lengths):
-                at.send("timed", number, length, ignore_result=True)
+                at.send(case.task, number, length, ignore_result=True)
 
     def done(self) -> list[tuple[int, float, float]]:
         """Wait for the end; slot, begin and end of each task, in the order they were sent in."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amqtask.core.prefetch import MOST, stay, target
+from amqtask.core.prefetch import MOST, bear, stay, target
 
 
 @given(st.integers(1, 10_000), st.integers(0, 10_000), st.floats(0, 10_000), st.integers(1, 1000))
@@ -70,3 +70,9 @@ def test_what_came_when_tasks_were_shorter_does_not_wait_for_long_ones(
 def test_more_may_stay_where_more_slots_work_on_it() -> None:
     assert stay(80, 10, 1, 0.02, slots=1) == 10
     assert stay(80, 10, 1, 0.02, slots=8) == 80
+
+
+def test_what_a_held_up_child_can_do_soon_stays() -> None:
+    assert bear(0, 0.5) == 0
+    assert bear(1, 0.5) == 0
+    assert bear(100, 0.5) == 50

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
+
+from amqtask.worker import pilot
 from amqtask.worker.pilot import HOARD, Pilot
 
 
@@ -19,10 +22,12 @@ class Slot:
 
 
 class Child:
-    """A child of one slot: what it holds, what it was told, and when its autopilot looks next."""
+    """A child: what it holds, what it was told, and when its autopilot looks next. One slot works, and may hold up the others."""
 
-    def __init__(self) -> None:
-        self.slot = Slot()
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = [Slot() for _ in range(slots)]
+        self.slot = self.slots[0]
+        self.comes = True  # the slots come to what is handed over
         self.held: list[Any] = []  # and not started
         self.running = 0
         self.given: list[Any] = []
@@ -39,10 +44,6 @@ class Child:
             self.resume,
             self.unsettled,
         )
-
-    @property
-    def slots(self) -> list[Slot]:
-        return [self.slot]
 
     def arrive(self, *deliveries: Any) -> None:
         self.held += deliveries
@@ -78,6 +79,12 @@ class Child:
 
     def hand_over(self, batch: list[Any]) -> None:
         self.held += batch
+
+    def waiting(self) -> int:
+        return len(self.held)
+
+    def heard(self) -> bool:
+        return self.comes
 
     def pause(self, given: Any) -> None:
         self.consumes = False
@@ -127,3 +134,54 @@ def test_what_came_when_tasks_were_shorter_is_given_back() -> None:
     assert child.prefetches == [100, 1]
     assert (child.held, child.given) == ([201], [*range(202, 300)])
     assert child.consumes
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits beside free slots from one look to the next has waited for long."""
+    monkeypatch.setattr(pilot, "STUCK", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_waits_for_a_loop_that_is_held_up_is_given_back() -> None:
+    child = Child(10)
+    child.arrive("holds it up", *range(30))
+    child.start()
+    child.comes = False
+    assert child.looks()
+    assert child.looks()
+    assert (child.held, child.given) == ([], [*range(30)])
+    assert child.prefetches == [2]
+    child.arrive("late")
+    assert child.looks()
+    assert child.given[-1] == "late"
+    for _ in range(3):  # as long as the loop does not move, with nine free slots
+        assert not child.consumes
+        assert child.looks()
+
+    child.comes = True  # it waits for something now, and lets the others go on
+    assert child.looks()
+    assert child.consumes
+
+
+@pytest.mark.usefixtures("at_once")
+def test_little_is_consumed_until_nothing_waits() -> None:
+    child = Child(10)
+    child.arrive("holds it up", *range(30))
+    child.start()
+    assert child.looks()
+    assert child.looks()
+    for _ in range(5):
+        child.end(0.5)
+        assert child.looks()
+    assert child.prefetches == [2, 4, 8, 10]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_waits_for_a_loop_that_goes_on_stays() -> None:
+    child = Child(10)
+    child.arrive(*range(30))
+    for _ in range(5):
+        assert child.looks()
+        child.end(0.001, count=1_000_000)
+    assert (child.held, child.given) == ([*range(30)], [])

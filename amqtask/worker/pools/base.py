@@ -70,6 +70,14 @@ class Pool(Protocol):
         """Give up what has not started. I/O thread."""
         ...
 
+    def waiting(self) -> int:
+        """How many deliveries have not started. I/O thread."""
+        ...
+
+    def heard(self) -> bool:
+        """Whether the slots have come to what was handed over last, were it nothing: a task may hold up them all. I/O thread."""
+        ...
+
     def stop(self) -> None:
         """Let what runs finish, start nothing more, and let ``run`` return. Any thread, idempotent."""
         ...

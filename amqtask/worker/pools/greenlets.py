@@ -130,6 +130,7 @@ class GreenletSlots:
         self._unheard = False  # the hub has not come yet to what `abandon` told it
         # All that follows belongs to the main thread.
         self._free: list[Runner] = []
+        self._coming = 0  # greenlets that are on their way to a delivery and a slot
         self._abandoned: set[int] = set()
         self._flushing = False  # what has ended in this turn of the hub is settled after it
         self._looked = 0.0  # when we last looked at the signal handlers
@@ -159,6 +160,14 @@ class GreenletSlots:
     def take_back(self) -> list[Delivery]:
         """Give up what has not started."""
         return drain(self._inbox)
+
+    def waiting(self) -> int:
+        """How many deliveries have not started."""
+        return len(self._inbox)
+
+    def heard(self) -> bool:
+        """Whether the hub has come to what was handed over last."""
+        return not self._called
 
     def stop(self) -> None:
         """Let what runs finish, then let ``run`` return."""
@@ -198,16 +207,21 @@ class GreenletSlots:
     def _pump(self) -> None:
         """Start what there are free slots for."""
         self._called = False  # first: what comes from now on calls again
-        inbox, free, spawn, serve = self._inbox, self._free, self._hub.spawn, self._serve
-        while free and not self._stopped:
-            try:
-                delivery = inbox.popleft()
-            except IndexError:
-                break
-            spawn(serve, free.pop(), delivery)
+        spawn, serve = self._hub.spawn, self._serve
+        for _ in range(min(len(self._free), len(self._inbox)) - self._coming):
+            self._coming += 1
+            spawn(serve)
 
-    def _serve(self, runner: Runner, delivery: Delivery) -> None:
-        """One greenlet's life."""
+    def _serve(self) -> None:
+        """One greenlet's life. What it runs it takes only now: before, another process can have it."""
+        self._coming -= 1
+        if self._stopped or not self._free:
+            return
+        try:
+            delivery = self._inbox.popleft()
+        except IndexError:  # the I/O thread has taken it back
+            return
+        runner = self._free.pop()
         limits = runner.limits
         assert isinstance(limits, GreenletLimits)
         limits.adopt()

@@ -80,6 +80,14 @@ class LoopSlots:
         """Give up what has not started."""
         return drain(self._inbox)
 
+    def waiting(self) -> int:
+        """How many deliveries have not started."""
+        return len(self._inbox)
+
+    def heard(self) -> bool:
+        """Whether the loop has come to what was handed over last."""
+        return not self._called
+
     def stop(self) -> None:
         """Let what runs finish, then let ``run`` return."""
         self._stopped = True

@@ -45,6 +45,14 @@ class SingleSlot:
         """Give up what has not started."""
         return drain(self._inbox)
 
+    def waiting(self) -> int:
+        """How many deliveries have not started."""
+        return len(self._inbox)
+
+    def heard(self) -> bool:
+        """Always: no slot holds up another."""
+        return True
+
     def stop(self) -> None:
         """Let what runs finish, then let ``run`` return."""
         self._stopped = True
