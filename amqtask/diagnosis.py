@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from amqtask.amqp import declare, failures, remedies
+from amqtask.amqp import declare, failures
 from amqtask.amqp.address import Address
 from amqtask.amqp.declaration import declaration_text
 from amqtask.amqp.management import Management, NoAnswer
@@ -31,7 +31,7 @@ from amqtask.errors import (
     TopologyConflict,
 )
 from amqtask.findings import Finding, Status, fail, ok, warn
-from amqtask.topology import plan
+from amqtask.topology import plan, remedies
 from amqtask.topology.dropped import DROPPED
 from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
@@ -145,8 +145,7 @@ def check_permissions(session: Session) -> list[Finding]:
             fail(
                 "permissions",
                 f"user {user!r} may not {purpose}: no {right} permission ({refused})",
-                f"grant {right} on amqtask\\..* and the queues of the topology: "
-                f"rabbitmqctl set_permissions -p {vhost} {user} CONFIGURE WRITE READ",
+                f"grant {right} on amqtask\\..* and the queues of the topology, or on all as in `{remedies.grant(vhost, user)}`",
             )
         )
         if right == "configure":

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -113,8 +113,12 @@ class Broker:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
         )
-        with urlopen(request, timeout=10) as answer:
-            content = answer.read()
+        try:
+            with urlopen(request, timeout=10) as answer:
+                content = answer.read()
+        except HTTPError as error:
+            error.add_note(f"{method} {path}: {error.read().decode(errors='replace')}")
+            raise
         return json.loads(content) if content else None
 
     def close_connection(self, name: str) -> None:

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import msgspec
 
-from amqtask.amqp import failures, remedies
+from amqtask.amqp import failures
 from amqtask.amqp.declaration import declaration_text
 from amqtask.amqp.session import Session
 from amqtask.amqp.stream import verdict_stream
 from amqtask.errors import OperationRefused, TopologyConflict, Unsupported
 from amqtask.settings import Settings
-from amqtask.topology import plan
+from amqtask.topology import plan, remedies
 from amqtask.topology.ladder import Ladder
 from amqtask.topology.model import Topology
 from amqtask.topology.plan import BindQueue, Declaration, DeclareExchange, DeclareQueue
@@ -258,7 +258,7 @@ def refusal_text(session: Session, declaration: Declaration, error: OperationRef
     if error.code == 403:
         return (
             f"User {session.address.user!r} may not declare {what} in virtual host {session.address.vhost!r}: "
-            "grant configure, write and read permissions (rabbitmqctl set_permissions)."
+            f"grant configure, write and read permissions (`{remedies.grant(session.address.vhost, session.address.user)}`)."
         )
     if error.code == 405:
         return f"The {what} is locked: another connection holds it exclusively."

@@ -21,6 +21,7 @@ from amqtask.errors import (
     PublishNacked,
     Unroutable,
 )
+from amqtask.topology import remedies
 
 ACCESS_REFUSED = 403
 NOT_FOUND = 404
@@ -69,7 +70,8 @@ def login_refused(address: Address, code: int, text: str) -> ConnectFailed:
         )
     return LoginRefused(
         f"RabbitMQ at {address.endpoint} refused user {address.user!r} access to the virtual host "
-        f"{address.vhost!r}: create it or grant permissions."
+        f"{address.vhost!r}: create it (`{remedies.create_vhost(address.vhost)}`) or grant permissions "
+        f"(`{remedies.grant(address.vhost, address.user)}`)."
     )
 
 
@@ -87,13 +89,27 @@ def temporary(error: BrokerError) -> bool:
     )
 
 
-def consumer_refused(queue: str, error: OperationRefused) -> str:
-    """Why a queue cannot be consumed, as a sentence."""
+def consumer_refused(
+    queue: str, error: OperationRefused, address: Address, release: tuple[int, int, int]
+) -> str:
+    """Why a queue cannot be consumed, as a sentence.
+
+    Args:
+        queue: its name.
+        error: what the broker answered.
+        address: of the broker.
+        release: its version.
+    """
     text = error.text.strip().rstrip(".")
     if error.code == NOT_FOUND:
-        return f"Queue {queue!r} is not on the broker ({error.code} {text}): declare it, or apply the topology."
+        if absent(error):
+            return remedies.absent_queue(address.vhost, queue, release, f"{error.code} {text}")
+        return f"Queue {queue!r} is not on the broker ({error.code} {text}): declare it, or run `amqtask topology apply`."
     if error.code == ACCESS_REFUSED and "exclusive" not in text:
-        return f"Queue {queue!r} may not be read ({error.code} {text}): grant the user read permission."
+        return (
+            f"Queue {queue!r} may not be read ({error.code} {text}): grant the user read permission, "
+            f"on everything with `{remedies.grant(address.vhost, address.user)}`."
+        )
     return f"Queue {queue!r} cannot be consumed: {error.code} {text}."
 
 
@@ -114,7 +130,7 @@ def unroutable(publication: Publication, reason: str) -> Unroutable:
     """The broker returned a mandatory message, for a reason like ``312 NO_ROUTE``."""
     return Unroutable(
         f"No queue is bound to exchange {publication.exchange!r} for routing key "
-        f"{publication.routing_key!r} ({reason}); declare the queue or apply the topology."
+        f"{publication.routing_key!r} ({reason}); declare the queue or run `amqtask topology apply`."
     )
 
 
@@ -122,7 +138,7 @@ def refused(publication: Publication, error: OperationRefused) -> BrokerError:
     """The broker closed the channel over one message."""
     if error.code == NOT_FOUND:
         return Unroutable(
-            f"Exchange {publication.exchange!r} does not exist on the broker; apply the topology ({error.text})."
+            f"Exchange {publication.exchange!r} does not exist on the broker: run `amqtask topology apply` ({error.text})."
         )
     return OperationRefused(
         error.code,

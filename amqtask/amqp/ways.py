@@ -180,7 +180,7 @@ class Ways:
     def _unbound(self, queue: str, error: OperationRefused) -> Exception:
         if error.code == failures.NOT_FOUND:
             return Unroutable(
-                f"There is no queue {queue!r} to deliver a delayed task to; declare the queue or apply the topology."
+                f"There is no queue {queue!r} to deliver a delayed task to; declare the queue or run `amqtask topology apply`."
             )
         return OperationRefused(
             error.code,

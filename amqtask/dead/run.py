@@ -318,7 +318,7 @@ class Run:
         for target, count in targets.items():
             state = transfer.queue(target)
             if state is None:
-                return self.stop(Stopped.GONE, f"There is no queue {target!r} on the broker; declare it, or name another with --queue.")  # fmt: skip
+                return self.stop(Stopped.GONE, f"There is no queue {target!r} on the broker; declare it with `amqtask topology apply`, or name another with --queue.")  # fmt: skip
             bound = self._room.bounds.get(target)
             if bound is not None and state.messages + count > bound:
                 return self.stop(Stopped.FULL, f"Queue {target!r} holds {state.messages} of at most {bound} messages; run the command again when there is room.")  # fmt: skip

@@ -13,6 +13,7 @@ import msgspec
 
 from amqtask.errors import ConfigurationError
 from amqtask.names import did_you_mean
+from amqtask.topology import remedies
 from amqtask.topology.dropped import DROPPED, LATE, key_of
 from amqtask.topology.grammar import OWN_ARGUMENTS
 from amqtask.topology.keys import Shape, words
@@ -585,6 +586,7 @@ _INVALID = re.compile(
     r"(?: of queue type rabbit_(?P<type>\w+?)_queue)?(?P<reason>.*)$",
     re.DOTALL,
 )
+_VHOST = re.compile(r"in vhost '(.*?)'", re.DOTALL)
 _VALUE = re.compile(r"^(?:the value )?'(?P<value>.*?)'(?: of type '\w+')?$", re.DOTALL)
 
 
@@ -605,11 +607,16 @@ def explain_conflict(text: str, declaration: Declaration) -> str:
     if found is not None:
         argument = found["argument"]
         ours = _shown(_declared(declaration, argument))
-        return _difference(kind, name, argument, ours, "that differs")
+        return _difference(kind, name, argument, ours, "that differs", _vhost_in(text))
     found = _INEQUIVALENT.search(text)
     if found is not None:
         sentence = _difference(
-            kind, name, found["argument"], _value(found["received"]), _value(found["current"])
+            kind,
+            name,
+            found["argument"],
+            _value(found["received"]),
+            _value(found["current"]),
+            _vhost_in(text),
         )
         if _value(found["received"]) == DROPPED:
             sentence += (
@@ -628,16 +635,26 @@ def explain_conflict(text: str, declaration: Declaration) -> str:
     return f"The broker refuses {kind} {name!r}: {text.strip().rstrip('.')}."
 
 
-def _difference(kind: str, name: str, argument: str, declared: str, live: str) -> str:
+def _difference(
+    kind: str, name: str, argument: str, declared: str, live: str, vhost: str = "VHOST"
+) -> str:
     ours = f"with {declared}" if declared != _NOT_SET else "without it"
     theirs = f"with {_argument(argument)} {live}"
     if live == _NOT_SET:
         theirs = f"without {_argument(argument)}"
-    loss = " (its messages go with it)" if kind == "queue" else ""
+    delete, loss = remedies.delete_exchange, ""
+    if kind == "queue":
+        delete, loss = remedies.delete_queue, ", with its messages"
     return (
         f"{kind.capitalize()} {name!r} exists on the broker {theirs}, and the topology declares it {ours}: "
-        f"change the topology, or delete the {kind}{loss} and declare it again."
+        f"change the topology, or delete the {kind}{loss} (`{delete(vhost, name)}`), and declare it again."
     )
+
+
+def _vhost_in(text: str) -> str:
+    """The virtual host that the broker names; a word in its place where the text was cut off before."""
+    found = _VHOST.search(text)
+    return "VHOST" if found is None else found[1]
 
 
 def _subject(declaration: Declaration) -> tuple[str, str]:

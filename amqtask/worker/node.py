@@ -349,7 +349,7 @@ def _check_queues(session: Session, queues: tuple[str, ...]) -> None:
     if missing:
         names = ", ".join(repr(name) for name in missing)
         raise BootFailed(
-            f"There is no queue {names} on the broker: declare it in the topology and apply it, or check -Q."
+            f"There is no queue {names} on the broker: declare it in the topology and run `amqtask topology apply`, or check -Q."
         )
 
 

@@ -303,7 +303,7 @@ def test_differences_on_either_side() -> None:
     ]
     assert str(found[1]) == (
         "Queue 'q' exists on the broker with x-max-priority (max_priority) 5, and the topology declares it with 9: "
-        "change the topology, or delete the queue (its messages go with it) and declare it again."
+        "change the topology, or delete the queue, with its messages (`rabbitmqctl delete_queue -p VHOST q`), and declare it again."
     )  # fmt: skip
 
 

@@ -43,6 +43,9 @@ class Owner(Protocol):
     def again_in(self, seconds: float, lane: Lane, declare: bool) -> None:
         """Open a lane after a while; ``declare`` first what is declared."""
 
+    def why_refused(self, queue: str, error: OperationRefused) -> str:
+        """Why a queue cannot be consumed, and what to do, as a sentence."""
+
 
 class Aside:
     """Consumes one more queue for a consumer. Implements ``lane.Home``. I/O thread, but for its making.
@@ -133,9 +136,11 @@ class Aside:
 
     def ended(self, lane: Lane, error: BrokerError, _was_consuming: bool) -> None:
         """The channel is gone while the connection is not: try again, a little later each time."""
-        if str(error) not in self._told and isinstance(error, OperationRefused):
-            self._told.add(str(error))
-            self._on_refused(error)
+        if isinstance(error, OperationRefused):
+            reason = self._home.why_refused(self.queue, error)
+            if reason not in self._told:
+                self._told.add(reason)
+                self._on_refused(OperationRefused(error.code, error.text, reason))
         # Whether it was deleted or never there, it may be ours to declare; what is forbidden is not tried so.
         declare = not isinstance(error, OperationRefused) or error.code == 404
         self._home.again_in(exponential(lane.refusals, AGAIN_BASE, AGAIN_CAP), lane, declare)

@@ -417,7 +417,7 @@ class ThreadedConsumer:
         elif isinstance(error, OperationRefused):
             if error.code == PRECONDITION_FAILED and self.arguments(lane.queue):
                 lane.plain = True  # a live queue of another type, which takes no arguments of ours
-            reason = failures.consumer_refused(lane.queue, error)
+            reason = self.why_refused(lane.queue, error)
             if reason not in self._told:
                 self._told.add(reason)
                 log.warning("a queue cannot be consumed; trying again until it can", reason=reason)
@@ -426,6 +426,12 @@ class ThreadedConsumer:
         lane.refusals += 1
         self._io.call_later(delay, lambda: self._again(lane))
         self._tell_ready()
+
+    def why_refused(self, queue: str, error: OperationRefused) -> str:
+        """Why a queue cannot be consumed, and what to do, as a sentence."""
+        up = self._connection.connected
+        release = self._connection.release if up else (0, 0, 0)
+        return failures.consumer_refused(queue, error, self._connection.address, release)
 
     def again_in(self, seconds: float, lane: Lane, declare: bool) -> None:
         """Open a lane after a while; ``declare`` first what is declared."""

@@ -13,12 +13,13 @@ from typing import Any
 
 from pika.channel import Channel
 
-from amqtask.amqp import failures, frames, remedies
+from amqtask.amqp import failures, frames
 from amqtask.amqp.declaration import call_of
 from amqtask.amqp.reach import Reach
 from amqtask.amqp.threaded.connection import Connection
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import BrokerError, DecodeError, OperationRefused
+from amqtask.topology import remedies
 from amqtask.topology.plan import DeclareQueue
 
 PREFETCH = 500  # messages under way

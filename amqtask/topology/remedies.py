@@ -6,6 +6,7 @@ They are for a POSIX shell, and for the machine or the container that the broker
 from __future__ import annotations
 
 import shlex
+from urllib.parse import quote
 
 # Up to here a queue that RabbitMQ has lost all of but its name can be deleted neither over AMQP nor with the management API nor
 # with `rabbitmqctl delete_queue`: all of them ask the queue, which is down (3.10.8). What forgets a queue takes its name up to here.
@@ -17,6 +18,22 @@ Release = tuple[int, int, int]
 def delete_queue(vhost: str, name: str) -> str:
     """What deletes a queue, with the messages in it."""
     return f"rabbitmqctl delete_queue -p {shlex.quote(vhost)} {shlex.quote(name)}"
+
+
+def delete_exchange(vhost: str, name: str) -> str:
+    """What deletes an exchange, for which ``rabbitmqctl`` has no command; it asks for the user's password."""
+    path = f"{quote(vhost, safe='')}/{quote(name, safe='')}"
+    return f"curl -u USER -X DELETE http://HOST:15672/api/exchanges/{path}"
+
+
+def create_vhost(vhost: str) -> str:
+    """What creates a virtual host."""
+    return f"rabbitmqctl add_vhost {shlex.quote(vhost)}"
+
+
+def grant(vhost: str, user: str) -> str:
+    """What gives a user all permissions in a virtual host."""
+    return f"rabbitmqctl set_permissions -p {shlex.quote(vhost)} {shlex.quote(user)} '.*' '.*' '.*'"
 
 
 def delete_lost_queue(vhost: str, name: str, release: Release) -> str:
