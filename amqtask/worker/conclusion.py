@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -112,6 +112,7 @@ class Conclusion:
         acked: bool = False,
         place: int = -1,
         run: Run | Unread | None = UNREAD,
+        safe: Callable[[Settlement], None] | None = None,
     ) -> None:
         """Settle a delivery by its outcome.
 
@@ -124,8 +125,12 @@ class Conclusion:
             acked: it was acked before it ran.
             place: the execution's in the journal, when it has one already.
             run: what comes after the task, as far as it is known: ``None`` when nothing does.
+            safe: given what follows before it is handed over.
         """
-        self.post(delivery, self.settlement(delivery, head, task, outcome, acked, run), key, place)
+        settlement = self.settlement(delivery, head, task, outcome, acked, run)
+        if safe is not None:
+            safe(settlement)
+        self.post(delivery, settlement, key, place)
 
     def settlement(
         self,

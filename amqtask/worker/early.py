@@ -1,6 +1,9 @@
 """What runs in a node though it was acked before it began, in shared memory that outlives the process that runs it.
 
-Every place has one writer at a time: the slot that runs something, and once its process is dead whoever takes the seat.
+And what follows from its end, until the broker has confirmed that: a process may be killed in between, and nobody else knows.
+
+Every place has one writer at a time: the slot that runs something, and once its process is dead whoever takes the seat. What is
+held is let go of by the I/O thread, which writes nothing but that a place is free.
 """
 
 from __future__ import annotations
@@ -8,7 +11,8 @@ from __future__ import annotations
 import mmap
 import struct
 
-ROOM = 8192  # bytes for each slot; memory is used as it is written
+ROOM = 8192  # bytes for each place; memory is used as it is written
+ENDS = 8  # places of each slot for what has ended, beside that for what runs
 
 _LENGTH = struct.Struct("@Q")
 MOST = ROOM - _LENGTH.size
@@ -23,12 +27,12 @@ class EarlyRuns:
     """
 
     def __init__(self, seats: int, slots: int) -> None:
-        self._memory = mmap.mmap(-1, seats * slots * ROOM)
+        self._memory = mmap.mmap(-1, seats * slots * (1 + ENDS) * ROOM)
         self._slots = slots
 
     def seat(self, index: int) -> EarlySeat:
         """The places of one seat's slots."""
-        return EarlySeat(self._memory, index * self._slots * ROOM, self._slots)
+        return EarlySeat(self._memory, index * self._slots * (1 + ENDS) * ROOM, self._slots)
 
     def close(self) -> None:
         """Unmap the memory in this process."""
@@ -45,23 +49,48 @@ class EarlySeat:
 
     def keep(self, slot: int, data: bytes) -> None:
         """Note what runs in a slot from now on: at most ``MOST`` bytes that tell of it."""
-        at = self._at + slot * ROOM
+        self._write(slot, data)
+
+    def drop(self, slot: int) -> None:
+        """Note that the run in a slot has ended."""
+        self.release(slot)
+
+    def hold(self, slot: int, data: bytes) -> int | None:
+        """Note what follows from a run in a slot until it is safe, in at most ``MOST`` bytes; what has none is as it was said to run.
+
+        The place, for ``release``; ``None`` when all are taken.
+        """
+        for place in range(self._slots + slot * ENDS, self._slots + (slot + 1) * ENDS):
+            if not self._length(place):
+                self._write(place, data or self._read(slot))
+                return place
+        return None
+
+    def release(self, place: int) -> None:
+        """Note that what is held in a place is safe, or nobody's concern any more. Any thread."""
+        _LENGTH.pack_into(self._memory, self._at + place * ROOM, 0)
+
+    def _length(self, place: int) -> int:
+        length: int = _LENGTH.unpack_from(self._memory, self._at + place * ROOM)[0]
+        return length
+
+    def _read(self, place: int) -> bytes:
+        at, length = self._at + place * ROOM + _LENGTH.size, self._length(place)
+        return self._memory[at : at + length] if length <= MOST else b""
+
+    def _write(self, place: int, data: bytes) -> None:
+        at = self._at + place * ROOM
         # the length last: what has one is whole
         self._memory[at + _LENGTH.size : at + _LENGTH.size + len(data)] = data
         _LENGTH.pack_into(self._memory, at, len(data))
 
-    def drop(self, slot: int) -> None:
-        """Note that the run in a slot has ended."""
-        _LENGTH.pack_into(self._memory, self._at + slot * ROOM, 0)
-
     def lost(self) -> list[bytes]:
-        """Take what ran in this seat when its last process died."""
+        """Take what ran in this seat, or had ended and was not safe yet, when its last process died."""
         found: list[bytes] = []
-        for slot in range(self._slots):
-            at = self._at + slot * ROOM
-            (length,) = _LENGTH.unpack_from(self._memory, at)
-            if 0 < length <= MOST:
-                found.append(self._memory[at + _LENGTH.size : at + _LENGTH.size + length])
-            if length:
-                self.drop(slot)
+        for place in range(self._slots * (1 + ENDS)):
+            if not self._length(place):
+                continue
+            if data := self._read(place):
+                found.append(data)
+            self.release(place)
         return found

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
+from functools import partial
 from types import CoroutineType
 from typing import Any, NoReturn, Protocol
 
@@ -60,7 +61,7 @@ from amqtask.worker.coroutines import Evicted, Interruptible
 from amqtask.worker.followups import Key
 from amqtask.worker.job import Job
 from amqtask.worker.limits import Limits
-from amqtask.worker.orphan import read, written
+from amqtask.worker.orphan import read, written, written_end
 from amqtask.worker.prepared import ChildContext, ChildExit
 from amqtask.worker.settle import Settler
 from amqtask.worker.successors import Run, Successors, foreign_chord, request_of
@@ -181,6 +182,10 @@ class Executor:
     def adopt(self, data: bytes) -> None:
         """Tell of a run that was acked before it began, and whose process has died: nobody else can."""
         delivery = read(data)
+        if isinstance(delivery, tuple):
+            log.info("a task had ended when its process died; what follows is sent now")
+            self.settler.post(*delivery, None)
+            return
         try:
             head = None if delivery is None else delivery.head(self.accept, self.sizes)
         except MessageError:
@@ -439,12 +444,31 @@ class Runner:
         if alone:
             self._settler.post(delivery, DONE, key, place)
             return
-        if acked:
-            self._early.drop(self.number)
         # What was acked before it ran has its place since then.
-        self._conclusion.end(
-            delivery, head, task, outcome, key, acked=acked, place=place, run=self._ran
-        )
+        safe = partial(self._hold_end, delivery.queue) if acked else None
+        try:
+            self._conclusion.end(
+                delivery,
+                head,
+                task,
+                outcome,
+                key,
+                acked=acked,
+                place=place,
+                run=self._ran,
+                safe=safe,
+            )
+        finally:
+            if acked:
+                self._early.drop(self.number)
+
+    def _hold_end(self, queue: str, settlement: Settlement) -> None:
+        """Keep what follows from a run that was acked before, until it is safe: if this process dies, the next one sees to it."""
+        if settlement.sequel or settlement.results or settlement.onward or settlement.dead_letter:
+            place = self._early.hold(self.number, written_end(queue, settlement))
+            if place is not None:
+                self._settler.hold(settlement, partial(self._early.release, place))
+        self._early.drop(self.number)
 
     def _reconsidered(self, outcome: Outcome, run: int, head: Head) -> Outcome:
         """What an outcome that is no success comes to: an end that was asked for may be behind it."""

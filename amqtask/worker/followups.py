@@ -154,6 +154,11 @@ class FollowUps:
         )
         self._abandoned = False
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether something has no confirm, and will have none from us."""
+        return self._abandoned
+
     def publish(self) -> None:
         """Hand all of them to the publisher."""
         letter = self._settlement.dead_letter

@@ -80,6 +80,8 @@ class Settler:
         self._open = 0  # I/O thread: settlements whose follow-ups are not confirmed yet
         self._on_idle: list[Callable[[], None]] = []
         self._replies = RefusedReplies()  # I/O thread
+        # what is kept of settlements until they are carried out; slots put in, the I/O thread takes out
+        self._held: dict[int, Callable[[], None]] = {}
         # written by the I/O thread, read by the slot; single dict operations are atomic under the GIL
         self._finished: OrderedDict[Key, tuple[Publication, ...]] = OrderedDict()
 
@@ -101,6 +103,10 @@ class Settler:
         if now - self._woken >= LINGER or len(outbox) >= self._enough:
             self._woken = now
             self._io.post(self._on_wake)
+
+    def hold(self, settlement: Settlement, release: Callable[[], None]) -> None:
+        """Have ``release`` called when a settlement that is about to be posted has been carried out."""
+        self._held[id(settlement)] = release
 
     def flush(self) -> None:
         """Have everything posted so far settled now; called when the slot runs out of work."""
@@ -182,9 +188,12 @@ class Settler:
             self._finish(delivery, settlement, settlement.verdict, key, place)
             return
         self._open += 1
+        release = self._held.pop(id(settlement), None) if self._held else None
 
         def ended(verdict: Verdict | None) -> None:
             self._open -= 1
+            if release is not None and not follow_ups.abandoned:
+                release()
             if verdict is not None:
                 self._finish(delivery, settlement, verdict, key, place)
             elif key is not None:

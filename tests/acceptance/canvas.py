@@ -219,9 +219,15 @@ def dies_joining(where: str, x: Any) -> Any:
     from amqtask.amqp.threaded.drain import Drain
     from amqtask.amqp.threaded.join import Joiner
     from amqtask.worker import reminders
+    from amqtask.worker.followups import FollowUps
 
     reminders.LATER = 0.5
-    method = {"look": (Joiner, "look"), "drain": (Drain, "_commit"), "end": (Drain, "_delete")}
+    method = {
+        "publish": (FollowUps, "publish"),
+        "look": (Joiner, "look"),
+        "drain": (Drain, "_commit"),
+        "end": (Drain, "_delete"),
+    }
     setattr(*method[where], lambda *_args, **_kwargs: os.kill(os.getpid(), signal.SIGKILL))
     return x
 

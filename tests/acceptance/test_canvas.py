@@ -471,11 +471,11 @@ def test_a_link_that_cannot_be_read_fails_the_chord_it_leads_to(
             value(ended)
 
 
-@pytest.mark.parametrize("where", ["look", "drain", "end"])
+@pytest.mark.parametrize("where", ["publish", "look", "drain", "end"])
 def test_a_chord_of_tasks_that_are_acked_early_ends_though_nobody_delivers_them_again(
     canvas: Canvas, where: str
 ) -> None:
-    """Whose process is killed with the last part in the barrier."""
+    """Whose process is killed before the last part is in the barrier, and with it there."""
     before = canvas.barriers()
     ended = chord([canvas.s("dies_joining", where, 3)], canvas.s("total")).delay()
 
@@ -497,6 +497,16 @@ def test_a_task_that_is_acked_early_and_killed_is_told_to_all_who_wait(canvas: C
     for lost in (small, large):
         with pytest.raises(ChordError, match="WorkerLostError"):
             value(chord([lost, canvas.s("same", 1)], canvas.s("total")).delay())
+
+
+def test_what_follows_a_task_that_was_acked_early_outlives_its_process(canvas: Canvas) -> None:
+    """Its result, and the next link; what is too large to be kept is told to be lost."""
+    small = canvas.s("dies_joining", "publish", 3)
+    assert value(small.delay()) == 3
+    assert value((small | canvas.s("add", 1)).delay()) == 4
+    large = canvas.s("dies_joining", "publish", "x" * 100_000)
+    with pytest.raises(WorkerLostError):
+        value((large | canvas.s("same")).delay())
 
 
 def test_tasks_that_are_acked_early_go_on_likewise(canvas: Canvas) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from amqtask.core import codec, serialization
-from amqtask.core.message import Message, Properties
-from amqtask.worker.early import MOST, EarlyRuns
-from amqtask.worker.orphan import read, written
+from amqtask.core.message import Envelope, Message, Properties, Publication
+from amqtask.core.outcome import Look, Onward, PartSent, Send, Sequel, Settlement
+from amqtask.core.workflow import Part
+from amqtask.worker.early import ENDS, MOST, EarlyRuns
+from amqtask.worker.orphan import Orphan, read, written, written_end
 
 
 def delivery(size: int = 10, headers: int = 0) -> Any:
@@ -28,7 +30,7 @@ def delivery(size: int = 10, headers: int = 0) -> Any:
 def test_a_delivery_is_read_as_it_was(size: int, whole: bool) -> None:
     sent = delivery(size)
     found = read(written(sent))
-    assert found is not None
+    assert isinstance(found, Orphan)
     assert found.body == (sent.body if whole else b"")
     assert (found.queue, found.exchange, found.routing_key) == ("q", "e", "k")
     head = found.head(serialization.accepted(["json"]), codec.LIMITS)
@@ -60,4 +62,53 @@ def test_only_what_runs_is_lost_and_once() -> None:
     assert second.lost() == [b"another's"]
     first.keep(0, b"")
     assert first.lost() == []
+    runs.close()
+
+
+def publication(key: str, size: int = 3) -> Publication:
+    headers = {"n": 1, "text": "x", "list": [1, "a"]}
+    properties = Properties(content_type="application/json", headers=headers, delivery_mode=2)
+    return Publication("e", key, Envelope(b"x" * size, properties), mandatory=key != "reply")
+
+
+def test_what_follows_an_end_is_read_as_it_was() -> None:
+    part = Part(group="g", index=1, size=2, task_id="i", state="SUCCESS")
+    sequel = Sequel(
+        (Send(publication("plan"), "amqtask.join.h"),),
+        (Send(publication("next"), None),),
+        (publication("gone"),),
+        (PartSent(publication("part"), part),),
+        (Look("g", None),),
+    )
+    onward = Onward(publication("again"), "q")
+    whole = Settlement(None, (publication("reply"),), publication("dead"), onward, sequel)
+    for settlement in (whole, Settlement(None, (publication("reply"),))):
+        found = read(written_end("q", settlement))
+        assert isinstance(found, tuple)
+        assert found[0].queue == "q"
+        assert found[1] == settlement
+
+
+def test_what_follows_an_end_and_is_too_large_is_not_kept() -> None:
+    assert written_end("q", Settlement(None, (publication("reply", MOST),))) == b""
+
+
+def test_what_has_ended_is_lost_until_it_is_safe() -> None:
+    runs = EarlyRuns(2, 2)
+    seat, other = runs.seat(0), runs.seat(1)
+    other.keep(0, b"another's")
+    seat.keep(1, b"runs")
+    places = [seat.hold(1, b"end %d" % number) for number in range(ENDS)]
+    assert None not in places
+    assert seat.hold(1, b"no room") is None
+    assert seat.hold(0, b"of the first") is not None
+    assert places[0] is not None
+    seat.release(places[0])
+    assert seat.hold(1, b"") == places[0]  # too large to be kept: as it was said to run
+    seat.drop(1)
+
+    ends = [b"runs", *(b"end %d" % number for number in range(1, ENDS))]
+    assert sorted(runs.seat(0).lost()) == sorted([*ends, b"of the first"])
+    assert runs.seat(0).lost() == []
+    assert other.lost() == [b"another's"]
     runs.close()
