@@ -13,6 +13,7 @@ import msgspec
 from amqtask.core.codec import PROTOCOL_HEADERS
 from amqtask.core.message import Message
 from amqtask.core.workflow import Workflow, listed, plain
+from amqtask.errors import ConfigurationError
 from amqtask.names import suggestion
 from amqtask.request import Request
 
@@ -167,6 +168,7 @@ def make_call(
     Raises:
         TypeError: arguments that are no sequence or mapping, or an unknown option, with the nearest known one.
         ValueError: an option's value makes no sense.
+        ConfigurationError: a callback is nested too deeply.
     """
     arguments = positional(args, function)
     keywords = named(kwargs, function)
@@ -230,7 +232,10 @@ def _linked(name: str, value: object) -> list[object]:
             raise TypeError(
                 f"{name} takes a signature or a list of them, not {type(each).__name__}; write task.s(…)."
             )
-    return [plain(each) for each in found]
+    try:
+        return [plain(each) for each in found]
+    except RecursionError:
+        raise ConfigurationError(f"{name} contains itself, or is nested too deeply.") from None
 
 
 def _stamps(stamped: object, options: Mapping[str, Any], function: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from amqtask.canvas.signature import (
     maybe_signature,
     shortened,
 )
-from amqtask.canvas.stamping import StampingVisitor, visits
+from amqtask.canvas.stamping import StampingVisitor
 from amqtask.core.result import IGNORED, REJECTED
 from amqtask.core.workflow import listed
 from amqtask.errors import ConfigurationError
@@ -264,17 +264,14 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
         self.options["task_id"] = last.id
         return last
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    def stamped(
+        self, visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]
     ) -> None:
         """Stamp every link. See ``Signature.stamp``."""
-        visits(visitor)
-        refuse_endless(self)
-        visited = None if visitor is None else visitor.on_chain_start(self, **headers) or {}
-        stamps = self._stamps(visited, append_stamps, headers)
-        self.stamp_links(visitor, append_stamps, **stamps)
+        visit = None if visitor is None else visitor.on_chain_start
+        stamps = self.stamped_around(visit, visitor, append, headers)
         for task in self.tasks:
-            task.stamp(visitor, append_stamps, **stamps)
+            task.stamped(visitor, append, stamps)
         if visitor is not None:
             visitor.on_chain_end(self, **stamps)
 

@@ -30,7 +30,7 @@ from amqtask.canvas.signature import (
     shortened,
     signature,
 )
-from amqtask.canvas.stamping import StampingVisitor, visits
+from amqtask.canvas.stamping import StampingVisitor
 from amqtask.core.workflow import listed
 
 S = TypeVar("S")
@@ -301,24 +301,21 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
         """Take the parts of a group that was made of them, as a list where they were one."""
         self.tasks = header if isinstance(self.tasks, group) else header.tasks
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    def stamped(
+        self, visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]
     ) -> None:
         """Stamp the parts and the body. See ``Signature.stamp``."""
-        visits(visitor)
-        refuse_endless(self)
-        visited = None if visitor is None else visitor.on_chord_header_start(self, **headers) or {}
-        stamps = self._stamps(visited, append_stamps, headers)
-        self.stamp_links(visitor, append_stamps, **stamps)
+        visit = None if visitor is None else visitor.on_chord_header_start
+        stamps = self.stamped_around(visit, visitor, append, headers)
         header = self.header
-        header.on_each(lambda task: task.stamp(visitor, append_stamps, **stamps))
+        header.on_each(lambda task: task.stamped(visitor, append, stamps))
         self._keep(header)
         if visitor is not None:
             visitor.on_chord_header_end(self, **stamps)
         if self.body is not None:
             visited = None if visitor is None else visitor.on_chord_body(self, **stamps) or {}
-            of_body = self._stamps(visited, append_stamps, stamps)
-            self.body.stamp(visitor, append_stamps, **of_body)
+            of_body = self._stamps(visited, append, stamps)
+            self.body.stamped(visitor, append, of_body)
 
     def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]  # as Signature
         """A task joins the body; a chain or a group follows."""

@@ -21,7 +21,7 @@ from amqtask.canvas.signature import (
     maybe_signature,
     shortened,
 )
-from amqtask.canvas.stamping import StampingVisitor, visits
+from amqtask.canvas.stamping import StampingVisitor
 from amqtask.results.group import GroupResult
 
 if TYPE_CHECKING:
@@ -277,16 +277,13 @@ class group(Signature[R_co]):  # noqa: N801  # Celery's name
 
         self.tasks = each_of(self.tasks, changed)
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    def stamped(
+        self, visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]
     ) -> None:
         """Stamp every member, those of a generator as they come. See ``Signature.stamp``."""
-        visits(visitor)
-        refuse_endless(self)
-        visited = None if visitor is None else visitor.on_group_start(self, **headers) or {}
-        stamps = self._stamps(visited, append_stamps, headers)
-        self.stamp_links(visitor, append_stamps, **stamps)
-        self.on_each(lambda task: task.stamp(visitor, append_stamps, **stamps))
+        visit = None if visitor is None else visitor.on_group_start
+        stamps = self.stamped_around(visit, visitor, append, headers)
+        self.on_each(lambda task: task.stamped(visitor, append, stamps))
         if visitor is not None:
             visitor.on_group_end(self, **stamps)
 

@@ -40,6 +40,7 @@ else:
     R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 Kind = TypeVar("Kind", bound="type[Signature[Any]]")
+Visit = Callable[..., Any]
 
 
 class Launcher(Protocol):
@@ -506,12 +507,42 @@ class Signature(Form, Generic[R_co]):
 
         Raises:
             TypeError: the visitor is none.
+            ConfigurationError: it contains itself, or is nested too deeply.
         """
         visits(visitor)
         refuse_endless(self)
-        self.stamp_links(visitor, append_stamps, **headers)
+        try:
+            return self.stamped(visitor, append_stamps, headers)
+        except RecursionError:
+            raise ConfigurationError(ENDLESS) from None
+
+    def stamped(
+        self, visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]
+    ) -> Any:
+        """``stamp``; what each kind of signature does for it."""
+        self.stamp_links(visitor, append, **headers)
         visited = None if visitor is None else visitor.on_signature(self, **headers) or {}
-        return self.set(**self._stamps(visited, append_stamps, headers))
+        return self.set(**self._stamps(visited, append, headers))
+
+    def stamped_around(
+        self,
+        visit: Visit | None,
+        visitor: StampingVisitor | None,
+        append: bool,
+        headers: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The stamps for the parts of this one, whose callbacks get them here.
+
+        Args:
+            visit: the visitor's method for where such a signature starts.
+            visitor: the visitor.
+            append: as ``stamp``.
+            headers: the stamps so far.
+        """
+        visited = None if visit is None else visit(self, **headers) or {}
+        stamps = self._stamps(visited, append, headers)
+        self.stamp_links(visitor, append, **stamps)
+        return stamps
 
     def stamp_links(
         self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any
@@ -527,7 +558,7 @@ class Signature(Form, Generic[R_co]):
                 sig = maybe_signature(link, self.own_app)
                 visited = None if visitor is None else getattr(visitor, hook)(sig, **stamps) or {}
                 stamps = joined(stamps, visited, None, append_stamps)
-                sig.stamp(visitor, append_stamps, **stamps)
+                sig.stamped(visitor, append_stamps, stamps)
                 made.append(sig)
 
     def _stamps(
@@ -580,6 +611,7 @@ class Signature(Form, Generic[R_co]):
         Raises:
             ValueError: a kind that nobody knows.
             TypeError: it names no task, or a place of it has the wrong type.
+            ConfigurationError: it is nested too deeply, as ``clone``.
         """
         well_formed(d)
         kind = d.get("subtask_type")
@@ -588,7 +620,10 @@ class Signature(Form, Generic[R_co]):
             if target is None:
                 raise ValueError(f"There are no signatures of the kind {kind!r}.")
             if target is not cls:
-                return target.from_dict(d, app=app)
+                try:
+                    return target.from_dict(d, app=app)
+                except RecursionError:
+                    raise ConfigurationError(ENDLESS) from None
         return Signature(d, app=app)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -111,6 +111,50 @@ def test_a_workflow_that_contains_itself_is_not_sent(broker: Broker) -> None:
                 containing_itself(kind, task).delay()
 
 
+def nested(kind: str, times: int) -> Any:
+    """The dictionary form of a signature as deep as that: built from the inside, which nothing walks."""
+    form: dict[str, Any] = {"task": "shop.add"}
+    for _ in range(times):
+        inner = [form, {"task": "shop.add"}]
+        given = {"header": inner, "body": form} if kind == "chord" else {"tasks": inner}
+        if kind == "link":
+            form = {"task": "shop.add", "options": {"link": [form]}}
+        else:
+            form = {"task": f"celery.{kind}", "kwargs": given, "subtask_type": kind}
+    return form
+
+
+READS: dict[str, Callable[[Any], Any]] = {
+    "signature": lambda form: signature(form, app=app),
+    "from_dict": Signature.from_dict,
+    "member": lambda form: group(form),
+    "link": lambda form: add.apply_async((), link=form),
+}
+
+
+@pytest.mark.parametrize("use", READS)
+@pytest.mark.parametrize("kind", ["chain", "group", "chord"])
+def test_what_is_nested_too_deeply_is_told(kind: str, use: str) -> None:
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        READS[use](nested(kind, 20_000))
+
+
+@pytest.mark.parametrize("kind", ["chain", "group", "link"])
+def test_nesting_as_deep_as_anybody_needs(kind: str) -> None:
+    sig = signature(json.loads(json.dumps(nested(kind, 50))), app=app)
+    sig.stamp(customer=7)
+    assert sig.clone() == sig
+    assert sent(sig) == {"chain": 1, "group": 51, "link": 1}[kind]
+
+
+@pytest.mark.parametrize(
+    "use", [READS["link"], lambda form: signature(form, app=app).stamp(customer=7)]
+)
+def test_callbacks_of_callbacks_of_callbacks_are_told(use: Callable[[Any], Any]) -> None:
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        use(nested("link", 20_000))
+
+
 def test_the_same_signature_may_stand_in_several_places() -> None:
     one = add.s(1)
     inner = chain.of([one, one])
