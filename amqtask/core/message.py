@@ -1,6 +1,6 @@
 """A task message as a value, and its form on the wire.
 
-``Message`` is what amqtask reasons about; ``Envelope`` is the body and the AMQP properties that travel. ``codec.py`` turns
+``Message`` is what amqtask reasons about; ``Envelope`` is the body and the AMQP properties that travel. ``codec`` turns
 one into the other.
 
 ``gc=False``: thousands of these are on their way at a time, none is ever part of a cycle, and without it the garbage
