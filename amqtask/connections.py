@@ -20,11 +20,14 @@ from amqtask.settings import Settings
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
+    from amqtask.amqp.address import Address
     from amqtask.amqp.ports import Publisher
     from amqtask.amqp.threaded.loop import IoThread
     from amqtask.client import Client
     from amqtask.loop_client import LoopClient
+    from amqtask.topology.ladder import Ladder
 
 
 class Connections:
@@ -68,38 +71,38 @@ class Connections:
         """
         client = self._client
         if client is None:
-            from amqtask.client import Client  # pika is loaded with the first use, not with amqtask
-
             addresses, ladder = self._place.addresses, self._place.ladder
             with self._lock:
                 client = self._client
                 if client is None:
-                    client = self._client = Client(
-                        addresses,
-                        self._settings,
-                        self.pending,
-                        name=self.label,
-                        reply_name=f"amqtask.reply.{self._id}",
-                        ladder=ladder,
-                    )
+                    client = self._client = self._new_client(addresses, ladder)
         return client
 
     def adopt(self, io: IoThread, publisher: Publisher) -> None:
         """Use the I/O thread and the publisher of another, which stay the other's to close."""
-        from amqtask.client import Client
-
         addresses, ladder = self._place.addresses, self._place.ladder
         with self._lock:
-            self._client = Client(
-                addresses,
-                self._settings,
-                self.pending,
-                name=self.label,
-                reply_name=f"amqtask.reply.{self._id}",
-                ladder=ladder,
-                io=io,
-                publisher=publisher,
-            )
+            self._client = self._new_client(addresses, ladder, io, publisher)
+
+    def _new_client(
+        self,
+        addresses: Sequence[Address],
+        ladder: Ladder,
+        io: IoThread | None = None,
+        publisher: Publisher | None = None,
+    ) -> Client:
+        from amqtask.client import Client  # pika is loaded with the first use, not with amqtask
+
+        return Client(
+            addresses,
+            self._settings,
+            self.pending,
+            name=self.label,
+            reply_name=f"amqtask.reply.{self._id}",
+            ladder=ladder,
+            io=io,
+            publisher=publisher,
+        )
 
     def of_loop(self) -> LoopClient | None:
         """What the running event loop sends through, if it has sent before."""

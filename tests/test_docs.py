@@ -30,6 +30,11 @@ PAGES = sorted(
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OURS = ("amqtask", "examples")
+PACKAGE = ROOT / "amqtask"
+PACKAGES = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+FOLDERS = (ROOT, PACKAGE, ROOT / "tests", ROOT / "docs")
+NAMED_HERE = re.compile(r"`([a-z_]+(?:\.[a-z_]+)+|(?:\w+/)+\w+\.py)`")
+"""A dotted name or the path of a Python file, in backquotes."""
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -62,6 +67,23 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         if not inside or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
             broken.append(target)
     assert broken == []
+
+
+@pages
+def test_our_modules_and_files_that_a_page_names_exist(page: Path) -> None:
+    missing = []
+    for named in NAMED_HERE.findall(BLOCK.sub("", page.read_text())):
+        if "/" in named:
+            if not any((folder / named).exists() for folder in FOLDERS):
+                missing.append(named)
+            continue
+        parts = named.removeprefix("amqtask.").split(".")
+        if parts[0] in PACKAGES:
+            # the last part may be what is defined there
+            places = [PACKAGE.joinpath(*parts[:end]) for end in (len(parts), len(parts) - 1)]
+            if not any(each.is_dir() or each.with_suffix(".py").exists() for each in places):
+                missing.append(named)
+    assert missing == []
 
 
 @pages

@@ -23,6 +23,7 @@ from typing import Any, Self
 import pika
 
 from amqtask import App
+from amqtask.testing.members import offspring
 from tests import weather
 from tests.brokers import Broker, OwnBroker
 from tests.cli.running import AMQTASK, OURS, run_here
@@ -380,15 +381,6 @@ def is_agent(pid: int) -> bool:
         return Path(f"/proc/{pid}/comm").read_text() == "amqtask agent\n"
     except OSError:
         return False
-
-
-def offspring(pid: int) -> list[int]:
-    """Processes whose parent is this one."""
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    return [int(word) for word in text.split()]
 
 
 def descendants(pid: int) -> list[int]:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from amqtask.errors import TimeLimitExceeded
-from tests.acceptance.nodes import Node, Place, alive, offspring
+from amqtask.testing.members import offspring
+from tests.acceptance.nodes import Node, Place, alive
 from tests.waiting import eventually
 
 Places = Callable[..., Place]
