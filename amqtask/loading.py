@@ -81,6 +81,12 @@ def _apps(module: object) -> dict[str, App]:
 
 
 def _import(name: str, target: str) -> object:
+    if name.startswith(".") or name.endswith(".py") or "/" in name:
+        module = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise AppNotFound(
+            f"{name!r} (-A {target}) is the name of a file and not of a module: write -A {module}"
+            f"{target[len(name) :]}, in the folder that holds it."
+        )
     try:
         return importlib.import_module(name)
     except ConfigurationError as error:

@@ -38,7 +38,9 @@ def start(
             " missing."
         ),
     ] = True,
-    timeout: Annotated[float, typer.Option(help="Seconds the node may take to come up.")] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Seconds the node may take to come up.")
+    ] = 120.0,
 ) -> None:
     """Start the node, or find it running; return when it accepts logins."""
     if install:
@@ -50,7 +52,10 @@ def start(
 def stop(
     home: Home = None,
     timeout: Annotated[
-        float, typer.Option(help="Seconds RabbitMQ has to close its data before it is killed.")
+        float,
+        typer.Option(
+            metavar="SECONDS", help="Seconds RabbitMQ has to close its data before it is killed."
+        ),
     ] = 60.0,
 ) -> None:
     """Stop the node; its data stays. Nothing to do is fine too."""

@@ -22,11 +22,11 @@ EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 @app.command()
 def chaos(
     context: typer.Context,
-    tasks: Annotated[int, typer.Option(min=1, help="Tasks to publish.")] = 1000,
-    faults: Annotated[int, typer.Option(min=0, help="Faults to inject.")] = 10,
-    seed: Annotated[int, typer.Option(help="Draws tasks, faults and victims.")] = 1,
+    tasks: Annotated[int, typer.Option(metavar="N", min=1, help="Tasks to publish.")] = 1000,
+    faults: Annotated[int, typer.Option(metavar="N", min=0, help="Faults to inject.")] = 10,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws tasks, faults and victims.")] = 1,
     queue_type: Annotated[
-        str, typer.Option(help="Of the work queue: quorum or classic.")
+        str, typer.Option(metavar="TYPE", help="Of the work queue: quorum or classic.")
     ] = "quorum",
     broker: Annotated[
         str | None,
@@ -39,11 +39,16 @@ def chaos(
             " one that is left alone. Else auto.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Worker nodes.")] = 2,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Worker nodes.")] = 2,
     concurrency: Annotated[
-        int, typer.Option("-c", "--concurrency", min=1, help="Tasks that a node runs at a time.")
+        int,
+        typer.Option(
+            "-c", "--concurrency", metavar="N", min=1, help="Tasks that a node runs at a time."
+        ),
     ] = 2,
-    publishers: Annotated[int, typer.Option(min=1, help="Processes that publish.")] = 2,
+    publishers: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Processes that publish.")
+    ] = 2,
     duration: Annotated[
         str,
         typer.Option(metavar="SECONDS", help="Spread tasks and faults over so long, or auto."),

@@ -49,11 +49,15 @@ def call(
     queue: Annotated[
         str | None,
         typer.Option(
-            "--queue", "-Q", show_default=False, help="Send to this queue, past the routes."
+            "--queue",
+            "-Q",
+            metavar="QUEUE",
+            show_default=False,
+            help="Send to this queue, past the routes.",
         ),
     ] = None,
     priority: Annotated[
-        int | None, typer.Option("--priority", min=0, max=255, show_default=False)
+        int | None, typer.Option("--priority", metavar="N", min=0, max=255, show_default=False)
     ] = None,
     expires: Annotated[
         float | None,
@@ -67,7 +71,9 @@ def call(
     ] = None,
     task_id: Annotated[
         str | None,
-        typer.Option("--id", show_default=False, help="The task's id. Else a random UUID."),
+        typer.Option(
+            "--id", metavar="ID", show_default=False, help="The task's id. Else a random UUID."
+        ),
     ] = None,
     file: TopologyOption = None,
     app_name: AppOption = None,

@@ -156,12 +156,16 @@ def explain(
         typer.Option(
             "--exchange",
             "-x",
+            metavar="EXCHANGE",
             show_default=False,
             help='Explain a message instead of a task; "" is the default exchange.',
         ),
     ] = None,
     key: Annotated[
-        str, typer.Option("--key", "--routing-key", "-k", help="The message's routing key.")
+        str,
+        typer.Option(
+            "--key", "--routing-key", "-k", metavar="KEY", help="The message's routing key."
+        ),
     ] = "",
     headers: Annotated[
         list[str] | None,

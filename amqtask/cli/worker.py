@@ -31,6 +31,7 @@ def worker(
         typer.Option(
             "-c",
             "--concurrency",
+            metavar="N",
             min=1,
             show_default=False,
             help="Tasks that run at a time. Else worker_concurrency, else one per CPU.",
@@ -41,6 +42,7 @@ def worker(
         typer.Option(
             "-P",
             "--pool",
+            metavar="POOL",
             show_default=False,
             help="What runs the tasks: prefork (a process each), threads, asyncio, gevent or eventlet (-c of them in one"
             " process), or solo (this process, one at a time)."
@@ -59,11 +61,18 @@ def worker(
     ] = "",
     loglevel: Annotated[
         str,
-        typer.Option("-l", "--loglevel", help="debug, info, warning, error or critical."),
+        typer.Option(
+            "-l", "--loglevel", metavar="LEVEL", help="debug, info, warning, error or critical."
+        ),
     ] = "info",
     processes: Annotated[
         int,
-        typer.Option("--processes", min=1, help="Multiplies the pool: so many of it side by side."),
+        typer.Option(
+            "--processes",
+            metavar="N",
+            min=1,
+            help="Multiplies the pool: so many of it side by side.",
+        ),
     ] = 1,
     autoscale: Annotated[
         str | None,
@@ -79,6 +88,7 @@ def worker(
         int | None,
         typer.Option(
             "--prefetch-multiplier",
+            metavar="N",
             min=1,
             show_default=False,
             help="Messages a child may hold for each of its slots. Else worker_prefetch_multiplier, else as many as"
@@ -89,6 +99,7 @@ def worker(
         int | None,
         typer.Option(
             "--max-tasks-per-child",
+            metavar="N",
             min=1,
             show_default=False,
             help="Replace a child after so many tasks.",

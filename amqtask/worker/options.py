@@ -14,6 +14,10 @@ from amqtask.errors import ConfigurationError
 from amqtask.settings import Limit
 from amqtask.worker.pools.patching import require
 
+# What a node could keep in memory and watch; more is a slip of the finger.
+MOST_CHILDREN = 10_000
+MOST_SLOTS = 1_000_000
+
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -102,9 +106,17 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 f"A process with {options.slots} slots could never fill them, because AMQP lets one consumer hold at most "
                 f"{QOS_MAX} messages: spread them with --processes."
             )
+        if (
+            options.most_children > MOST_CHILDREN
+            or options.most_children * options.slots > MOST_SLOTS
+        ):
+            raise ConfigurationError(
+                f"{options.most_children} processes with {options.slots} {'slot' if options.slots == 1 else 'slots'} each are more "
+                f"than a node can have, which is {MOST_CHILDREN} processes and {MOST_SLOTS} slots in all: use more nodes, or fewer."
+            )
         if (options.prefetch or 0) > QOS_MAX:
             raise ConfigurationError(
-                f"A prefetch multiplier of {options.prefetch_multiplier} with {options.slots} slots makes a prefetch of "
+                f"A prefetch multiplier of {options.prefetch_multiplier} with {options.slots} {'slot' if options.slots == 1 else 'slots'} makes a prefetch of "
                 f"{options.prefetch}, and AMQP knows none above {QOS_MAX}."
             )
         return options
@@ -185,10 +197,10 @@ def _in_words(error: msgspec.ValidationError) -> str:
     """What is wrong with an option, by its name on the command line; the types here hold for it and for its setting."""
     what, _, where = str(error).partition(" - at `$.")
     option = f"--{where.rstrip('`').replace('_', '-')}"
-    found = re.fullmatch(r"Expected `(?:int|float)(?: \| null)?` (>=?) ([\d.]+)", what)
+    found = re.fullmatch(r"Expected `(?:int|float)(?: \| null)?` ([<>]=?) ([\d.]+)", what)
     if found is None:
         return f"Bad worker option: {error}."
-    bound = "at least" if found[1] == ">=" else "more than"
+    bound = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}[found[1]]
     return f"{option} must be {bound} {float(found[2]):g}."
 
 

@@ -79,6 +79,8 @@ def test_the_app_may_stand_on_either_side(offline: Shop, before: bool) -> None:
     [
         (("worker",), "Which app?"),
         (("-A", "nowhere", "worker"), "There is no module 'nowhere'"),
+        (("-A", "./shop/tasks.py", "worker"), "write -A shop.tasks, in the folder"),
+        (("-A", "shop.py:app", "worker"), "write -A shop:app, in the folder"),
         (("-A", "shop.tasks:nothing", "worker"), "no App called 'nothing'"),
         (("-A", "broken", "worker"), "ZeroDivisionError"),
         (("-A", "leaves", "worker"), "SystemExit"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -147,3 +148,20 @@ def test_children_between_two_numbers(
 
     assert (parsed.children, parsed.most_children, parsed.slots) == (children, most, slots)
     assert not parsed.in_process
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (
+            {"autoscale": (99_999_999, 1)},
+            "99999999 processes with 1 slot each are more than a node",
+        ),
+        ({"processes": 9_000, "pool": "threads", "concurrency": 500}, "9000 processes with 500"),
+        ({"concurrency": 1_000_000}, "1000000 processes with 1 slot each"),
+        ({"time_limit": float("inf")}, "--time-limit must be at most 1e+09."),
+    ],
+)
+def test_what_no_node_could_keep_is_refused(asked: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        WorkerOptions.parse(app="shop", **asked)
