@@ -13,7 +13,7 @@ import typer
 
 from amqtask.cli.flags import AppOption
 from amqtask.cli.target import Target
-from amqtask.errors import ConfigurationError
+from amqtask.errors import AmqtaskError, ConfigurationError
 
 if TYPE_CHECKING:
     from amqtask.core.flow import Flow
@@ -85,7 +85,13 @@ def _flow(what: str, target: Target) -> Flow:
 
     if what == "-" or what.endswith(".json") or Path(what).is_file():
         return _from_file(what)
-    return flow_of(_signature(what, target))
+    sig = _signature(what, target)
+    try:
+        return flow_of(sig)
+    except AmqtaskError:
+        raise
+    except Exception as error:  # noqa: BLE001  # what a generator of members raises, which is asked for them only here
+        raise ConfigurationError(f"{what!r} cannot be drawn: {error!r}.") from None
 
 
 # ---------------------------------------------------------------- a file

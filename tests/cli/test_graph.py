@@ -115,6 +115,10 @@ def test_a_task_is_named_and_not_run(tmp_path: Path) -> None:
     assert refused(tmp_path, "-A", "wares_to_draw", "sweep.s(") == (
         "'sweep.s(' cannot be read: '(' was never closed.\n"
     )
+    assert refused(tmp_path, "-A", "wares_to_draw", "group(nope.s(n) for n in range(3))") == (
+        "'group(nope.s(n) for n in range(3))' cannot be drawn: "
+        "NameError(\"name 'nope' is not defined\").\n"
+    )
     assert not (tmp_path / "swept").exists()
 
 
