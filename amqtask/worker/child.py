@@ -41,7 +41,8 @@ from amqtask.topology.holding import NEVER
 from amqtask.worker import collector
 from amqtask.worker.board import Ending
 from amqtask.worker.dropped import PREFETCH, Teller
-from amqtask.worker.execution import Executor, Runner, aborted, starved
+from amqtask.worker.execution import Runner, aborted
+from amqtask.worker.executor import Executor
 from amqtask.worker.followups import Key
 from amqtask.worker.held import Held
 from amqtask.worker.job import Job
@@ -50,6 +51,7 @@ from amqtask.worker.lineage import ASK_SIGNAL, fork_clean
 from amqtask.worker.pilot import Pilot
 from amqtask.worker.pools import choice
 from amqtask.worker.prepared import ChildContext
+from amqtask.worker.process import starved
 from amqtask.worker.reminders import Reminders
 from amqtask.worker.settle import Settler
 from amqtask.worker.solo_verdicts import SoloVerdicts

@@ -33,7 +33,7 @@ from amqtask.log import get_logger
 from amqtask.topology.dropped import origin_of
 from amqtask.worker.admission import REVOKED, key_of
 from amqtask.worker.board import Board
-from amqtask.worker.execution import Executor
+from amqtask.worker.executor import Executor
 from amqtask.worker.followups import Key
 from amqtask.worker.held import Held
 from amqtask.worker.job import Job

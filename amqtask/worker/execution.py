@@ -1,79 +1,45 @@
 """One slot at work: an admitted message becomes arguments, the function runs within its limits, what came of it is settled.
 
-``Executor`` is what the slots of a child share; a ``Runner`` is one slot, with one run at a time. Nothing here raises: what
-breaks while a message is handled costs that message only.
+A ``Runner`` is one slot, with one run at a time; what the slots of a child share is their ``Executor``. Nothing here raises:
+what breaks while a message is handled costs that message only.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import itertools
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextvars import copy_context
 from functools import partial
 from types import CoroutineType
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from amqtask.amqp.ports import Delivery
 from amqtask.canvas.continuation import continuation
 from amqtask.canvas.failure import ERRBACK
-from amqtask.core import codec, dead, result, serialization
+from amqtask.core import codec, dead
 from amqtask.core.codec import Head
-from amqtask.core.outcome import (
-    Failed,
-    Ignored,
-    Outcome,
-    Rejected,
-    Replaced,
-    Retried,
-    Revoked,
-    Settlement,
-    Succeeded,
-    Verdict,
-)
-from amqtask.core.retry import Again
+from amqtask.core.outcome import Failed, Outcome, Retried, Settlement, Succeeded, Verdict
 from amqtask.core.settlement import DONE
 from amqtask.core.verdicts import Standing
-from amqtask.errors import (
-    Ignore,
-    MessageError,
-    Reject,
-    Retry,
-    SoftTimeLimitExceeded,
-    TimeLimitExceeded,
-    Unsupported,
-    WorkerLostError,
-)
+from amqtask.errors import MessageError, SoftTimeLimitExceeded, TimeLimitExceeded, Unsupported
 from amqtask.log import get_logger
 from amqtask.request import current
-from amqtask.worker.admission import REVOKED, Admission, Work
-from amqtask.worker.board import stored_name
-from amqtask.worker.carry import Carrier
-from amqtask.worker.conclusion import UNREAD, AnyTask, Conclusion, Unread, reason_of
+from amqtask.worker.admission import REVOKED, Work
+from amqtask.worker.conclusion import UNREAD, AnyTask, Unread, reason_of
 from amqtask.worker.coroutines import Evicted, Interruptible
+from amqtask.worker.executor import Executor
 from amqtask.worker.followups import Key
-from amqtask.worker.job import Job
 from amqtask.worker.limits import Limits
-from amqtask.worker.orphan import read, written, written_end
-from amqtask.worker.prepared import ChildContext, ChildExit
-from amqtask.worker.settle import Settler
-from amqtask.worker.successors import Run, Successors, foreign_chord, request_of
-from amqtask.worker.trial import Trial
+from amqtask.worker.orphan import written, written_end
+from amqtask.worker.outcomes import TERMINATED, outcome_of, outcome_of_error
+from amqtask.worker.process import end_copy, end_cut_off, starved
+from amqtask.worker.successors import Run, foreign_chord, request_of
 from amqtask.worker.underway import Underway
 
 log = get_logger("amqtask.worker")
-
-TERMINATED = Revoked("terminated")
-
-Rules = tuple[bool, float | None, float | None, bytes]
-"""Whether a task is acked late, its limits where the message has none (soft and hard, in seconds), its name for the board."""
 
 
 class CoroutineLoop(Protocol):
@@ -86,141 +52,6 @@ class CoroutineLoop(Protocol):
     def close(self) -> None:
         """End the loop, and what the app and its tasks hold on it. The slot's thread."""
         ...
-
-
-class Executor:
-    """What all slots of a child share.
-
-    Args:
-        job: what the node works on.
-        context: the child's place in its node.
-        settler: takes the settlements.
-        stale: whether a delivery is the broker's again.
-        hold: takes a redelivery whose task runs in this node already.
-        waker: the descriptor without which nothing that ends here reaches the broker; -1 if it is not known.
-        trial: as for ``Admission``.
-
-    Attributes:
-        admission: decides what runs.
-        conclusion: settles what has ended.
-        exhausted: this child has reached its limit of tasks or memory, or cannot do its work any more.
-        trial: those that ran when their process died.
-        copied: this process is a copy that a task made of its child.
-        base: the context that every run begins with a copy of.
-        successors: says what follows in workflows.
-        rebuilt: makes exceptions of their wire form.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        context: ChildContext,
-        settler: Settler,
-        stale: Callable[[Delivery], bool],
-        hold: Callable[[Delivery, Key], None],
-        waker: int,
-        trial: Trial | None = None,
-    ) -> None:
-        settings = job.settings
-        self.job = job
-        self.context = context
-        self.settler = settler
-        self.waker = waker
-        self.journal = context.board.journal.seat(context.index)
-        self.early = context.board.early.seat(context.index)
-        self.accept = serialization.accepted(settings.accept_content)
-        self.json = serialization.JSON in self.accept
-        self.sizes = codec.Limits(
-            message_max_bytes=settings.message_max_bytes,
-            headers_max_bytes=settings.headers_max_bytes,
-            decompressed_max_bytes=settings.decompressed_max_bytes,
-        )
-        self.carrier = Carrier(job.app, self.accept, self.sizes)
-        self.successors = Successors(job.app, job.settings, job.node, self.accept, self.sizes)
-        settler.workflows = self.successors
-        self.rebuilt = job.app.rebuilt
-        self.conclusion = Conclusion(
-            job, context.board, self.journal, settler, self.carrier, self.sizes, self.successors
-        )
-        self.admission = Admission(
-            job,
-            context.board,
-            self.conclusion,
-            settler,
-            stale,
-            hold,
-            self.accept,
-            self.sizes,
-            trial,
-        )
-        self.trial = trial
-        self.exhausted = False
-        self.copied = False
-        self.base = copy_context()
-        self.rules: dict[str, Rules] = {}  # by name, as needed
-        self._count = itertools.count(1).__next__
-        self._wears = job.max_tasks is not None or job.max_memory is not None
-
-    def learn(self, task: AnyTask) -> Rules:
-        """Look up the rules of a task, and remember them."""
-        options, settings = task.options, self.job.settings
-        rules = self.rules[task.name] = (
-            settings.task_acks_late if options.acks_late is None else options.acks_late,
-            options.soft_time_limit or settings.task_soft_time_limit,
-            # The process that would be ended is a solo worker's whole node.
-            None if self.context.solo else options.time_limit or settings.task_time_limit,
-            stored_name(task.name),
-        )
-        return rules
-
-    def acquit(self, delivery: Delivery) -> None:
-        """A delivery does not run, or not any more: if it was on trial, the next may be."""
-        trial = self.trial
-        if trial is not None and trial.tried is delivery:
-            trial.ended()
-
-    def adopt(self, data: bytes) -> None:
-        """Tell of a run that was acked before it began, and whose process has died: nobody else can."""
-        delivery = read(data)
-        if isinstance(delivery, tuple):
-            log.info("a task had ended when its process died; what follows is sent now")
-            self.settler.post(*delivery, None)
-            return
-        try:
-            head = None if delivery is None else delivery.head(self.accept, self.sizes)
-        except MessageError:
-            head = None
-        if delivery is None or head is None:
-            log.error("a task was lost with its process, which has damaged what is known of it")
-            return
-        standing = dead.of_this_life(self.context.board.standing(head.id), head.headers)
-        outcome: Outcome
-        if self.admission.revoked(head):
-            outcome = TERMINATED
-        elif standing is not None and standing.hard_limit:
-            error: Exception = TimeLimitExceeded(
-                f"Task {head.task}[{head.id}] was killed at its time limit."
-            )
-            outcome = Failed(error, None, "time limit")
-        else:
-            error = WorkerLostError(
-                f"The process that ran task {head.task}[{head.id}] died. It was acked before it ran, and does not run again."
-            )
-            outcome = Failed(error, None, "crashes")
-        task = self.job.app.tasks.get(head.task)
-        self.conclusion.end(delivery, head, task, outcome, None, acked=True)
-
-    def ended(self, delivery: Delivery) -> None:
-        """A run has ended: see whether the child has had its share."""
-        trial = self.trial
-        if trial is not None and trial.tried is delivery:
-            trial.ended()
-        if self._wears:
-            job = self.job
-            if self._count() == job.max_tasks or (
-                job.max_memory is not None and resident_kib() > job.max_memory
-            ):
-                self.exhausted = True
 
 
 class Runner:
@@ -356,7 +187,7 @@ class Runner:
         try:
             if self.executor.copied:
                 end_copy()
-            self._finish(work, run, _returned(underway, value), self.limits.end())
+            self._finish(work, run, outcome_of(underway, value), self.limits.end())
         except BaseException as error:  # noqa: BLE001  # as in ``admit``
             self._broken(work[0], error)
 
@@ -366,7 +197,7 @@ class Runner:
         try:
             if self.executor.copied:
                 end_copy()
-            outcome = _raised(error, work[2], underway)
+            outcome = outcome_of_error(error, work[2], underway)
             self._finish(work, run, outcome, self.limits.end())
         except BaseException as broken:  # noqa: BLE001  # as in ``admit``
             self._broken(work[0], broken)
@@ -416,7 +247,7 @@ class Runner:
             os.get_inheritable(executor.waker)  # the cheapest question about a descriptor
         except OSError:
             if executor.waker >= 0:
-                _end_cut_off(head)
+                end_cut_off(head)
         succeeded = type(outcome) is Succeeded
         if not succeeded:
             outcome = self._reconsidered(outcome, run, head)
@@ -492,11 +323,11 @@ class Runner:
         try:
             value = context.run(self._enter, task, underway)
         except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task end that task only
-            return context.run(_raised, error, task, underway)
+            return context.run(outcome_of_error, error, task, underway)
         finally:
             if self.executor.copied:
                 end_copy()
-        return _returned(underway, value)
+        return outcome_of(underway, value)
 
     def _enter(self, task: AnyTask, underway: Underway) -> object:
         """Run the function, as the task that ``underway`` tells of."""
@@ -667,83 +498,3 @@ def aborted(
             standing = dead.of_this_life(standing, head.headers)
             break
     return standing is not None and standing.aborted > 0
-
-
-def retried(retry: Retry, error: BaseException | None, runtime: float) -> Retried:
-    """The outcome of a run that is to be tried again.
-
-    Args:
-        retry: asked for by the task or its options.
-        error: what the run raised, if it did.
-        runtime: seconds.
-    """
-    assert isinstance(retry.sig, Again)
-    cause = retry.exc or (retry if error is None else error)
-    traceback = None if error is None else result.format_traceback(error)
-    return Retried(cause, traceback, retry.sig, runtime)
-
-
-def _returned(underway: Underway, value: object) -> Outcome:
-    """The outcome of a run that returned."""
-    runtime = time.monotonic() - underway.started
-    asked = underway.asked
-    if not asked.changes:
-        return Succeeded(value, runtime)
-    if asked.replacement is not None:
-        return Replaced(asked.replacement, runtime)
-    if asked.retry is not None:
-        return retried(asked.retry, None, runtime)
-    return Succeeded(value, runtime, asked.children or ())
-
-
-def _raised(error: BaseException, task: AnyTask, underway: Underway) -> Outcome:
-    """The outcome of a run that raised."""
-    request = underway.request
-    runtime = time.monotonic() - underway.started
-    follows = task.follows(request, error)
-    if isinstance(follows, Retry):
-        return retried(follows, error, runtime)
-    if isinstance(follows, Ignore):
-        replacement = request.asked.replacement
-        return Ignored() if replacement is None else Replaced(replacement, runtime)
-    if isinstance(follows, Reject):
-        return Rejected(str(follows.reason), follows.requeue)
-    reason = "failure"
-    if isinstance(follows, SoftTimeLimitExceeded):
-        reason = "soft time limit"
-    elif isinstance(follows, TypeError) and not task.accepts(request.args, request.kwargs):
-        reason = "wrong arguments"
-    return Failed(follows, result.format_traceback(follows), reason, runtime)
-
-
-def end_copy() -> None:
-    """End a process that a task forked off and that came back to us: the message is the original's to settle."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(0)
-
-
-def _end_cut_off(head: Head) -> NoReturn:
-    """End a process whose descriptors a task has closed, while the board says that it runs: the crash is charged to it alone."""
-    log.critical(
-        "a task has closed the file descriptors of this process, which ends",
-        task_name=head.task,
-        task_id=head.id,
-    )
-    os._exit(int(ChildExit.SOFTWARE))
-
-
-def starved(error: BaseException) -> bool:
-    """Whether an error says that there are no more file descriptors, which every next task in this process would hear, too."""
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-
-
-def resident_kib() -> int:
-    """Resident memory of this process in KiB; 0 where /proc does not tell."""
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  # once per task: a Path object costs more than the read
-            pages = int(file.read().split()[1])
-    except OSError:
-        return 0
-    return pages * 4
