@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from reprlib import recursive_repr
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeAlias, TypeVar, cast, overload
 
 from amqtask.canvas.checks import ENDLESS, no_signature, parts, refuse_endless, well_formed
 from amqtask.canvas.chords import chord
@@ -29,6 +29,7 @@ from amqtask.results.eager import EagerResult
 from amqtask.results.group import GroupResult
 
 S = TypeVar("S")
+_Any: TypeAlias = Signature[Any]
 
 
 @Signature.register_type("chain")
@@ -58,6 +59,17 @@ class chain(Signature[R_co]):  # noqa: N801  # Celery's name
             return _folded(cls, items)
         return cls.of(items, **options)
 
+    # A chain comes to what its last link comes to; said of short ones, others are ``chain[Any]``.
+    @overload
+    def __init__(self: chain[S], a: _Any, b: Signature[S], **options: Any) -> None: ...
+    @overload
+    def __init__(self: chain[S], a: _Any, b: _Any, c: Signature[S], **options: Any) -> None: ...
+    @overload
+    def __init__(
+        self: chain[S], a: _Any, b: _Any, c: _Any, d: Signature[S], **options: Any
+    ) -> None: ...
+    @overload
+    def __init__(self, *tasks: Any, **options: Any) -> None: ...
     def __init__(self, *tasks: Any, **options: Any) -> None:
         """Nothing is left to do: ``__new__`` may answer with another kind."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from reprlib import recursive_repr
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast, overload
 
 from amqtask.call import positional
 from amqtask.canvas.checks import (
@@ -52,8 +52,23 @@ class chord(Signature[R_co]):  # noqa: N801  # Celery's name
 
     __slots__ = ()
 
+    @overload
+    def __init__(
+        self: chord[S], header: Any, body: Signature[S], *, app: Any = None, **options: Any
+    ) -> None: ...
+    @overload
     def __init__(
         self,
+        header: Any,
+        body: Any = None,
+        task: str = "celery.chord",
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        app: Any = None,
+        **options: Any,
+    ) -> None: ...
+    def __init__(
+        self: chord[Any],
         header: Any,
         body: Any = None,
         task: str = "celery.chord",
