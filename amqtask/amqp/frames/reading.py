@@ -29,6 +29,8 @@ _RETURN = BASIC << 16 | 50
 _u16 = Struct(">H")
 _u32 = Struct(">I")
 _u64 = Struct(">Q")
+# Bound here: to look up a method of something imported costs more.
+_header_head = header_head.unpack_from
 _header_rest = Struct(">IHHQ")  # a content header from its length on
 _tag_and_flag = Struct(">QB")
 
@@ -375,7 +377,7 @@ class Parser:
                 if end - after < 19:
                     self._needed = after - position + 19
                     return position
-                kind, owner, length, _, _, body_size = header_head.unpack_from(data, after)
+                kind, owner, length, _, _, body_size = _header_head(data, after)
                 body_at = after + length + FRAME_OVERHEAD
                 if kind != HEADER or owner != channel or length < 14:
                     on_other(data[position:after])

@@ -18,6 +18,9 @@ from amqtask.amqp.frames.layout import (
 from amqtask.amqp.frames.tables import encode_short
 from amqtask.errors import PayloadTooLarge
 
+# Bound here: to look up a method of something imported costs more.
+_frame_head = frame_head.pack
+_header_head = header_head.pack
 _tag_frame = Struct(">BHIHHQBB").pack
 
 _METHODS: dict[tuple[int, str, str, bool], bytes] = {}
@@ -62,7 +65,7 @@ def encode_publish(
     if method is None:
         method = _encode_method(channel, exchange, routing_key, mandatory)
     size = len(body)
-    head = header_head.pack(HEADER, channel, 12 + len(properties), BASIC, 0, size)
+    head = _header_head(HEADER, channel, 12 + len(properties), BASIC, 0, size)
     if frame_max:
         check_properties(properties, frame_max)
         room = frame_max - FRAME_OVERHEAD
@@ -70,7 +73,7 @@ def encode_publish(
             pieces = [method, head, properties, b"\xce"]
             for start in range(0, size, room):
                 part = body[start : start + room]
-                pieces += (frame_head.pack(BODY, channel, len(part)), part, b"\xce")
+                pieces += (_frame_head(BODY, channel, len(part)), part, b"\xce")
             return b"".join(pieces)
     if not size:
         return b"%b%b%b\xce" % (method, head, properties)
@@ -78,7 +81,7 @@ def encode_publish(
         method,
         head,
         properties,
-        frame_head.pack(BODY, channel, size),
+        _frame_head(BODY, channel, size),
         body,
     )
 
@@ -103,7 +106,7 @@ def _encode_method(channel: int, exchange: str, routing_key: str, mandatory: boo
         encode_short(routing_key, "The routing key"),
         b"\x01" if mandatory else b"\x00",
     )
-    frame = frame_head.pack(METHOD, channel, len(arguments)) + arguments + b"\xce"
+    frame = _frame_head(METHOD, channel, len(arguments)) + arguments + b"\xce"
     if len(_METHODS) >= _METHODS_LIMIT:
         _METHODS.clear()  # cheaper than keeping an order for a case that hardly happens
     _METHODS[channel, exchange, routing_key, mandatory] = frame
