@@ -74,8 +74,6 @@ class Request(msgspec.Struct, frozen=True):
 
     ``called_directly`` is true when no worker runs the task: it was called like a function. ``first_time`` is when the first
     attempt began, ``None`` in that attempt itself. ``started`` is when this one did, on the monotonic clock.
-
-    Give arguments by name; only a worker's slot, where it counts, goes by their order.
     """
 
     id: str | None = None

@@ -26,7 +26,6 @@ STOPPABLE = '''
 import threading
 
 from amqtask import is_aborted
-from amqtask.request import current
 
 
 @app.task(name="work.patient", bind=True)
@@ -51,7 +50,7 @@ async def unbound(what):
 def threaded(what):
     """Ask in a thread of the task's own."""
     log("start", what)
-    request = current.get()
+    request = threaded.request
     seen = []
 
     def run():
