@@ -360,9 +360,9 @@ class App:
     def launch(
         self,
         sig: Sig,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> Any:
         """Send a workflow. Used by signatures; ``sig.apply_async`` is for users.
 
@@ -374,9 +374,9 @@ class App:
     async def alaunch(
         self,
         sig: Sig,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> Any:
         """``launch`` for coroutines."""
         return await self._dispatcher.alaunch(sig, args, kwargs, options)

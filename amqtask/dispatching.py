@@ -268,17 +268,12 @@ class Dispatcher:
     def launch(
         self,
         sig: Sig,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> Any:
-        """Send a workflow.
-
-        Returns:
-            The handle of its last task, or of the group that it is or ends in.
-        """
-        kwargs = kwargs or {}
-        options = {name: value for name, value in (options or {}).items() if value is not None}
+        """Send a workflow: ``App.launch``."""
+        options = {name: value for name, value in options.items() if value is not None}
         if alone(sig, options):
             return self.send(self._call_of(sig, args, kwargs, options))
         client = self._connections.client()
@@ -295,13 +290,12 @@ class Dispatcher:
     async def alaunch(
         self,
         sig: Sig,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> Any:
         """``launch`` for coroutines."""
-        kwargs = kwargs or {}
-        options = {name: value for name, value in (options or {}).items() if value is not None}
+        options = {name: value for name, value in options.items() if value is not None}
         if alone(sig, options):
             return await self.asend(self._call_of(sig, args, kwargs, options))
         client = self._connections.of_loop() or await self._connections.loop_client()

@@ -520,17 +520,8 @@ class Task(Generic[P, R]):
         """
         return Signature(self, args, kwargs, options, immutable=immutable, app=self._sender, **more)
 
-    def subtask(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        *,
-        immutable: bool = False,
-        **more: Any,
-    ) -> Signature[R]:
-        """The same as ``signature``."""
-        return self.signature(args, kwargs, options, immutable=immutable, **more)
+    subtask = signature
+    """The same as ``signature``."""
 
     def map(self, it: Iterable[Any]) -> xmap[list[R]]:
         """A signature of ``[task(x) for x in it]``, in one message."""
