@@ -177,7 +177,8 @@ class OwnBroker(Broker):
         Args:
             kept: have it first write down which queues it has, which takes a second. RabbitMQ, 3.10 to 4.3, does so up to half a
                 second after it has confirmed a declaration; of a quorum queue or a stream that was declared within that time
-                nothing is left but a name that nobody can use, for as long as the broker lives.
+                nothing is left but a name that nobody can use, for as long as the broker lives. On 3.10 a channel that consumes
+                such a quorum queue cannot even be closed: the management API answers 500 to whoever closes its connection.
         """
         if kept:
             self.ctl("eval", "[dets:sync(Table) || Table <- dets:all()].")
