@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from amqtask.cli.flags import AppOption, BrokerOption
+from amqtask.cli.sender import closing
 from amqtask.cli.target import Target
 from amqtask.errors import ConfigurationError
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 
 from amqtask.cli import output
 from amqtask.cli.flags import AppOption, BrokerOption, TopologyOption
+from amqtask.cli.sender import closing
 from amqtask.cli.target import Target
 from amqtask.errors import AmqtaskError, ConfigurationError, ResultTimeout
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import time
+
 import pytest
 
 from amqtask.cli.revoke import parse_headers
 from amqtask.core.verdicts import STREAM
 from amqtask.errors import ConfigurationError
 from tests.brokers import Broker
-from tests.cli.running import Shop
+from tests.cli.running import AMQTASK, Shop
 
 pytestmark = pytest.mark.process
 
@@ -66,3 +70,23 @@ def test_it_is_in_the_stream_when_the_command_returns(shop: Shop, broker: Broker
     assert b'"ids":["one","two"]' in bodies[0]
     assert b'"terminate":true' in bodies[0]
     assert b'"headers":{"customer":["42"]}' in bodies[1]
+
+
+def test_an_interrupted_one_does_not_wait_for_a_broker_that_is_away(offline: Shop) -> None:
+    away = "amqp://guest:guest@127.0.0.1:1//"
+    with subprocess.Popen(
+        [AMQTASK, "-b", away, "revoke", "an-id"],
+        cwd=offline.path,
+        env=offline.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stderr is not None
+        assert "No RabbitMQ answers" in command.stderr.readline()
+        command.send_signal(signal.SIGINT)
+        interrupted = time.monotonic()
+        told = command.stderr.read()
+
+    assert command.returncode == 130
+    assert time.monotonic() - interrupted < 8
+    assert "Traceback" not in told
