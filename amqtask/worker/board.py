@@ -350,6 +350,19 @@ class Board:
         """Return the record of seat ``index``: always the same object in one process."""
         return self._children[index]
 
+    def lost_early(self) -> list[bytes]:
+        """Take what processes have left that died in seats which nobody has now: runs that were acked before they began, and their ends.
+
+        A seat is not always taken anew, as there are more of them than children. Two that ask in the same instant may both get it.
+        """
+        empty = (each.index for each in self._children if each.read().state is ChildState.EMPTY)
+        return [data for index in empty for data in self.early.seat(index).lost()]
+
+    def first_taken(self) -> int | None:
+        """The first seat that a child has."""
+        taken = (each.index for each in self._children if each.read().state is not ChildState.EMPTY)
+        return next(taken, None)
+
     def runs(self, task_id: bytes | str, mark: int) -> bool:
         """Tell whether this execution of a task runs in any slot of the node now.
 

@@ -371,12 +371,21 @@ class Child:
     def _io_ready(self) -> None:
         if not self._told:
             self._told = True
-            for orphan in self._executor.early.lost():
-                self._executor.adopt(orphan)
-            self._settler.flush()
+            self._io_adopt(self._executor.early.lost())
+            self._io_adopt(self._context.board.lost_early())
             self._context.ready()
             if self._context.solo:
                 log.info("ready")  # as the supervisor says of its children
+
+    def _io_adopt(self, orphans: Sequence[bytes]) -> None:
+        """Tell of runs that were acked early, and whose processes have died."""
+        early = self._executor.early
+        for orphan in orphans:
+            # This process may be killed before that is safe, too.
+            place = early.take_over(orphan)
+            self._executor.adopt(orphan, None if place is None else partial(early.release, place))
+        if orphans:
+            self._settler.flush()
 
     def _io_lost(self, error: BrokerError) -> None:
         kept = [each for each in self._pool.take_back() if not self._consumer.stale(each)]
@@ -505,6 +514,10 @@ class Child:
         self._io_give_back(self._pool.take_back())
         self._io_give_back(self._running_elsewhere.finish())
         self._teller.stop()
+        if self._told and self._context.board.first_taken() == self._context.index:
+            self._io_adopt(
+                self._context.board.lost_early()
+            )  # nobody will take those seats any more
         if self._trial is not None:
             self._io_give_back(self._trial.finish())
         # A broker that hangs does not answer the cancel: what it still sends is given back.

@@ -12,10 +12,11 @@ import mmap
 import struct
 
 ROOM = 8192  # bytes for each place; memory is used as it is written
-ENDS = 8  # places of each slot for what has ended, beside that for what runs
+ENDS = 8  # places of a slot for what has ended, beside that for what runs; and of the process for what it has taken over
+MANY = 64  # places of a process for what has ended, about; one for each slot at least
 
 _LENGTH = struct.Struct("@Q")
-MOST = ROOM - _LENGTH.size
+MOST = ROOM
 
 
 class EarlyRuns:
@@ -27,12 +28,12 @@ class EarlyRuns:
     """
 
     def __init__(self, seats: int, slots: int) -> None:
-        self._memory = mmap.mmap(-1, seats * slots * (1 + ENDS) * ROOM)
+        self._memory = mmap.mmap(-1, seats * _seat_size(slots))
         self._slots = slots
 
     def seat(self, index: int) -> EarlySeat:
         """The places of one seat's slots."""
-        return EarlySeat(self._memory, index * self._slots * (1 + ENDS) * ROOM, self._slots)
+        return EarlySeat(self._memory, index * _seat_size(self._slots), self._slots)
 
     def close(self) -> None:
         """Unmap the memory in this process."""
@@ -46,6 +47,7 @@ class EarlySeat:
         self._memory = memory
         self._at = at
         self._slots = slots
+        self._ends = _ends(slots)
 
     def keep(self, slot: int, data: bytes) -> None:
         """Note what runs in a slot from now on: at most ``MOST`` bytes that tell of it."""
@@ -55,42 +57,73 @@ class EarlySeat:
         """Note that the run in a slot has ended."""
         self.release(slot)
 
+    def take_over(self, data: bytes) -> int | None:
+        """Note what another process has left, until it is safe. One thread; else as ``hold``."""
+        return self._take(self._slots * (1 + self._ends), ENDS, data)
+
     def hold(self, slot: int, data: bytes) -> int | None:
         """Note what follows from a run in a slot until it is safe, in at most ``MOST`` bytes; what has none is as it was said to run.
 
         The place, for ``release``; ``None`` when all are taken.
         """
-        for place in range(self._slots + slot * ENDS, self._slots + (slot + 1) * ENDS):
+        data = data or self._read(slot)
+        if not data:
+            return None
+        return self._take(self._slots + slot * self._ends, self._ends, data)
+
+    def _take(self, first: int, count: int, data: bytes) -> int | None:
+        for place in range(first, first + count):
             if not self._length(place):
-                self._write(place, data or self._read(slot))
+                self._write(place, data)
                 return place
         return None
 
     def release(self, place: int) -> None:
         """Note that what is held in a place is safe, or nobody's concern any more. Any thread."""
-        _LENGTH.pack_into(self._memory, self._at + place * ROOM, 0)
+        _LENGTH.pack_into(self._memory, self._at + place * _LENGTH.size, 0)
 
     def _length(self, place: int) -> int:
-        length: int = _LENGTH.unpack_from(self._memory, self._at + place * ROOM)[0]
+        length: int = _LENGTH.unpack_from(self._memory, self._at + place * _LENGTH.size)[0]
         return length
 
+    def _room(self, place: int) -> int:
+        return self._at + _head_size(self._slots) + place * ROOM
+
     def _read(self, place: int) -> bytes:
-        at, length = self._at + place * ROOM + _LENGTH.size, self._length(place)
+        at, length = self._room(place), self._length(place)
         return self._memory[at : at + length] if length <= MOST else b""
 
     def _write(self, place: int, data: bytes) -> None:
-        at = self._at + place * ROOM
+        at = self._room(place)
         # the length last: what has one is whole
-        self._memory[at + _LENGTH.size : at + _LENGTH.size + len(data)] = data
-        _LENGTH.pack_into(self._memory, at, len(data))
+        self._memory[at : at + len(data)] = data
+        _LENGTH.pack_into(self._memory, self._at + place * _LENGTH.size, len(data))
 
     def lost(self) -> list[bytes]:
         """Take what ran in this seat, or had ended and was not safe yet, when its last process died."""
         found: list[bytes] = []
-        for place in range(self._slots * (1 + ENDS)):
+        for place in range(_places(self._slots)):
             if not self._length(place):
                 continue
             if data := self._read(place):
                 found.append(data)
             self.release(place)
         return found
+
+
+def _ends(slots: int) -> int:
+    """How many ends of each slot are kept: of many slots fewer."""
+    return max(1, min(ENDS, MANY // slots))
+
+
+def _places(slots: int) -> int:
+    return slots * (1 + _ends(slots)) + ENDS
+
+
+def _head_size(slots: int) -> int:
+    """Bytes for the lengths of a seat's places. They stand together: memory that is only looked at is used, too."""
+    return -(-_places(slots) * _LENGTH.size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _seat_size(slots: int) -> int:
+    return _head_size(slots) + _places(slots) * ROOM

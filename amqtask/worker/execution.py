@@ -36,6 +36,7 @@ from amqtask.worker.limits import Limits
 from amqtask.worker.orphan import written, written_end
 from amqtask.worker.outcomes import TERMINATED, outcome_of, outcome_of_error
 from amqtask.worker.process import end_copy, end_cut_off, starved
+from amqtask.worker.settle import follows
 from amqtask.worker.successors import Run, foreign_chord, request_of
 from amqtask.worker.underway import Underway
 
@@ -295,7 +296,7 @@ class Runner:
 
     def _hold_end(self, queue: str, settlement: Settlement) -> None:
         """Keep what follows from a run that was acked before, until it is safe: if this process dies, the next one sees to it."""
-        if settlement.sequel or settlement.results or settlement.onward or settlement.dead_letter:
+        if follows(settlement):
             place = self._early.hold(self.number, written_end(queue, settlement))
             if place is not None:
                 self._settler.hold(settlement, partial(self._early.release, place))

@@ -8,7 +8,7 @@ from contextvars import copy_context
 
 from amqtask.amqp.ports import Delivery
 from amqtask.core import codec, dead, serialization
-from amqtask.core.outcome import Failed, Outcome
+from amqtask.core.outcome import Failed, Outcome, Settlement
 from amqtask.errors import MessageError, TimeLimitExceeded, WorkerLostError
 from amqtask.log import get_logger
 from amqtask.worker.admission import Admission
@@ -122,11 +122,22 @@ class Executor:
         if trial is not None and trial.tried is delivery:
             trial.ended()
 
-    def adopt(self, data: bytes) -> None:
-        """Tell of a run that was acked before it began, and whose process has died: nobody else can."""
+    def adopt(self, data: bytes, release: Callable[[], None] | None = None) -> None:
+        """Tell of a run that was acked before it began, and whose process has died: nobody else can.
+
+        Args:
+            data: what is known of it.
+            release: called when what follows is safe, or nothing does.
+        """
         delivery = read(data)
+
+        def safe(settlement: Settlement) -> None:
+            if release is not None:
+                self.settler.hold(settlement, release)
+
         if isinstance(delivery, tuple):
             log.info("a task had ended when its process died; what follows is sent now")
+            safe(delivery[1])
             self.settler.post(*delivery, None)
             return
         try:
@@ -135,6 +146,8 @@ class Executor:
             head = None
         if delivery is None or head is None:
             log.error("a task was lost with its process, which has damaged what is known of it")
+            if release is not None:
+                release()
             return
         standing = dead.of_this_life(self.context.board.standing(head.id), head.headers)
         outcome: Outcome
@@ -151,7 +164,7 @@ class Executor:
             )
             outcome = Failed(error, None, "crashes")
         task = self.job.app.tasks.get(head.task)
-        self.conclusion.end(delivery, head, task, outcome, None, acked=True)
+        self.conclusion.end(delivery, head, task, outcome, None, acked=True, safe=safe)
 
     def ended(self, delivery: Delivery) -> None:
         """A run has ended: see whether the child has had its share."""

@@ -106,7 +106,10 @@ class Settler:
 
     def hold(self, settlement: Settlement, release: Callable[[], None]) -> None:
         """Have ``release`` called when a settlement that is about to be posted has been carried out."""
-        self._held[id(settlement)] = release
+        if follows(settlement):
+            self._held[id(settlement)] = release
+        else:
+            release()
 
     def flush(self) -> None:
         """Have everything posted so far settled now; called when the slot runs out of work."""
@@ -179,12 +182,7 @@ class Settler:
     def _begin(
         self, delivery: Delivery, settlement: Settlement, key: Key | None, place: int
     ) -> None:
-        if (
-            not settlement.results
-            and settlement.dead_letter is None
-            and settlement.onward is None
-            and settlement.sequel is None
-        ):
+        if not follows(settlement):
             self._finish(delivery, settlement, settlement.verdict, key, place)
             return
         self._open += 1
@@ -263,3 +261,13 @@ class Settler:
                 self._journal.withdraw(place, key[1])
         if verdict is not None:
             self._consumer.settle(delivery, verdict)
+
+
+def follows(settlement: Settlement) -> bool:
+    """Whether anything is published before the verdict."""
+    return (
+        bool(settlement.results)
+        or settlement.dead_letter is not None
+        or settlement.onward is not None
+        or settlement.sequel is not None
+    )

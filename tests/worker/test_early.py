@@ -11,6 +11,7 @@ from amqtask.core import codec, serialization
 from amqtask.core.message import Envelope, Message, Properties, Publication
 from amqtask.core.outcome import Look, Onward, PartSent, Send, Sequel, Settlement
 from amqtask.core.workflow import Part
+from amqtask.worker.board import Board
 from amqtask.worker.early import ENDS, MOST, EarlyRuns
 from amqtask.worker.orphan import Orphan, read, written, written_end
 
@@ -93,6 +94,24 @@ def test_what_follows_an_end_and_is_too_large_is_not_kept() -> None:
     assert written_end("q", Settlement(None, (publication("reply", MOST),))) == b""
 
 
+def test_what_was_lost_in_a_seat_that_stays_empty_is_found() -> None:
+    board = Board(4, 1)
+    for index in range(4):
+        board.early.seat(index).keep(0, b"%d" % index)
+    board.child(1).open(7, 1, 0.0)
+    board.child(2).open(8, 1, 0.0)
+
+    assert board.first_taken() == 1
+    assert board.lost_early() == [b"0", b"3"]
+    assert board.lost_early() == []
+    board.child(1).clear()
+    assert board.first_taken() == 2
+    assert board.lost_early() == [b"1"]
+    board.child(2).clear()
+    assert board.first_taken() is None
+    board.close()
+
+
 def test_what_has_ended_is_lost_until_it_is_safe() -> None:
     runs = EarlyRuns(2, 2)
     seat, other = runs.seat(0), runs.seat(1)
@@ -105,9 +124,14 @@ def test_what_has_ended_is_lost_until_it_is_safe() -> None:
     assert places[0] is not None
     seat.release(places[0])
     assert seat.hold(1, b"") == places[0]  # too large to be kept: as it was said to run
+    taken = [seat.take_over(b"left %d" % number) for number in range(ENDS + 1)]
+    assert taken[-1] is None
+    for place in taken[1:-1]:
+        assert place is not None
+        seat.release(place)
     seat.drop(1)
 
-    ends = [b"runs", *(b"end %d" % number for number in range(1, ENDS))]
+    ends = [b"left 0", b"runs", *(b"end %d" % number for number in range(1, ENDS))]
     assert sorted(runs.seat(0).lost()) == sorted([*ends, b"of the first"])
     assert runs.seat(0).lost() == []
     assert other.lost() == [b"another's"]
