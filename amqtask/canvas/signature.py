@@ -10,6 +10,7 @@ Signatures are values of one thread: nothing guards them against two that change
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
@@ -739,7 +740,8 @@ def shortened(task: str, text: str) -> str:
     if at < 0:
         return text
     end = at + len(module)
-    return text[:end] + text[end:].replace(module, "")
+    # only where a name begins: "app." is no part of "webapp." or "my-app."
+    return text[:end] + re.sub(rf"(?<![\w.-]){re.escape(module)}", "", text[end:])
 
 
 def _arguments(args: Any) -> tuple[Any, ...]:

@@ -413,6 +413,11 @@ def test_a_group_of_a_group_and_a_header_of_one_task() -> None:
         group("t.add")
 
 
+def test_a_repeated_module_is_left_out_only_where_a_name_begins() -> None:
+    sigs = [signature(f"{module}.tasks.a") for module in ("app", "webapp", "my-app", "app")]
+    assert repr(group(sigs)) == "group([app.tasks.a(), webapp.tasks.a(), my-app.tasks.a(), a()])"
+
+
 def test_a_chord_takes_tasks_themselves_for_parts() -> None:
     assert chord([add, add.s(1)], add.s()) == chord([add.s(), add.s(1)], add.s())
     with pytest.raises(TypeError, match=r"write add\.s"):
