@@ -263,7 +263,8 @@ class Connection:
             await asyncio.wait({task})
 
     async def _run(self) -> None:
-        clock = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        clock = loop.time
         while True:
             opened = clock()
             try:
@@ -273,6 +274,8 @@ class Connection:
             except (
                 Exception
             ) as error:  # a surprise from the client library ends an attempt, no more
+                if loop.is_closed():
+                    return  # closed under us, by somebody who did not end what ran on it: nothing here can be waited for
                 log.exception("a broker connection ended unexpectedly", connection=self.name)
                 reason = failures.lost(self.address, repr(error))
             delay = self._pause(reason, clock() - opened > HEALTHY_AFTER)
@@ -281,6 +284,7 @@ class Connection:
 
     async def _serve(self) -> NoReturn:
         """Connect, and keep a channel open until the connection ends; raises why."""
+        loop = asyncio.get_running_loop()
         link = await connect(
             self.address,
             name=self.name,
@@ -293,7 +297,8 @@ class Connection:
                 await self._serve_channel(link)
         finally:
             self.link = None
-            await link.close()
+            if not loop.is_closed():
+                await link.close()
 
     async def _serve_channel(self, link: Link) -> None:
         """Open a channel and wait for its end; returns when another may be opened, raises when the connection ended."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import subprocess
+import sys
 import uuid
 
 import pytest
@@ -118,3 +120,35 @@ def test_it_connects_on_uvloop_too(broker: Broker) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+CLOSED_UNDER_IT = """
+import asyncio, gc, logging, sys
+from amqtask import App
+
+logging.basicConfig(level="DEBUG", format="%(name)s")
+app = App("by-hand", broker_url=sys.argv[1], result_queue_expires=60)
+for _ in range(2):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(app.control.arevoke("nobody"))
+    loop.close()  # and nothing of what runs on it is ended before
+    logging.getLogger("here").info("")
+    del loop
+    gc.collect()
+print("used twice")
+"""
+
+
+def test_a_loop_that_is_closed_under_a_connection_gets_no_word_of_ours(broker: Broker) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED_UNDER_IT, broker.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "used twice\n")
+    after = done.stderr.partition("here\n")[2].splitlines()
+    assert "amqtask.amqp" not in after  # what asyncio and the client library say is theirs
+    assert not [line for line in after if line.startswith("  File") and "/amqtask/amqp/" in line]
