@@ -51,6 +51,7 @@ class LoopSlots:
         self._unheard = False  # the loop has not come yet to what `abandon` told it
         # All that follows belongs to the loop.
         self._free: list[Runner] = []
+        self._coming = 0  # slots on their way to a delivery
         self._abandoned: set[int] = set()
         self._threads: ThreadPoolExecutor | None = None  # for plain functions, when there is one
         self._flushing = False  # what has ended in this turn of the loop is settled after it
@@ -143,18 +144,30 @@ class LoopSlots:
             free.pop()
 
     def _next(self, runner: Runner) -> bool:
-        """Have a slot begin with the next delivery; False when there is none."""
-        try:
-            delivery = self._inbox.popleft()
-        except IndexError:  # there was none, or the I/O thread has taken it back
+        """Have a slot begin with the next delivery; False when there is none for it."""
+        if len(self._inbox) <= self._coming:
             return False
         host = self._host
         assert host is not None
-        self._limits[runner.number][0].drive(self._serve(runner, delivery), host.context())
+        self._coming += 1
+        self._limits[runner.number][0].drive(self._serve(runner), host.context())
         return True
 
-    async def _serve(self, runner: Runner, delivery: Delivery) -> None:
-        """What a slot does with a delivery. Only the task's own coroutine is waited for: see ``LoopLimits.drive``."""
+    async def _serve(self, runner: Runner) -> None:
+        """What a slot does with a delivery. Only the task's own coroutine is waited for: see ``LoopLimits.drive``.
+
+        It takes the delivery only now: a task that began in this turn of the loop may hold it up, and before, another process
+        can have what waits.
+        """
+        self._coming -= 1
+        try:
+            delivery = None if self._stopped else self._inbox.popleft()
+        except IndexError:  # the I/O thread has taken it back
+            delivery = None
+        if delivery is None:
+            self._free.append(runner)
+            self._look_for_the_end()
+            return
         work = runner.admit(delivery)
         if work is not None:
             if not work[2].is_coroutine:
