@@ -17,7 +17,7 @@ REFUSED: Final = "amqtask.refused"
 
 
 JOIN: Final = "amqtask.join"
-"""Looks whether a chord is complete, and concludes it if it is; see ``worker.reminders``."""
+"""Looks whether a chord is complete, and concludes it if it is; see ``worker.settling.reminders``."""
 
 
 class Owner(Sender, Protocol):

@@ -89,7 +89,8 @@ def test_a_worker_starts_without_what_only_some_need() -> None:
         "from amqtask.cli import main, quick\n"
         "assert quick.worker(['-A', 'shop', 'worker', '-c', '2'], {})\n"
         "from amqtask import log\n"
-        "from amqtask.worker import node, preview, supervisor\n"
+        "from amqtask.worker.start import node, preview\n"
+        "from amqtask.worker.supervision import supervisor\n"
         "log.configure('info', json=True, node='n')\n"
         "log.get_logger('amqtask').info('a line', key='value')\n"
     )

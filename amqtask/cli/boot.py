@@ -115,9 +115,10 @@ def _run(flags: dict[str, Any], json_logs: bool | None) -> int:
     thresholds = gc.get_threshold()
     gc.set_threshold(0)
     # imported here, and before the fork: the processes of the node share it
-    from amqtask.worker import node, supervisor
-    from amqtask.worker.options import WorkerOptions
-    from amqtask.worker.preview import AppRefused, app_settings
+    from amqtask.worker.start import node
+    from amqtask.worker.start.options import WorkerOptions
+    from amqtask.worker.start.preview import AppRefused, app_settings
+    from amqtask.worker.supervision import supervisor
 
     # What is imported now stays shared with all processes of the node: no collector looks at it again, and so writes to it.
     gc.freeze()

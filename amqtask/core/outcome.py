@@ -1,6 +1,6 @@
 """What became of one delivery, as a closed set, and the settlement that follows from it.
 
-The slot produces an ``Outcome``; ``decide`` turns it into a ``Settlement``; ``worker/settle.py`` carries that out: every
+The slot produces an ``Outcome``; ``decide`` turns it into a ``Settlement``; ``worker/settling/settle.py`` carries that out: every
 follow-up published and confirmed, then the verdict (``amqp/ports.Verdict``) sent to the broker.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from amqtask.core.verdicts import Standing
-from amqtask.worker.board import Board
+from amqtask.worker.memory.board import Board
 from benchmarks.micro.timing import Case
 
 ID = "8f14e45f-ceea-467f-a8f3-3b1e2f0f6d3a"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from amqtask.worker.journal import Journal, mark_of
+from amqtask.worker.memory.journal import Journal, mark_of
 from benchmarks.micro.timing import Case
 
 SEATS = 8

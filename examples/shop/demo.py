@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from amqtask import AmqtaskError
 from amqtask.amqp.session import Session
-from amqtask.worker.lineage import die_with
+from amqtask.worker.forking.lineage import die_with
 from examples.shop.publish import Wrong, arguments, find
 from examples.shop.tasks import ROOT, app
 

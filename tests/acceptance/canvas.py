@@ -218,8 +218,8 @@ def dies_joining(where: str, x: Any) -> Any:
     """End a part in a process that is killed at this point of what follows."""
     from amqtask.amqp.threaded.drain import Drain
     from amqtask.amqp.threaded.join import Joiner
-    from amqtask.worker import reminders
-    from amqtask.worker.followups import FollowUps
+    from amqtask.worker.settling import reminders
+    from amqtask.worker.settling.followups import FollowUps
 
     reminders.LATER = 0.5
     method = {

@@ -23,7 +23,7 @@ from amqtask.errors import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from amqtask.worker.options import WorkerOptions
+from amqtask.worker.start.options import WorkerOptions
 from tests.acceptance.nodes import Node, Place
 from tests.brokers import Broker
 from tests.waiting import eventually

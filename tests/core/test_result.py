@@ -546,7 +546,7 @@ def caught(source: str, module: str, **names: object) -> BaseException:
 def test_frames_of_amqtask_at_the_top_are_left_out() -> None:
     user = {"__name__": "shop"}
     exec(compile("def task():\n    raise ValueError('bad')\n", "<shop>", "exec"), user)
-    error = caught("task()", "amqtask.worker.execution", task=user["task"])
+    error = caught("task()", "amqtask.worker.slots.execution", task=user["task"])
 
     text = format_traceback(error)
 
@@ -557,9 +557,9 @@ def test_frames_of_amqtask_at_the_top_are_left_out() -> None:
 
 
 def test_a_traceback_of_nothing_but_our_frames_keeps_them() -> None:
-    error = caught("raise ValueError('bad')", "amqtask.worker.execution")
+    error = caught("raise ValueError('bad')", "amqtask.worker.slots.execution")
 
-    assert "<amqtask.worker.execution>" in format_traceback(error)
+    assert "<amqtask.worker.slots.execution>" in format_traceback(error)
 
 
 def test_a_task_whose_module_only_sounds_like_ours() -> None:

@@ -1,6 +1,6 @@
 """The supervisor's machine: which children there should be, and what follows from what happens to them. Pure.
 
-``step(state, event, now)`` returns the next state and the commands to carry out, in order. ``worker/supervisor.py`` is its
+``step(state, event, now)`` returns the next state and the commands to carry out, in order. ``worker/supervision/supervisor.py`` is its
 shell: it forks, signals, waits and logs; it decides nothing. ``now`` is monotonic seconds.
 
 A *generation* is one import of the app: one fork server and the children forked from it. A child sits in a *seat*, an index

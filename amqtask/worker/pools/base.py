@@ -8,8 +8,8 @@ from typing import Protocol
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.worker.execution import CoroutineLoop, Runner
-from amqtask.worker.limits import Limits
+from amqtask.worker.slots.execution import CoroutineLoop, Runner
+from amqtask.worker.slots.limits import Limits
 
 SIGNALS_LOOK = (
     0.1  # seconds between two looks at the signal handlers, which a task may have replaced

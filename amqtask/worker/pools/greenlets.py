@@ -21,13 +21,13 @@ from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.errors import SoftTimeLimitExceeded
 from amqtask.log import get_logger
-from amqtask.worker.coroutines import Evicted
-from amqtask.worker.execution import Runner
-from amqtask.worker.limits import AGAIN_AFTER, AGAIN_UNTIL, SOFT_SIGNAL, Limits
 from amqtask.worker.pools.base import SIGNALS_LOOK, Host
 from amqtask.worker.pools.hubs import HUBS, Hub
 from amqtask.worker.pools.loop_thread import LoopThread
 from amqtask.worker.pools.single import drain
+from amqtask.worker.slots.coroutines import Evicted
+from amqtask.worker.slots.execution import Runner
+from amqtask.worker.slots.limits import AGAIN_AFTER, AGAIN_UNTIL, SOFT_SIGNAL, Limits
 
 log = get_logger("amqtask.worker")
 

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
 from amqtask.log import get_logger
-from amqtask.worker.admission import Work
-from amqtask.worker.coroutines import wind_up
-from amqtask.worker.execution import Runner
-from amqtask.worker.limits import LoopLimits, ThreadLimits
 from amqtask.worker.pools.base import SIGNALS_LOOK, Host
 from amqtask.worker.pools.single import drain
+from amqtask.worker.slots.admission import Work
+from amqtask.worker.slots.coroutines import wind_up
+from amqtask.worker.slots.execution import Runner
+from amqtask.worker.slots.limits import LoopLimits, ThreadLimits
 
 # The fastest kind of event loop there is; imported before the fork.
 _new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop

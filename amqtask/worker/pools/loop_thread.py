@@ -17,8 +17,8 @@ from contextvars import copy_context
 
 from amqtask.amqp.waits import closed_gate
 from amqtask.log import get_logger
-from amqtask.worker.coroutines import Interruptible, wind_up
-from amqtask.worker.process import end_copy
+from amqtask.worker.slots.coroutines import Interruptible, wind_up
+from amqtask.worker.slots.process import end_copy
 
 log = get_logger("amqtask.worker")
 

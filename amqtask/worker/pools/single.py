@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.worker.coroutines import SlotLoop
-from amqtask.worker.execution import Runner
-from amqtask.worker.limits import MainThreadLimits
 from amqtask.worker.pools.base import SIGNALS_LOOK, Host
+from amqtask.worker.slots.coroutines import SlotLoop
+from amqtask.worker.slots.execution import Runner
+from amqtask.worker.slots.limits import MainThreadLimits
 
 
 class SingleSlot:

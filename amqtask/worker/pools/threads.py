@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from amqtask.amqp.ports import Delivery
 from amqtask.amqp.threaded.loop import IoThread
-from amqtask.worker.coroutines import SlotLoop
-from amqtask.worker.execution import Runner
-from amqtask.worker.limits import ThreadLimits
 from amqtask.worker.pools.base import Host
 from amqtask.worker.pools.single import drain
+from amqtask.worker.slots.coroutines import SlotLoop
+from amqtask.worker.slots.execution import Runner
+from amqtask.worker.slots.limits import ThreadLimits
 
 
 class ThreadSlots:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from amqtask.errors import ConfigurationError
-from amqtask.worker.options import WorkerOptions
 from amqtask.worker.pools import patching
+from amqtask.worker.start.options import WorkerOptions
 
 pytestmark = pytest.mark.process
 
@@ -34,7 +34,7 @@ def told(request: pytest.FixtureRequest) -> dict[str, Any]:
 SCRIPT = """
     import json
     from amqtask import log
-    import amqtask.cli.worker, amqtask.worker.node
+    import amqtask.cli.worker, amqtask.worker.start.node
     log.configure("warning", json=True)
     from amqtask.worker.pools import patching
     patching.patch(POOL)
@@ -49,7 +49,7 @@ SCRIPT = """
     from amqtask.amqp.threaded import loop, seams
     from amqtask.amqp.threaded.loop import IoThread
     from amqtask.errors import ConfigurationError
-    from amqtask.worker import limits
+    from amqtask.worker.slots import limits
     native = loop.threading
     told["strays"] = patching.strays()
     told["app"] = [

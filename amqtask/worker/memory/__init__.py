@@ -1,0 +1,1 @@
+"""Memory that the processes of a node share, and that outlives each of them."""
