@@ -47,6 +47,14 @@ def unreachable(address: Address, reason: object) -> ConnectFailed:
     )
 
 
+def speechless(address: Address) -> ConnectFailed:
+    """Something takes connections there and does not say a word of AMQP, or not in time."""
+    return ConnectFailed(
+        f"What listens at {address.endpoint} does not answer as RabbitMQ does: is it a broker that hangs, or the port of "
+        "something else (AMQP's is 5672, with TLS 5671)?"
+    )
+
+
 def turned_away(address: Address, reason: object) -> ConnectFailed:
     """Somebody answers there, and ended the login for a reason that is not ours."""
     return ConnectFailed(f"RabbitMQ at {address.endpoint} takes no connection now: {reason}.")

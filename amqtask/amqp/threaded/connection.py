@@ -47,6 +47,10 @@ CLOSE_TIMEOUT = 2.0  # seconds a broker gets to answer a close
 # since then basic.nack is not counted as a delivery, and the order survives it
 COUNTS_NACKS_NOT = (4, 3, 0)
 _CLOSED = re.compile(r"ConnectionClosedByBroker: \((?P<code>\d+)\) (['\"])(?P<text>.*)\2")
+# How pika says that nobody connected in time; or that somebody did, and no login came of it.
+_LATE = re.compile(
+    r"Timeout (while (connecting|setting up transport)|(?P<what>during AMQP|while setting up AMQP))"
+)
 _GUESSES: dict[type[BaseException], int] = {
     pika.exceptions.ProbableAuthenticationError: failures.ACCESS_REFUSED,
     pika.exceptions.ProbableAccessDeniedError: failures.NOT_ALLOWED,
@@ -420,6 +424,11 @@ def connect_error(address: Address, reason: BaseException | str) -> ConnectFaile
             return failures.turned_away(address, f"{code} {text}" if code else text)
         if isinstance(cause, ssl.SSLError):
             return failures.tls_failed(address, cause)
+    late = _LATE.search(" ".join(map(str, causes)))
+    if late is not None:
+        if late["what"] is None:
+            return failures.unreachable(address, "no answer in time")
+        return failures.speechless(address)
     text = next((str(cause) for cause in causes if isinstance(cause, OSError)), "")
     if not text:
         text = str(causes[-1]) or type(causes[-1]).__name__ if causes else str(reason)

@@ -33,11 +33,16 @@ def io() -> Iterator[IoThread]:
 
 
 def connection(
-    io: IoThread, address: Address, lost: list[BrokerError], *, fast: bool = True
+    io: IoThread,
+    address: Address,
+    lost: list[BrokerError],
+    *,
+    fast: bool = True,
+    within: float = 20,
 ) -> Connection:
     return Connection(
         io,
-        Reach((address,), 10, 20, fast),
+        Reach((address,), 10, within, fast),
         name="test",
         on_open=lambda channel: None,
         on_lost=lost.append,
@@ -90,6 +95,24 @@ def test_a_server_of_another_protocol_is_a_failed_connection(
 
     assert isinstance(lost[0], ConnectFailed)
     assert not fast or "AMQP" in str(lost[0])  # pika alone only sees the connection close
+
+
+def test_a_host_that_is_silent_is_told_in_words(io: IoThread) -> None:
+    lost: list[BrokerError] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        opening = connection(io, Address(host="127.0.0.1", port=port), lost, within=0.1)
+        opening.open()
+        try:
+            eventually(lambda: lost)
+        finally:
+            close(opening)
+
+    assert isinstance(lost[0], ConnectFailed)
+    assert str(lost[0]) == (
+        f"What listens at 127.0.0.1:{port} does not answer as RabbitMQ does: is it a broker that hangs, or the port of "
+        "something else (AMQP's is 5672, with TLS 5671)?"
+    )
 
 
 def test_closing_while_the_host_is_silent_ends_at_once(
