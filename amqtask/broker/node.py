@@ -31,7 +31,15 @@ import msgspec
 
 from amqtask.amqp.probe import probe
 from amqtask.broker.ports import Ports, free_ports, is_free, is_listening
-from amqtask.broker.processes import MARK, Process, end_all, marked, parse_stat, wait_gone
+from amqtask.broker.processes import (
+    MARK,
+    Process,
+    end_all,
+    marked,
+    parse_stat,
+    wait_gone,
+    wait_still,
+)
 from amqtask.broker.server import MISSING, find_server, missing_in, node_environment
 from amqtask.broker.temporary import Temporary, new_folder
 from amqtask.errors import BrokerError, ConfigurationError, ConnectFailed
@@ -51,6 +59,7 @@ _UNLOCK = """spawn(fun() -> (fun Look(Stopping) -> timer:sleep(100), case init:g
 
 # Seconds in which the threads of a broker that was killed may still hold its ports, after the kernel calls it a zombie.
 PORTS_FREED = 2.0
+STILL_WITHIN = 1.0  # seconds that a paused server may go on: a thread of it can wait for a disk
 # What RabbitMQ, 3.10 to 4.3, says when it finds a port in use.
 _TAKEN = ("eaddrinuse", "dist_port_already_used")
 _LOG_PREFIX = re.compile(r"^\S+ \S+ \[\w+\] <[\d.]+>")
@@ -253,8 +262,8 @@ class PrivateNode(Temporary):
             wait_gone(process, 10.0)
 
     def pause(self) -> None:
-        """Stop the server's clock (SIGSTOP): connections stay open and nothing answers."""
-        self._send(signal.SIGSTOP)
+        """Stop the server's clock (SIGSTOP): connections stay open and nothing answers from when this returns."""
+        wait_still(self._send(signal.SIGSTOP), STILL_WITHIN)
 
     def resume(self) -> None:
         """Let a paused server go on."""
@@ -373,11 +382,12 @@ class PrivateNode(Temporary):
     def _ours(self, process: Process) -> bool:
         return process.alive() and process in marked(str(self.home))
 
-    def _send(self, signum: signal.Signals) -> None:
+    def _send(self, signum: signal.Signals) -> Process:
         process = self._process()
         if process is None or not self._ours(process):
             raise BrokerError(f"The broker in {self.home} is not running.")
         process.signal(signum)
+        return process
 
     def _sweep(self) -> None:
         """End what is left of the node: its name daemon, or a start that was cut short."""

@@ -47,6 +47,26 @@ class Process(msgspec.Struct, frozen=True):
         finally:
             os.close(handle)
 
+    def stands_still(self) -> bool:
+        """Tell whether each of its threads is stopped by a signal (a debugger's stop does not count), or it is gone.
+
+        A process is stopped thread by thread: those that run on another processor go on for a moment after SIGSTOP was sent.
+        """
+        try:
+            states = [
+                _state(stat.read_text()) for stat in Path(f"/proc/{self.pid}/task").glob("*/stat")
+            ]
+        except (FileNotFoundError, ProcessLookupError):
+            return not self.alive()  # else a thread has ended meanwhile
+        return all(state in "TZX" for state in states)
+
+
+def wait_still(process: Process, timeout: float) -> None:
+    """Wait until a process that was sent SIGSTOP stands still, or ``timeout`` seconds are over."""
+    deadline = time.monotonic() + timeout
+    while not process.stands_still() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
 
 def parse_stat(stat: str) -> Process:
     """Read pid and start time from the text of ``/proc/<pid>/stat``.

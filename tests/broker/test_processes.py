@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from amqtask.broker.processes import MARK, Process, end_all, marked, parse_stat, wait_gone
+from amqtask.broker.processes import (
+    MARK,
+    Process,
+    end_all,
+    marked,
+    parse_stat,
+    wait_gone,
+    wait_still,
+)
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.process
@@ -68,3 +76,29 @@ def test_a_process_id_used_again_is_never_signalled(
     assert wait_gone(process, 5.0)
     assert child.wait(5) == -signal.SIGKILL
     process.signal(signal.SIGKILL)  # gone: nothing happens
+
+
+_BUSY = """
+import threading
+def spin():
+    while True: pass
+for _ in range(4): threading.Thread(target=spin).start()
+print(flush=True)
+"""
+
+
+def test_a_process_that_was_stopped_stands_still_with_all_its_threads() -> None:
+    with subprocess.Popen([sys.executable, "-c", _BUSY], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            process = parse_stat(Path(f"/proc/{child.pid}/stat").read_text())
+            assert not process.stands_still()
+            process.signal(signal.SIGSTOP)
+            wait_still(process, 5)
+            assert process.stands_still()
+            process.signal(signal.SIGCONT)
+            eventually(lambda: not process.stands_still())
+        finally:
+            child.kill()
+    assert process.stands_still()
