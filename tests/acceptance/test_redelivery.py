@@ -177,6 +177,9 @@ def test_a_message_sent_again_on_purpose_runs(place: Places, proxy: Proxy) -> No
     assert at.depth(at.dead) == 0
 
 
+@pytest.mark.exact(
+    "has a message without a time run twice, which is answered by the first run where a cut has lost that one's ack"
+)
 def test_a_message_without_a_time_that_is_sent_again_after_a_reload_runs(place: Places) -> None:
     at = place(type="quorum")
     node = at.node("-c2", "-Q", at.queue)
