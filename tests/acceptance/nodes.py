@@ -71,6 +71,7 @@ class Place:
             json.dumps({"task_default_queue": self.queue, **settings})
         )
         (path / "ledger").touch()
+        self._nodes: list[Node] = []
         self._stack = contextlib.ExitStack()
         self._app: App | None = None
 
@@ -99,6 +100,7 @@ class Place:
     def node(self, *flags: str, ready: bool = True) -> Node:
         """Start ``amqtask worker`` with these flags; return when all its children consume. Killed with the place."""
         node = Node(self, flags)
+        self._nodes.append(node)
         self._stack.callback(node.destroy)
         if ready:
             node.wait_ready()
@@ -230,8 +232,13 @@ class Place:
         return [pid for kind, pid, _ in self.lines() if kind == event]
 
     def saw(self, event: str, what: str, timeout: float = 20.0) -> None:
-        """Wait for an entry."""
-        eventually(lambda: self.count(event)[what], timeout)
+        """Wait for an entry; what the nodes have logged is told when there is none."""
+        try:
+            eventually(lambda: self.count(event)[what], timeout)
+        except AssertionError as error:
+            for node in self._nodes:
+                error.add_note(node.output[-8000:])
+            raise
 
     def finished(self, count: int, timeout: float = 20.0) -> None:
         """Wait until so many tasks have ended."""

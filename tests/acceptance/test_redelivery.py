@@ -177,23 +177,31 @@ def test_a_message_sent_again_on_purpose_runs(place: Places, proxy: Proxy) -> No
     assert at.depth(at.dead) == 0
 
 
+def put_without_a_time(at: Place) -> None:
+    """Publish a task as another program would, under the same id each time."""
+    at.put(
+        b'[["x"], {}, {}]',
+        headers={"lang": "py", "task": "work.note", "id": "one"},
+        content_type="application/json",
+        content_encoding="utf-8",
+    )
+
+
+def test_a_message_without_a_time_runs(place: Places) -> None:
+    at = place(type="quorum")
+    node = at.node("-c2", "-Q", at.queue)
+    put_without_a_time(at)
+    at.saw("end", "x")
+    assert node.stop() == 0
+
+
 @pytest.mark.exact(
     "has a message without a time run twice, which is answered by the first run where a cut has lost that one's ack"
 )
 def test_a_message_without_a_time_that_is_sent_again_after_a_reload_runs(place: Places) -> None:
     at = place(type="quorum")
     node = at.node("-c2", "-Q", at.queue)
-
-    def put() -> None:
-        """As another program would, under the same id each time."""
-        at.put(
-            b'[["x"], {}, {}]',
-            headers={"lang": "py", "task": "work.note", "id": "one"},
-            content_type="application/json",
-            content_encoding="utf-8",
-        )
-
-    put()
+    put_without_a_time(at)
     at.saw("end", "x")
     node.kill(signal.SIGHUP)
     node.wait_ready(times=2)
@@ -201,7 +209,7 @@ def test_a_message_without_a_time_that_is_sent_again_after_a_reload_runs(place: 
         at.send("hold", "y", "go", ignore_result=True)
     eventually(lambda: at.count("start")["y"] == 2, 10)
     # both slots are taken: this one waits, is given back, and comes again as a redelivery
-    put()
+    put_without_a_time(at)
     eventually(lambda: at.depth() == 1, 10, interval=0.1)
     at.release("go")
 

@@ -15,7 +15,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.process
 
 
-def test_only_the_run_that_was_meant_iscaught() -> None:
+def test_only_the_run_that_was_meant_is_caught() -> None:
     board = Board(seats=1, slots=1)
     slot = board.child(0).slots[0]
     meant = slot.begin("id", "task", 0.0)
